@@ -1,0 +1,1 @@
+"""The YAML of Trivium: groups that mirror constructors, and experiments."""

@@ -1,0 +1,1 @@
+"""Generative models: a file each, with its learner."""

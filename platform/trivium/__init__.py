@@ -1,0 +1,1 @@
+"""Trivium: supervised networks, generative models and reinforcement-learning agents, trained one way."""

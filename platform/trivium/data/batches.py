@@ -1,0 +1,70 @@
+"""The order in which samples are read: shuffled, endless, the same for any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trivium.learner import Run
+
+
+class Batches:
+    """An endless stream of shuffled sample indices, epoch after epoch, cut into full batches.
+
+    Sample k of the stream is `permutation(k // n)[k % n]`; a batch may straddle two epochs, so every batch is full
+    and every sample is read exactly once an epoch. Each permutation depends on the seed and its epoch only:
+    the whole state is the number of samples read, and the order is the same for any number of workers, each of
+    which takes its slice of every batch.
+
+    Args:
+        num_samples: n, size of the data set, >= 1.
+        batch_size: of the whole run, a multiple of the number of workers.
+        run: gives seed, rank, world_size and the device of the indices.
+
+    Raises:
+        ValueError: the data set is empty, or the batch does not divide among the workers.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, *, run: Run) -> None:
+        if num_samples < 1:
+            raise ValueError("the data set is empty")
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.samples = 0  # read so far by all workers
+        self._share = run.share(batch_size, "data.batch_size")
+        self._run = run
+        self._order = torch.empty(0, dtype=torch.int64, device=run.device)
+        self._start = 0  # the stream's position of _order[0]
+
+    @property
+    def epochs(self) -> float:
+        """How often the data set has been read."""
+        return self.samples / self.num_samples
+
+    def next(self) -> Tensor:
+        """The next batch of this worker: int64 [batch_size / world_size]. A view: do not write to it."""
+        while self._start + len(self._order) < self.samples + self.batch_size:
+            self._extend()
+        begin = self.samples - self._start + self._run.rank * self._share
+        self.samples += self.batch_size
+        return self._order[begin : begin + self._share]
+
+    def _extend(self) -> None:
+        unread = self._order[self.samples - self._start :]
+        epoch = (self._start + len(self._order)) // self.num_samples
+        self._start, self._order = self.samples, torch.cat([unread, self._permutation(epoch)])
+
+    def _permutation(self, epoch: int) -> Tensor:
+        generator = self._run.generator("order", epoch)
+        return torch.randperm(self.num_samples, generator=generator).to(self._run.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self.samples}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.samples = state["samples"]
+        epoch = self.samples // self.num_samples
+        self._start, self._order = epoch * self.num_samples, self._permutation(epoch)

@@ -1,0 +1,178 @@
+"""The two concepts of Trivium: a `Learner` learns, a `Run` tells it where.
+
+A learner is one object that owns its modules, optimizers, data position and environments. The loop
+(`trivium.loop`) calls `step` until the budget is spent and owns everything else: logging, evaluation,
+checkpoints, stopping. A learner therefore never logs, never saves and never asks what time it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """Anything that can be trained. `figures` is optional, the rest is not.
+
+    A learner is constructed by the platform as `Target(run=run, **parts, **keywords)`: `run` is a `Run`,
+    `parts` are the other chosen groups of the config (`model`, `data`, `env`), `keywords` its own YAML.
+    """
+
+    def step(self) -> dict[str, Tensor]:
+        """Gather data and make one update (or one rollout and its updates).
+
+        Returns:
+            Detached 0-d float tensors on `run.device`, named without a prefix (`loss`, `entropy`); the loop
+            logs their mean over the logging window as `train/<name>`. NaN means "nothing to say this time"
+            (no episode ended) except in a name that contains `loss`, where NaN or Inf stops the run.
+        """
+        ...
+
+    def evaluate(self, *, final: bool = False) -> dict[str, float]:
+        """Measure; touches no training state and no training RNG. With several workers every rank calls it.
+
+        Args:
+            final: the number one would publish: the held-out test split, the full count of episodes. Otherwise
+                the validation split, fewer episodes.
+
+        Returns:
+            Floats named without a prefix, the same on every rank; the loop logs `eval/<name>`, or
+            `test/<name>` for the final one.
+        """
+        ...
+
+    def counters(self) -> dict[str, float]:
+        """Progress over all workers. The first entry is the step axis of every tracker: `samples` or
+        `env_steps`, an int. `epochs` (a float) may follow."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """EVERYTHING the next `step` depends on, as nested dicts and lists of tensors, numbers and strings:
+        what `torch.load(weights_only=True)` accepts. Called on every rank, without communication."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` of a learner built with the same config on the same rank returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a learner knows of where it runs.
+
+    Sizes in a config (`data.batch_size`, `env.num_envs`) are those of the whole run; `share` gives one
+    worker's part. A run on two workers therefore learns what the same config learns on one.
+
+    Args:
+        device: where this worker's tensors live.
+        rank: this worker's number, 0 <= rank < world_size.
+        world_size: how many workers average their gradients.
+        seed: the run's seed, the same on every worker.
+        precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with a gradient scaler).
+        compile: whether `wrap` compiles.
+        dir: the run folder, for learners that must spill to disk; None when there is none.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    dir: Path | None = None
+
+    def share(self, total: int, name: str) -> int:
+        """This worker's part of a size that the config states for the whole run.
+
+        Raises:
+            ValueError: `total` is not a positive multiple of the number of workers.
+        """
+        if total < 1 or total % self.world_size:
+            raise ValueError(f"{name}={total} must be a positive multiple of the {self.world_size} workers")
+        return total // self.world_size
+
+    def seed_for(self, *stream: object) -> int:
+        """A seed in [0, 2^63) for one named stream of randomness: equal names, equal seeds; else unrelated."""
+        text = "/".join(map(str, (self.seed, *stream)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+    def generator(self, *stream: object, device: torch.device | str = "cpu") -> torch.Generator:
+        """A new generator for one named stream; put `run.rank` among the names for a stream per worker."""
+        return torch.Generator(device).manual_seed(self.seed_for(*stream))
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context for forward passes under `precision`."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """A gradient scaler, a no-op unless `precision` is fp16. One per optimizer; part of the state."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def wrap(self, module: M) -> M:
+        """The callable for forward passes that train: `module` itself, compiled, and averaging gradients over
+        the workers. Parameters are shared with `module`, whose `state_dict` is the one to save."""
+        wrapped: Any = torch.compile(module, dynamic=False) if self.compile else module
+        if self.world_size > 1:
+            wrapped = DistributedDataParallel(wrapped)
+        return wrapped  # type: ignore[no-any-return]
+
+    def no_sync(self, wrapped: nn.Module, active: bool = True) -> contextlib.AbstractContextManager[Any]:
+        """While accumulating gradients: skip averaging in all but the last micro-batch."""
+        if active and isinstance(wrapped, DistributedDataParallel):
+            return wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of `value` over the workers (any shape, the same on each); itself for one worker."""
+        if self.world_size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Tensor) -> Tensor:
+        """`value` of all workers, concatenated along its first dimension in rank order. Lengths may differ."""
+        if self.world_size == 1:
+            return value
+        length = torch.zeros(self.world_size, dtype=torch.int64, device=value.device)
+        length[self.rank] = len(value)
+        dist.all_reduce(length)
+        padded = value.new_zeros(int(length.max()), *value.shape[1:])
+        padded[: len(value)] = value
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:n] for part, n in zip(parts, length.tolist(), strict=True)])
+
+
+Picture = np.ndarray
+"""uint8 [H, W, 3], an image, or [T, H, W, 3], a video; what an optional `figures() -> dict[str, Picture]` of a
+learner returns. Called on rank 0 only, beside `evaluate`; like it, touches no training state and no training RNG."""
+
+
+def construct(factory: Callable[..., T], **offered: Any) -> T:
+    """Call `factory` with those of `offered` that it takes and that its YAML has not set already.
+
+    A model says by its signature what it wants to know of the data: `MLP(*, input_shape, num_outputs, hidden)` is
+    given the first two, a network with everything in its YAML nothing.
+    """
+    set_already = getattr(factory, "keywords", {})
+    parameters = inspect.signature(factory).parameters
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return factory(**{k: v for k, v in offered.items() if k not in set_already and (takes_all or k in parameters)})

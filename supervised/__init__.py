@@ -1,0 +1,1 @@
+"""Supervised networks: one learner, and models of plain modules."""

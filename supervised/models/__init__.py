@@ -1,0 +1,1 @@
+"""Models of plain modules, one file a family."""
