@@ -37,9 +37,9 @@ class Learner(Protocol):
         """Gather data and make one update (or one rollout and its updates).
 
         Returns:
-            Detached 0-d float tensors on `run.device`, named without a prefix (`loss`, `entropy`); the loop
-            logs their mean over the logging window as `train/<name>`. NaN means "nothing to say this time"
-            (no episode ended) except in a name that contains `loss`, where NaN or Inf stops the run.
+            Detached 0-d float32 tensors on `run.device`, the same names every time, without a prefix (`loss`,
+            `entropy`); the loop logs their mean over the logging window as `train/<name>`. NaN means "nothing to
+            say this time" (no episode ended) except in a name that contains `loss`: there NaN or Inf stops the run.
         """
         ...
 
@@ -68,6 +68,10 @@ class Learner(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` of a learner built with the same config on the same rank returned."""
+        ...
+
+    def load_weights(self, state: Mapping[str, Any]) -> None:
+        """Take only what `evaluate` needs from what `state_dict` of any rank of any world size returned."""
         ...
 
 

@@ -34,7 +34,7 @@ class Batches:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.samples = 0  # read so far by all workers
-        self._share = run.share(batch_size, "data.batch_size")
+        self._share = run.share(batch_size, "batch_size")
         self._run = run
         self._order = torch.empty(0, dtype=torch.int64, device=run.device)
         self._start = 0  # the stream's position of _order[0]

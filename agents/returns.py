@@ -1,0 +1,112 @@
+"""From rewards to returns and advantages: pure functions of rollouts.
+
+Shapes: T time, N envs. `terminated`: the MDP ended. `ended`: terminated or truncated.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _check_shapes(**tensors: Tensor) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the tensors must have one shape, got {shapes}")
+
+
+def gae(
+    reward_TN: Tensor,
+    value_TN: Tensor,
+    next_value_TN: Tensor,
+    terminated_TN: Tensor,
+    ended_TN: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    """Generalized advantage estimation (arXiv:1506.02438).
+
+    delta_t = r_t + gamma * (1 - terminated_t) * V(s_{t+1}) - V(s_t)
+    A_t     = delta_t + gamma * lam * (1 - ended_t) * A_{t+1},  A_T = 0
+
+    Args:
+        reward_TN: float32 [T, N], unscaled reward of env n at step t.
+        value_TN: float32 [T, N], V(s_t).
+        next_value_TN: float32 [T, N], V(s_{t+1}), s_{t+1} the episode's own last
+            observation, never the reset one.
+        terminated_TN: bool [T, N], the MDP ended: no bootstrap.
+        ended_TN: bool [T, N], terminated or truncated: the trace is cut.
+        gamma: discount per step, in [0, 1].
+        lam: decay of the trace, in [0, 1]; 0 is the one-step error, 1 the return minus V.
+
+    Returns:
+        float32 [T, N], not normalised; add value_TN for returns.
+
+    Raises:
+        ValueError: the tensors differ in shape.
+
+    Example:
+        r=[1,1], V=[0,0], next V=[0,10], gamma=0.5, lam=1, truncated at the end
+        -> [4, 6]; terminated instead -> [1.5, 1].
+    """
+    _check_shapes(
+        reward_TN=reward_TN,
+        value_TN=value_TN,
+        next_value_TN=next_value_TN,
+        terminated_TN=terminated_TN,
+        ended_TN=ended_TN,
+    )
+    # A terminal V may be anything, also inf: masked_fill, where a product with 0 would give NaN.
+    delta_TN = reward_TN + gamma * next_value_TN.masked_fill(terminated_TN, 0.0) - value_TN
+    decay_TN = gamma * lam * ended_TN.logical_not()
+    advantage_N = torch.zeros_like(delta_TN[0])
+    advantages = []
+    for delta_N, decay_N in zip(reversed(delta_TN.unbind()), reversed(decay_TN.unbind()), strict=True):
+        advantage_N = torch.addcmul(delta_N, decay_N, advantage_N)
+        advantages.append(advantage_N)
+    return torch.stack(advantages[::-1])
+
+
+def running_sum(x_TN: Tensor, ended_TN: Tensor, start_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of x since its episode began: episode returns from rewards, lengths from ones.
+
+    S_t = x_t + (1 - ended_{t-1}) * S_{t-1}
+
+    Args:
+        x_TN: float [T, N].
+        ended_TN: bool [T, N], see `gae`.
+        start_N: float [N], the sum so far of the episodes that are in progress at t = 0.
+
+    Returns:
+        float [T, N], S_t: where `ended_TN`, the sum over the whole episode; and float [N], the `start_N` of the
+        next call.
+
+    Raises:
+        ValueError: x and ended differ in shape.
+    """
+    _check_shapes(x_TN=x_TN, ended_TN=ended_TN)
+    sums, sum_N = [], start_N
+    for x_N, ended_N in zip(x_TN.unbind(), ended_TN.unbind(), strict=True):
+        sum_N = sum_N + x_N
+        sums.append(sum_N)
+        sum_N = sum_N.masked_fill(ended_N, 0.0)
+    return torch.stack(sums), sum_N
+
+
+def mean_where(x: Tensor, mask: Tensor) -> Tensor:
+    """The mean of x over the True of a mask of the same shape, 0-d; NaN where there is none."""
+    return x.masked_fill(~mask, 0.0).sum() / mask.sum()
+
+
+def explained_variance(value: Tensor, target: Tensor) -> Tensor:
+    """1 - Var[target - value] / Var[target]: 1 is a perfect critic, 0 no better than a constant.
+
+    Args:
+        value, target: float, of one shape, at least two entries.
+
+    Returns:
+        0-d, at most 1; NaN where the targets are all the same.
+    """
+    variance = target.var()
+    return torch.where(variance > 0, 1 - (target - value).var() / variance, torch.nan)

@@ -1,0 +1,39 @@
+"""Pictures of what a generative learner makes."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+MARGIN = 0.1  # between two images, of an image's width
+
+
+def image_grid(image_NCHW: Tensor, *, columns: int, width: int = 480) -> np.ndarray:
+    """Images side by side, row after row, each pixel enlarged to a square so that small images can be seen.
+
+    Args:
+        image_NCHW: float [N, C, H, W], clipped to [0, 1]; C is 1 (grey) or 3.
+        columns: images in a row; the last row may stay incomplete.
+        width: of the picture in pixels, about: pixels are enlarged by a whole number.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        ValueError: the number of channels is neither 1 nor 3, or there are no images.
+    """
+    num_images, channels, height, image_width = image_NCHW.shape
+    if channels not in (1, 3) or num_images == 0:
+        raise ValueError(f"images of shape {list(image_NCHW.shape)} must be at least one, of 1 or 3 channels")
+    scale = max(1, round(width / (columns * image_width * (1 + MARGIN))))
+    image = image_NCHW.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy().transpose(0, 2, 3, 1)
+    image = np.broadcast_to(image, (*image.shape[:3], 3)).repeat(scale, 1).repeat(scale, 2)
+
+    margin = max(1, round(MARGIN * scale * image_width))
+    step_y, step_x = scale * height + margin, scale * image_width + margin
+    rows = -(-num_images // columns)
+    grid = np.full((rows * step_y + margin, columns * step_x + margin, 3), 64, np.uint8)
+    for i in range(num_images):
+        y, x = margin + i // columns * step_y, margin + i % columns * step_x
+        grid[y : y + scale * height, x : x + scale * image_width] = image[i]
+    return grid

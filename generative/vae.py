@@ -1,0 +1,247 @@
+"""The variational autoencoder (Kingma & Welling, arXiv:1312.6114) with a Bernoulli likelihood.
+
+An encoder gives q(z|x) = N(mean, exp(log_var)), a decoder p(x|z), the prior is p(z) = N(0, I); trained is
+
+    ELBO = E_q[log p(x|z)] - KL(q(z|x) || p(z))   <=   log p(x),
+
+a sum over pixels and a mean over the batch, in nats. Unlike the paper: pixels in [0, 1] rather than {0, 1} are taken
+as probabilities (the likelihood is then not normalised, as in nearly all published figures on grey images), the KL
+term can be weighted (beta-VAE) and warmed up (arXiv:1602.02282).
+
+Shapes: B batch, K codes for each input, D latents, X... the shape of one input.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trivium.data.batches import Batches
+from trivium.data.datasets import Dataset
+from trivium.generative.elbo import (
+    bernoulli_log_likelihood,
+    elbo,
+    importance_log_weight,
+    importance_weighted_bound,
+    kl_to_standard_normal,
+    kl_weight,
+)
+from trivium.generative.figures import image_grid
+from trivium.learner import Picture, Run
+
+EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
+LOG_VAR_LIMIT = 10.0  # keeps exp(log_var) within (4.5e-5, 2.2e4): finite in fp16 too
+ACTIVE_VARIANCE = 0.01  # of a latent's mean over the data, arXiv:1509.00519
+COLUMNS, PAIRS_OF_ROWS = 8, 4  # of the figures
+SAMPLES = 64
+
+
+class Network(nn.Module):
+    """Encoder and decoder: multilayer perceptrons, mirror images of each other.
+
+    Args:
+        input_shape: of one input.
+        latent_dim: D.
+        hidden: widths of the encoder's hidden layers; the decoder's are the same from behind.
+    """
+
+    def __init__(self, *, input_shape: Sequence[int], latent_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        size = math.prod(input_shape)
+        self.latent_dim = latent_dim
+        self.encoder = nn.Sequential(nn.Flatten(), *_layers([size, *hidden, 2 * latent_dim]))
+        self.decoder = nn.Sequential(
+            *_layers([latent_dim, *reversed(hidden), size]), nn.Unflatten(1, tuple(input_shape))
+        )
+
+    def encode(self, x_BX: Tensor) -> tuple[Tensor, Tensor]:
+        """float [B, X...] -> mean and log variance of q(z|x), float32 [B, D] each."""
+        mean_BD, log_var_BD = self.encoder(x_BX).float().chunk(2, dim=1)
+        return mean_BD, log_var_BD.clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
+
+    def decode(self, z_BD: Tensor) -> Tensor:
+        """float [B, D] -> logits of the pixels, float [B, X...]."""
+        logits_BX: Tensor = self.decoder(z_BD)
+        return logits_BX
+
+    def forward(self, x_BX: Tensor, noise_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the pixels, mean and log variance, for z = mean + exp(log_var / 2) noise."""
+        mean_BD, log_var_BD = self.encode(x_BX)
+        z_BD = mean_BD + (0.5 * log_var_BD).exp() * noise_BD
+        return self.decode(z_BD), mean_BD, log_var_BD
+
+
+def _layers(widths: Sequence[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for width_in, width_out in itertools.pairwise(widths):
+        layers += [nn.Linear(width_in, width_out), nn.SiLU()]
+    return layers[:-1]
+
+
+class VAE:
+    """Trains a variational autoencoder on images; a `Learner`.
+
+    Logs `loss` (the negative ELBO with the KL term as weighted now), `reconstruction` (-log p(x|z)) and `kl`.
+    Evaluates to `elbo` (never weighted), `reconstruction`, `kl`, `active_units` (latents whose mean varies over the
+    data; few of them: posterior collapse) and, at the end, `log_likelihood`, the importance-weighted bound. All in
+    nats per input. The figures are `samples` from the prior and `reconstructions`, each below its original.
+
+    Args:
+        run: where it runs.
+        data: float32 [n, C, H, W] in [0, 1]; its labels are not used.
+        optimizer: makes the optimizer from the parameters and `lr`.
+        batch_size: samples per update, over all workers.
+        lr: the learning rate.
+        latent_dim: D, dimensions of the code z.
+        hidden: see `Network`.
+        beta: weight of the KL term, >= 0; 1 is the paper's (others: beta-VAE).
+        kl_warmup_samples: see `kl_weight`.
+        importance_samples: K of the final `log_likelihood`.
+
+    Raises:
+        ValueError: the batch does not divide among the workers, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        data: Dataset,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        batch_size: int,
+        lr: float,
+        latent_dim: int = 16,
+        hidden: Sequence[int] = (256,),
+        beta: float = 1.0,
+        kl_warmup_samples: int = 0,
+        importance_samples: int = 64,
+    ) -> None:
+        if beta < 0 or kl_warmup_samples < 0:
+            raise ValueError(f"beta={beta} and kl_warmup_samples={kl_warmup_samples} must not be negative")
+        if latent_dim < 1 or importance_samples < 1 or any(width < 1 for width in hidden):
+            raise ValueError(
+                f"latent_dim={latent_dim}, importance_samples={importance_samples} "
+                f"and hidden={list(hidden)} must be at least 1"
+            )
+        self.run = run
+        self.data = data.to(run.device)
+        input_shape = tuple(data.train.x.shape[1:])
+        self.network = Network(input_shape=input_shape, latent_dim=latent_dim, hidden=hidden).to(run.device)
+        self.optimizer = optimizer(self.network.parameters(), lr=lr)
+        self.scaler = run.grad_scaler()
+        self.batches = Batches(len(data.train.x), batch_size, run=run)
+        # The same on every worker, each of which draws the noise of the whole batch and uses its slice: the update
+        # does not depend on their number.
+        self.noise = run.generator("vae noise", device=run.device)
+        self._forward = run.wrap(self.network)
+
+        self.latent_dim = latent_dim
+        self.beta = beta
+        self.kl_warmup_samples = kl_warmup_samples
+        self.importance_samples = importance_samples
+        self._figures_of = self.data.val
+
+    def step(self) -> dict[str, Tensor]:
+        x_BX = self.data.train.x[self.batches.next()]
+        weight = kl_weight(self.batches.samples, beta=self.beta, warmup_samples=self.kl_warmup_samples)
+        noise_BD = self._batch_noise(len(x_BX))
+
+        self.optimizer.zero_grad()
+        with self.run.autocast():
+            logits_BX, mean_BD, log_var_BD = self._forward(x_BX, noise_BD)
+        log_likelihood_B = bernoulli_log_likelihood(logits_BX, x_BX)
+        kl_B = kl_to_standard_normal(mean_BD, log_var_BD)
+        loss = -elbo(log_likelihood_B, kl_B, beta=weight)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {
+            "loss": loss.detach(),
+            "reconstruction": -log_likelihood_B.detach().mean(),
+            "kl": kl_B.detach().mean(),
+        }
+
+    def _batch_noise(self, share: int) -> Tensor:
+        noise_BD = self._noise_for(self.batches.batch_size, self.noise)
+        return noise_BD[self.run.rank * share : (self.run.rank + 1) * share]
+
+    def _noise_for(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_samples, self.latent_dim, generator=generator, device=self.run.device)
+
+    @torch.no_grad()
+    def evaluate(self, *, final: bool = False) -> dict[str, float]:
+        self._figures_of = split = self.data.test if final else self.data.val
+        num_samples = len(split.x)
+        x_BX = split.shard(self.run.rank, self.run.world_size).x
+        generator = self.run.generator("vae evaluation", device=self.run.device)  # the same noise every time
+        with self.run.autocast():
+            parts = [self.network.encode(x) for x in x_BX.split(EVALUATION_BATCH)]
+        mean_BD, log_var_BD = (torch.cat(part) for part in zip(*parts, strict=True))
+
+        def draw() -> tuple[Tensor, Tensor]:
+            noise_BD = self._noise_for(num_samples, generator)[self.run.rank :: self.run.world_size]
+            z_BD = mean_BD + (0.5 * log_var_BD).exp() * noise_BD
+            log_likelihood_B = self._log_likelihood(z_BD, x_BX)
+            return log_likelihood_B, importance_log_weight(log_likelihood_B, z_BD, noise_BD, log_var_BD)
+
+        def average(value_B: Tensor) -> float:
+            return float(self.run.sum(value_B.sum())) / num_samples
+
+        log_likelihood_B, log_weight_B = draw()
+        reconstruction = -average(log_likelihood_B)
+        kl = average(kl_to_standard_normal(mean_BD, log_var_BD))
+        scores = {"elbo": -reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+        centre_D = self.run.sum(mean_BD.sum(0)) / num_samples
+        variance_D = self.run.sum((mean_BD - centre_D).square().sum(0)) / num_samples
+        scores["active_units"] = float((variance_D > ACTIVE_VARIANCE).sum())
+        if final:
+            log_weight_KB = torch.stack([log_weight_B, *(draw()[1] for _ in range(self.importance_samples - 1))])
+            scores["log_likelihood"] = average(importance_weighted_bound(log_weight_KB))
+        return scores
+
+    def _log_likelihood(self, z_BD: Tensor, x_BX: Tensor) -> Tensor:
+        parts = []
+        for z, x in zip(z_BD.split(EVALUATION_BATCH), x_BX.split(EVALUATION_BATCH), strict=True):
+            with self.run.autocast():
+                logits = self.network.decode(z)
+            parts.append(bernoulli_log_likelihood(logits, x))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, Picture]:
+        """`samples` of the prior, the same codes each time, and `reconstructions` of the split evaluated last (val
+        before that): a row of originals, below it the decoded means of their codes, and so on."""
+        z_BD = self._noise_for(SAMPLES, self.run.generator("vae samples", device=self.run.device))
+        x_BX = self._figures_of.x[: COLUMNS * PAIRS_OF_ROWS]
+        with self.run.autocast():
+            sample_BX = self.network.decode(z_BD).sigmoid()
+            again_BX = self.network.decode(self.network.encode(x_BX)[0]).sigmoid()
+        rows = [part for pair in zip(x_BX.split(COLUMNS), again_BX.split(COLUMNS), strict=True) for part in pair]
+        return {
+            "samples": image_grid(sample_BX, columns=COLUMNS),
+            "reconstructions": image_grid(torch.cat(rows), columns=min(COLUMNS, len(x_BX))),
+        }
+
+    def counters(self) -> dict[str, float]:
+        return {"samples": self.batches.samples, "epochs": self.batches.epochs}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "batches": self.batches.state_dict(),
+            "noise": self.noise.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.batches.load_state_dict(state["batches"])
+        self.noise.set_state(state["noise"].cpu())  # a generator of any device keeps its state on the CPU

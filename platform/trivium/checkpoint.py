@@ -1,0 +1,272 @@
+"""Checkpoints: saved whole or not at all, verified when loaded, and never a reason to execute anything.
+
+A checkpoint is one file of state per rank and a manifest with the size and SHA-256 of each. The newest one whose files
+all ranks can verify is loaded; damaged ones before it are set aside with a warning that names both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from trivium.learner import Run
+from trivium.storage import MANIFEST, Storage, open_storage
+
+FORMAT = 1
+log = logging.getLogger("trivium")
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written or none could be read; the message says which and why, in one line."""
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        place: the run's `checkpoints` folder or bucket URL, the same on every rank.
+        run: for its rank, world size and the collectives by which ranks agree.
+        keep: how many of the newest are kept; the best is kept besides.
+    """
+
+    def __init__(self, place: str | Path, run: Run, *, keep: int = 2) -> None:
+        self.place = str(place)
+        self.storage: Storage = open_storage(place)
+        self.run = run
+        self.keep = keep
+        self._checked = False  # that what was written can be read back without running code
+
+    def save(self, state: Mapping[str, Any], *, step: int, updates: int, best_step: int | None = None) -> str:
+        """Save this rank's state; all ranks call it with the same step.
+
+        Args:
+            state: nested dicts and lists of tensors, numbers and strings.
+            step: the value of the step axis; names the checkpoint.
+            updates: how many updates it stands after.
+            best_step: the step of the best checkpoint so far, kept whatever its age.
+
+        Returns:
+            The checkpoint's name, `step-<12 digits>`.
+
+        Raises:
+            CheckpointError: it could not be written (disk full, folder read-only); what was there before is intact.
+        """
+        name, file = _name(step), f"rank-{self.run.rank}.pt"
+        problem = ""
+        entry: dict[str, Any] = {}
+        try:
+            entry = self._write(name, file, dict(state))
+        except (OSError, RuntimeError) as error:  # RuntimeError: how torch.save reports a failing disk
+            problem = _reason(error)
+        entries = self._gather({"file": file, "problem": problem, **entry})
+        problem = problem or next((e["problem"] for e in entries if e["problem"]), "")
+        if not problem and self.run.rank == 0:
+            manifest = {
+                "format": FORMAT,
+                "step": step,
+                "updates": updates,
+                "world_size": self.run.world_size,
+                "best": None if best_step is None else _name(best_step),
+                "files": {e["file"]: {"bytes": e["bytes"], "sha256": e["sha256"]} for e in entries},
+            }
+            try:
+                self.storage.commit(name, json.dumps(manifest, indent=1).encode())
+                self._prune(best_step)
+            except OSError as error:
+                problem = _reason(error)
+        problem = self._gather({"problem": problem})[0]["problem"] or problem
+        if problem:
+            if self.run.rank == 0:
+                self.storage.discard(name)
+            last = self.names()
+            raise CheckpointError(
+                f"cannot save a checkpoint at step {step} in {self.place}: {problem}; "
+                + (f"the last good one is {last[-1]}" if last else "there is none yet")
+            )
+        return name
+
+    def load(self, which: str = "last", *, any_world_size: bool = False) -> dict[str, Any] | None:
+        """This rank's state of the newest checkpoint that every rank can verify.
+
+        Args:
+            which: `last`, `best` (falls back to the last), or a checkpoint's name.
+            any_world_size: also take one that another number of workers wrote: good for weights, not for resuming.
+
+        Returns:
+            What `save` was given, and under `"checkpoint"` its name; None if there is none at all.
+
+        Raises:
+            CheckpointError: there are checkpoints and none is sound, or it is of another world size.
+        """
+        names = self.names()
+        if which == "best":
+            best = self.best()
+            names = [*names, best] if best else names
+        elif which != "last":
+            if which not in names:
+                raise CheckpointError(f"there is no checkpoint {which} in {self.place}; valid: {', '.join(names)}")
+            names = [which]
+        damaged: list[str] = []
+        for name in reversed(names):
+            state, problem = self._read(name, any_world_size)
+            problems = [e["problem"] for e in self._gather({"problem": problem}) if e["problem"]]
+            if not problems:
+                assert state is not None
+                if damaged and self.run.rank == 0:
+                    log.warning("%s; using %s", "; ".join(damaged), name)
+                return {**state, "checkpoint": name}
+            damaged.append(f"checkpoint {name} is damaged ({problems[0]})")
+            if self.run.rank == 0:
+                self.storage.set_aside(name)
+        if damaged:
+            raise CheckpointError(f"no sound checkpoint in {self.place}: {'; '.join(damaged)}")
+        return None
+
+    def names(self) -> list[str]:
+        """The names of the checkpoints that are there, oldest first."""
+        return self.storage.names()
+
+    def best(self) -> str | None:
+        """The name of the best checkpoint, by the newest sound manifest that knows one."""
+        for name in reversed(self.names()):
+            try:
+                best = json.loads(self.storage.read(name, MANIFEST)).get("best")
+            except (OSError, ValueError):
+                continue
+            return best if best in self.names() else None
+        return None
+
+    # ------------------------------------------------------------------------------------------- parts
+
+    def _write(self, name: str, file: str, state: dict[str, Any]) -> dict[str, Any]:
+        """Write one rank's file; its size and SHA-256, taken of the bytes as they were meant."""
+        if not self._checked:
+            _refuse_unloadable(state)
+            self._checked = True
+        hashing = _Hashing()
+
+        def write(stream: BinaryIO) -> None:
+            hashing.stream = stream
+            try:
+                torch.save(state, hashing)
+            except RuntimeError as error:  # torch hides why a write failed
+                raise hashing.failure or error from error
+
+        self.storage.write(name, file, write)
+        return {"bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
+
+    def _read(self, name: str, any_world_size: bool) -> tuple[dict[str, Any] | None, str]:
+        """This rank's verified state, or what is wrong with it."""
+        file = f"rank-{self.run.rank}.pt"
+        try:
+            manifest = json.loads(self.storage.read(name, MANIFEST))
+            entry = manifest["files"].get(file)
+            if manifest["world_size"] != self.run.world_size and not any_world_size:
+                raise CheckpointError(
+                    f"checkpoint {name} was written by {manifest['world_size']} workers; {self.run.world_size} can't "
+                    f"resume it exactly, launch.workers={manifest['world_size']} does"
+                )
+            content = self.storage.read(name, file)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return None, _reason(error)
+        if len(content) != entry["bytes"]:
+            return None, f"{file} has {len(content)} of {entry['bytes']} bytes"
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            return None, f"{file} does not match its checksum"
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), ""
+
+    def _prune(self, best_step: int | None) -> None:
+        names = self.names()
+        best = None if best_step is None else _name(best_step)
+        for name in names[: -self.keep]:
+            if name != best:
+                self.storage.delete(name)
+        self.storage.point("last", names[-1])
+        if best in names:
+            self.storage.point("best", best)
+
+    def _gather(self, value: dict[str, Any]) -> list[dict[str, Any]]:
+        if self.run.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.run.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+class _Hashing:
+    """A writable stream that passes bytes on and takes their size and SHA-256 on the way."""
+
+    def __init__(self) -> None:
+        self.stream: BinaryIO | None = None
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        assert self.stream is not None
+        self.digest.update(data)
+        self.size += len(data)
+        try:
+            return self.stream.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        assert self.stream is not None
+        self.stream.flush()
+
+
+def _name(step: int) -> str:
+    return f"step-{step:012d}"
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The state of every global random generator, as data."""
+    version, internal, gauss = random.getstate()
+    name, keys, pos, has_gauss, cached = np.random.get_state()
+    state = {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(pos), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Undo everything drawn since `rng_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, pos, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _refuse_unloadable(state: dict[str, Any]) -> None:
+    """A state that could not be loaded without running code is refused when it is first written, not when needed."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"state_dict() holds something that can't be loaded without running code: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,325 @@
+"""Start, continue and evaluate runs: make the run folder, and choose where the loop runs, inline or on Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from trivium import environment, worker
+from trivium.builder import EVERYTHING, check_learner
+from trivium.checkpoint import Checkpoints
+from trivium.config import Config, ConfigError, apply_overrides
+from trivium.learner import Learner
+from trivium.loop import Outcome
+from trivium.progress import Display
+from trivium.storage import Bucket, is_bucket
+from trivium.worker import Task
+
+RESULT = "result.json"
+log = logging.getLogger("trivium")
+
+
+@dataclass
+class Result:
+    """What a run came to.
+
+    Attributes:
+        dir: the run folder.
+        name: the experiment's.
+        reason: what ended it.
+        metrics: the last value of every metric; `test/...` is what one would publish.
+        counters: samples or env steps, epochs.
+        updates: how many were made.
+        elapsed_s: seconds of training, over all resumes.
+        checkpoint: the name of the checkpoint that `test/...` was measured on.
+    """
+
+    dir: Path
+    name: str
+    reason: str
+    metrics: dict[str, float]
+    counters: dict[str, float]
+    updates: int
+    elapsed_s: float
+    checkpoint: str
+
+    @property
+    def learner(self) -> Learner:
+        """The trained learner, with the weights of `checkpoint`."""
+        if self._learner is None:
+            self._learner = _load_learner(self.dir, self.checkpoint, EVERYTHING)[0]
+        return self._learner
+
+    _learner: Learner | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, one key per public attribute."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items() if not k.startswith("_")}
+
+
+def train(config: Config, *, dir: Path | None = None, display: Display | None = None) -> Result:
+    """Train a new run.
+
+    Args:
+        config: as `trivium.config.compose` returns it.
+        dir: the run folder, which must not hold a run; by default `<storage>/<name>/<date-time>-<id>`.
+        display: where progress is shown.
+
+    Raises:
+        ConfigError: the config can't be built or the folder not be made; nothing was left on the disk.
+        NonFiniteLoss, Interrupted, CheckpointError: see `trivium.loop.Loop.train`.
+    """
+    if dir is None:
+        base = Path("runs") if is_bucket(config["storage"]) else Path(config["storage"])
+        dir = base / config["name"] / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    dir = dir.absolute()
+    if (dir / "config.yaml").exists():
+        raise ConfigError([f"--dir: {dir} holds a run already; trivium resume {dir} continues it"])
+    return _launch(Task(config, dir), resume=False, display=display or Display())
+
+
+def resume(
+    place: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    trusted: Collection[str] = (),
+    display: Display | None = None,
+) -> Result:
+    """Continue a run from its newest sound checkpoint; a finished one only with a larger budget.
+
+    Args:
+        place: the run folder, or its URL in a bucket.
+        overrides: `key=value` for budget, log, evaluation, checkpoint, monitor, tracking.
+        trusted: modules of the user's own whose names the run's config may build.
+
+    Raises:
+        ConfigError: there is no run, or its config can't be built.
+    """
+    dir, config = read_run(place)
+    done = read_result(dir)
+    if done and not overrides:
+        return done
+    if overrides:
+        config = apply_overrides(config, overrides)
+        (dir / RESULT).unlink(missing_ok=True)
+        _write_config(dir, config)
+    return _launch(Task(config, dir, trusted), resume=True, display=display or Display())
+
+
+def evaluate(
+    place: Path | str,
+    *,
+    checkpoint: str = "best",
+    keywords: dict[str, Any] | None = None,
+    trusted: Collection[str] = (),
+) -> dict[str, Any]:
+    """Measure `test/...` of a run's checkpoint, on this machine, whatever the run was trained on.
+
+    Args:
+        checkpoint: best, last, or a name.
+        keywords: replace keywords of the learner that only evaluation reads, such as `test_episodes`.
+
+    Returns:
+        `{"dir", "checkpoint", "metrics"}`.
+    """
+    dir, config = read_run(place)
+    learner, name = _load_learner(dir, checkpoint, trusted, keywords or {})
+    with worker.torch_settings(config):
+        values = learner.evaluate(final=True)
+    return {"dir": str(dir), "checkpoint": name, "metrics": {f"test/{k}": v for k, v in values.items()}}
+
+
+# ----------------------------------------------------------------------------------------------- run folders
+
+
+def read_run(place: Path | str) -> tuple[Path, Config]:
+    """The folder and the config of a run; one in a bucket is brought here first.
+
+    Raises:
+        ConfigError: there is no run there, or its config can't be read.
+    """
+    if is_bucket(place):
+        url = str(place).partition("?")[0].rstrip("/")
+        dir = Path("runs", *url.split("/")[-2:]).absolute()
+        dir.mkdir(parents=True, exist_ok=True)
+        Bucket(str(place)).pull(dir)
+    else:
+        dir = Path(place).absolute()
+    try:
+        config = yaml.safe_load((dir / "config.yaml").read_text())
+    except FileNotFoundError:
+        raise ConfigError([f"{place} is not a run folder: it has no config.yaml"]) from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{dir / 'config.yaml'} can't be read: {str(error).splitlines()[0]}"]) from error
+    if not isinstance(config, dict) or not {"name", "budget", "launch", "checkpoint"} <= set(config):
+        raise ConfigError([f"{dir / 'config.yaml'} is not the config of a run"])
+    return dir, config
+
+
+def read_result(dir: Path) -> Result | None:
+    """The result of a finished run, None of one that is not."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        content = json.loads((dir / RESULT).read_text())
+        return Result(**{**content, "dir": dir})
+    return None
+
+
+def _write_config(dir: Path, config: Config) -> None:
+    _write(dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+
+
+def _write(path: Path, text: str) -> None:
+    staged = path.with_name(f".{path.name}")
+    with open(staged, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    staged.replace(path)
+
+
+def _make_folder(task: Task) -> None:
+    try:
+        task.dir.mkdir(parents=True, exist_ok=True)
+        _write_config(task.dir, task.config)
+        _write(task.dir / "environment.json", json.dumps(environment.describe(), indent=1))
+    except OSError as error:
+        raise ConfigError([f"the run folder {task.dir} can't be written: {error.strerror or error}"]) from error
+
+
+def _load_learner(
+    dir: Path, checkpoint: str, trusted: Collection[str], keywords: dict[str, Any] | None = None
+) -> tuple[Learner, str]:
+    """The learner of a run on this machine, with a checkpoint's weights, and the checkpoint's name."""
+    config = read_run(dir)[1]
+    for group in ("learner", "agent"):
+        if config.get(group) and keywords:
+            config[group] = {**config[group], **keywords}
+    task = Task(config, dir, trusted)
+    run = worker.make_run(config, dir)
+    learner = worker.make_learner(task, run)
+    state = Checkpoints(task.checkpoints_place, run).load(checkpoint, any_world_size=True)
+    if state is None:
+        raise ConfigError([f"{dir} has no checkpoint yet"])
+    learner.load_weights(state["learner"])
+    return learner, state["checkpoint"]
+
+
+# ----------------------------------------------------------------------------------------------- launching
+
+
+def _launch(task: Task, *, resume: bool, display: Display) -> Result:
+    learner: Learner | None = None
+    if task.config["launch"]["engine"] == "ray":
+        check_learner(task.config, trusted=task.trusted)
+        _prepare_ray()
+        from trivium import ray_workers
+
+        if not resume:
+            _make_folder(task)
+        with _signals() as asked, _nothing_left(task, unless=resume):
+            outcome = ray_workers.run(task, resume=resume, display=display, stop_requested=lambda: asked.signal)
+    else:
+        with worker.torch_settings(task.config), _signals() as asked:
+            run = worker.make_run(task.config, task.dir)
+            learner = worker.make_learner(task, run)
+            if not resume:
+                _make_folder(task)
+            display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
+            outcome = worker.work(
+                task,
+                run,
+                learner,
+                resume=resume,
+                show=display.show,
+                say=display.say,
+                stop_requested=lambda: asked.signal,
+            )
+    display.close()
+    return _close(task, outcome, learner)
+
+
+def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
+    """Write the result and the report; without a result a run counts as unfinished."""
+    result = Result(task.dir, task.config["name"], **asdict(outcome))
+    result._learner = learner
+    _write(task.dir / RESULT, json.dumps(result.as_json(), indent=1))
+    try:
+        from trivium.report import write_report
+
+        write_report(task.dir)
+    except Exception as error:  # a report can be written again: trivium report
+        log.warning("no report was written: %s: %s", type(error).__name__, error)
+    if task.bucket:
+        Bucket(task.bucket).push(task.dir)
+    return result
+
+
+def _prepare_ray() -> None:
+    """Set what Ray reads from the environment, the first two when it is imported: so before that.
+
+    Authentication must be said: unset, it is on for a cluster and off for its clients. A Ray that is started here gets
+    a token of its own, for some of its ports listen on every interface. Reports are collected every 0.2 s (2 s by
+    default, for which each one waits); print, the working directory and usage statistics are left alone.
+    """
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_ADDRESS"):
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@contextlib.contextmanager
+def _nothing_left(task: Task, *, unless: bool) -> Iterator[None]:
+    """A new run that the workers could not even build leaves no folder behind."""
+    try:
+        yield
+    except ConfigError:
+        if not unless and not (task.dir / "metrics.jsonl").exists():
+            shutil.rmtree(task.dir, ignore_errors=True)
+        raise
+
+
+class _Asked:
+    """Which signal has asked the run to stop."""
+
+    signal: int | None = None
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Asked]:
+    """Note SIGTERM and SIGINT instead of dying of them; a second SIGINT leaves at once. Only in the main thread."""
+    asked = _Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and asked.signal == signal.SIGINT:
+            os._exit(128 + number)
+        asked.signal = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

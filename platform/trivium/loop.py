@@ -1,0 +1,413 @@
+"""The one training loop.
+
+It owns the budget, logging, evaluation, checkpoints, early stopping, the guard against NaN, signals and resuming; what
+a step is, the learner knows. Between two log rows it never waits for the device: metrics stay tensors until due.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trivium import valid
+from trivium.checkpoint import Checkpoints, rng_state, set_rng_state
+from trivium.config import Config, ConfigError
+from trivium.learner import Learner, Picture, Run
+from trivium.progress import Status
+from trivium.tracking import Row, Tracker
+
+
+class NonFiniteLoss(Exception):
+    """The loss became NaN or Inf; the message names the update and the last good checkpoint."""
+
+
+class Interrupted(Exception):
+    """The run was told to stop, wrote a checkpoint and did.
+
+    Args:
+        signal: the number of the signal.
+        checkpoint: the name of the checkpoint.
+    """
+
+    def __init__(self, signal: int, checkpoint: str) -> None:
+        super().__init__(signal, checkpoint)
+        self.signal = signal
+        self.checkpoint = checkpoint
+
+    def __str__(self) -> str:
+        return f"stopped by signal {self.signal}; trivium resume continues from {self.checkpoint}"
+
+
+@dataclass
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        reason: what ended it, in words.
+        metrics: the last value of every metric.
+        counters: the learner's.
+        updates: how many were made.
+        elapsed_s: seconds of training, over all resumes.
+        checkpoint: the name of the checkpoint that `test/...` was measured on.
+    """
+
+    reason: str
+    metrics: dict[str, float]
+    counters: dict[str, float]
+    updates: int
+    elapsed_s: float
+    checkpoint: str
+
+
+@dataclass
+class Loop:
+    """Trains a learner until its budget is spent. Each worker runs its own loop; they decide alike.
+
+    Args:
+        learner: what is trained.
+        run: where.
+        config: the checked config; the loop reads budget, log, evaluation, checkpoint, monitor.
+        checkpoints: where states go.
+        tracker: where rows go; does nothing on ranks other than 0.
+        stop_requested: asked between updates on rank 0 for the signal that asks the run to stop, if any.
+    """
+
+    learner: Learner
+    run: Run
+    config: Config
+    checkpoints: Checkpoints
+    tracker: Tracker
+    stop_requested: Callable[[], int | None] = lambda: None
+
+    updates: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    _elapsed_before_s: float = 0.0
+    _window: list[dict[str, Tensor]] = field(default_factory=list)
+    _evaluated_at: int = -1
+    _saved_at: int = -1
+    _best: float | None = None
+    _best_step: int | None = None
+    _without_improvement: int = 0
+    _target_met: bool = False
+    _minutes_spent: bool = False
+
+    def __post_init__(self) -> None:
+        self._limits = {k: v for k, v in self.config["budget"].items() if k != "target" and v is not None}
+        self._target = valid.TARGET.match(self.config["budget"]["target"] or "")
+        unknown = set(self._limits) - {"updates", "minutes"} - set(self.learner.counters())
+        if unknown:
+            raise ConfigError(
+                [
+                    f"budget.{k}: this learner counts {', '.join(self.learner.counters())} and updates"
+                    for k in sorted(unknown)
+                ]
+            )
+        # Several workers must agree on what depends on a clock or a signal, which costs a message: so only so often.
+        self._agree_every = 1 if self.run.world_size == 1 else self.config["log"]["every_updates"] or 50
+        self._started = self._last_log = self._last_evaluation = self._last_checkpoint = time.monotonic()
+        self._row_start = (self._started, self.step, self.updates)
+        self._axis = next(iter(self.learner.counters()))
+
+    @property
+    def step(self) -> int:
+        """The step axis: samples or env steps, over all workers."""
+        return int(next(iter(self.learner.counters().values())))
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training, over all resumes."""
+        return self._elapsed_before_s + time.monotonic() - self._started
+
+    @property
+    def fraction(self) -> float:
+        """How much of the budget is spent, in [0, 1]."""
+        done = {**self.learner.counters(), "updates": self.updates, "minutes": self.elapsed_s / 60}
+        return min(1.0, max((done[k] / limit for k, limit in self._limits.items()), default=0.0))
+
+    def train(self) -> Outcome:
+        """Train until the budget is spent, evaluate, and measure what one would publish.
+
+        Raises:
+            NonFiniteLoss, Interrupted, CheckpointError: as they say.
+        """
+        self._reset_clocks()
+        while (reason := self._why_stop()) is None:
+            self._window.append(self.learner.step())
+            self.updates += 1
+            log, evaluate, checkpoint, signal = self._due()
+            if log or evaluate:
+                self._write_row(evaluate=evaluate)
+            if (checkpoint or signal) and self.updates:
+                self._save()
+            if signal:
+                raise Interrupted(signal, self.checkpoints.names()[-1])
+            self._show()
+        return self._finish(reason)
+
+    # ------------------------------------------------------------------------------------------- deciding
+
+    def _why_stop(self) -> str | None:
+        patience = self.config["monitor"]["patience"]
+        if self._target_met:
+            return f"target {self.config['budget']['target']} reached"
+        if patience is not None and self._without_improvement >= patience:
+            return f"no improvement of {self.config['monitor']['metric']} in {patience} evaluations"
+        counters = self.learner.counters()
+        for unit, limit in self._limits.items():
+            if unit == "minutes":
+                spent = self._minutes_spent
+            else:
+                spent = (self.updates if unit == "updates" else counters[unit]) >= limit
+            if spent:
+                return (
+                    f"{limit:g} {unit.replace('_', ' ')}"
+                    if isinstance(limit, float)
+                    else f"{limit} {unit.replace('_', ' ')}"
+                )
+        return None
+
+    def _due(self) -> tuple[bool, bool, bool, int]:
+        """Whether a row, an evaluation, a checkpoint is due, and which signal asks to stop (0: none)."""
+        by_updates = [self._every_updates(kind) for kind in ("log", "evaluation", "checkpoint")]
+        if self.updates % self._agree_every:
+            return by_updates[0], by_updates[1], by_updates[2], 0
+        now = time.monotonic()
+        last = {"log": self._last_log, "evaluation": self._last_evaluation, "checkpoint": self._last_checkpoint}
+        by_time = [self._every_s(kind, now - then) for kind, then in last.items()]
+        over = self.elapsed_s / 60 >= self._limits.get("minutes", math.inf)
+        signal = self.stop_requested() or 0
+        if self.run.world_size > 1:
+            decided = torch.tensor([*by_time, over, signal], dtype=torch.int64, device=self.run.device)
+            torch.distributed.broadcast(decided, src=0)
+            *by_time, over, signal = decided.tolist()
+        self._minutes_spent = bool(over)
+        due = [bool(a or b) for a, b in zip(by_updates, by_time, strict=True)]
+        return due[0], due[1], due[2], signal
+
+    def _every_updates(self, kind: str) -> bool:
+        every = self.config[kind]["every_updates"]
+        return every is not None and self.updates % every == 0
+
+    def _every_s(self, kind: str, passed_s: float) -> bool:
+        every = self.config[kind]["every_s"]
+        return every is not None and passed_s >= every
+
+    # ------------------------------------------------------------------------------------------- rows
+
+    def _write_row(self, *, evaluate: bool) -> None:
+        """One row: what the window's updates said, and an evaluation if it is due."""
+        row: Row = {"step": self.step, "updates": self.updates, **self._other_counters()}
+        row.update({f"train/{k}": v for k, v in self._close_window().items()})
+        row.update(self._rates())
+        self._last_log = time.monotonic()
+        improved = evaluate and self._evaluate(row)
+        self._log(row)
+        if evaluate:
+            self.tracker.figures(self.step, self._figures())
+            self._last_evaluation = time.monotonic()
+        if improved:
+            self._save()
+        self._row_start = (time.monotonic(), self.step, self.updates)  # neither evaluating nor saving is training
+
+    def _log(self, row: Row) -> None:
+        self.metrics.update({k: v for k, v in row.items() if "/" in k and v is not None})
+        self.tracker.log(row)
+        self._show(row)
+
+    def _show(self, row: Row | None = None) -> None:
+        now = time.monotonic()
+        if row is None and now - self._shown < 0.5:
+            return
+        self._shown = now
+        since, first = self._first_step
+        self.tracker.show(
+            Status(
+                name=self.config["name"],
+                fraction=self.fraction,
+                axis=self._axis,
+                step=self.step,
+                per_s=(self.step - first) / max(now - since, 1e-9),
+                elapsed_s=self.elapsed_s,
+                left_s=self._left_s(now - since),
+                metrics={k: v for k, v in self.metrics.items() if not k.startswith(("time/", "system/"))},
+                is_row=row is not None,
+            )
+        )
+
+    def _left_s(self, passed_s: float) -> float | None:
+        done = self.fraction - self._first_fraction
+        return passed_s * (1 - self.fraction) / done if done > 0 else None
+
+    def _other_counters(self) -> dict[str, float]:
+        return dict(list(self.learner.counters().items())[1:])
+
+    def _close_window(self) -> dict[str, float]:
+        """The mean of each metric over the window and the workers, without NaN."""
+        if not self._window:
+            return {}
+        names, values = self._stacked_window()
+        self._guard(names, values)
+        self._window.clear()
+        known = ~values.isnan()
+        sums = self.run.sum(torch.stack([values.nan_to_num(0.0).sum(0), known.sum(0)]).to(self.run.device)).cpu()
+        return {n: (s / c).item() for n, s, c in zip(names, *sums, strict=True) if c > 0}
+
+    def _stacked_window(self) -> tuple[list[str], Tensor]:
+        """The metrics' names and float64 [updates, metrics] on the CPU: the one wait for the device."""
+        names = list(self._window[0])
+        values = torch.stack([torch.stack([m[n] for n in names]) for m in self._window])
+        return names, values.double().cpu() if values.device.type != "mps" else values.cpu().double()
+
+    def _guard(self, names: list[str], values: Tensor) -> None:
+        """Stop all workers if the loss of any is NaN or Inf."""
+        losses = [i for i, n in enumerate(names) if "loss" in n]
+        bad = (~values[:, losses].isfinite()).nonzero()
+        if not self.run.sum(torch.tensor(len(bad), device=self.run.device)):
+            return
+        saved = self.checkpoints.names()
+        where = "on another worker"
+        if len(bad):
+            row, column = bad[0].tolist()
+            name, update = names[losses[column]], self.updates - len(values) + 1 + row
+            where = f"train/{name} is {values[row, losses[column]].item()} at update {update}"
+        raise NonFiniteLoss(
+            f"{where} (before step {self.step}); "
+            + (f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet")
+        )
+
+    def _rates(self) -> Row:
+        since, step, updates = self._row_start
+        passed, made = time.monotonic() - since, self.updates - updates
+        if not made:
+            return {}
+        return {
+            "time/elapsed_s": self.elapsed_s,
+            "time/step_ms": 1e3 * passed / made,
+            f"time/{self._axis}_per_s": (self.step - step) / passed,
+            **self.tracker.system(),
+        }
+
+    # ------------------------------------------------------------------------------------------- evaluating
+
+    def _evaluate(self, row: Row) -> bool:
+        """Add an evaluation to the row; whether it is the best so far."""
+        with self._rng_untouched():
+            values = {f"eval/{k}": v for k, v in self.learner.evaluate().items()}
+        row.update(values)
+        self._evaluated_at = self.updates
+        monitor = self.config["monitor"]
+        if self._target:
+            name, comparison, value = self._target.groups()
+            compare = operator.ge if comparison == ">=" else operator.le
+            self._target_met = bool(compare(_metric("budget.target", name, values), float(value)))
+        if monitor["metric"] is None:
+            return False
+        value = _metric("monitor.metric", monitor["metric"], values)
+        sign = 1.0 if monitor["mode"] == "max" else -1.0
+        improved = self._best is None or sign * (value - self._best) > monitor["min_delta"]
+        if improved and not math.isnan(value):
+            self._best, self._best_step, self._without_improvement = value, self.step, 0
+            return True
+        self._without_improvement += 1
+        return False
+
+    def _figures(self) -> dict[str, Picture]:
+        draw = getattr(self.learner, "figures", None)
+        if draw is None or self.run.rank:
+            return {}
+        with self._rng_untouched():
+            pictures: dict[str, Picture] = draw()
+        return pictures
+
+    @contextlib.contextmanager
+    def _rng_untouched(self) -> Iterator[None]:
+        state = rng_state(self.run.device)
+        try:
+            yield
+        finally:
+            set_rng_state(state, self.run.device)
+
+    def _finish(self, reason: str) -> Outcome:
+        """The closing evaluation and checkpoint, then `test/...` on the best weights."""
+        elapsed_s = self.elapsed_s
+        if self._evaluated_at != self.updates:
+            self._write_row(evaluate=True)
+        self._save()
+        self._elapsed_before_s, self._started = elapsed_s, time.monotonic()
+        name = self.checkpoints.names()[-1]
+        if self._best_step is not None and self._best_step != self.step:
+            best = self.checkpoints.load("best")
+            if best is not None and best["checkpoint"] != name:
+                self.learner.load_weights(best["learner"])
+                name = best["checkpoint"]
+        with self._rng_untouched():
+            test = {f"test/{k}": v for k, v in self.learner.evaluate(final=True).items()}
+        self._log({"step": self.step, "updates": self.updates, **test})
+        self.tracker.figures(self.step, self._figures())
+        return Outcome(reason, dict(self.metrics), self.learner.counters(), self.updates, elapsed_s, name)
+
+    # ------------------------------------------------------------------------------------------- state
+
+    def _reset_clocks(self) -> None:
+        now = time.monotonic()
+        self._shown, self._first_step, self._first_fraction = 0.0, (now, self.step), self.fraction
+        self._started = self._last_log = self._last_evaluation = self._last_checkpoint = now
+        self._row_start = (now, self.step, self.updates)
+
+    def _save(self) -> None:
+        if self._saved_at == self.updates:
+            return
+        if self._window:
+            self._guard(*self._stacked_window())
+        self.checkpoints.save(self.state_dict(), step=self.step, updates=self.updates, best_step=self._best_step)
+        self._last_checkpoint, self._saved_at = time.monotonic(), self.updates
+        self.tracker.checkpointed()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        names, values = self._stacked_window() if self._window else ([], torch.empty(0, 0))
+        return {
+            "learner": self.learner.state_dict(),
+            "rng": rng_state(self.run.device),
+            "tracker": self.tracker.state_dict(),
+            "loop": {
+                "updates": self.updates,
+                "elapsed_s": self.elapsed_s,
+                "window": {"names": names, "values": values},
+                "metrics": dict(self.metrics),
+                "evaluated_at": self._evaluated_at,
+                "best": self._best,
+                "best_step": self._best_step,
+                "without_improvement": self._without_improvement,
+                "target_met": self._target_met,
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        loop = state["loop"]
+        self.learner.load_state_dict(state["learner"])
+        self.tracker.load_state_dict(state["tracker"])
+        self.updates = loop["updates"]
+        self._elapsed_before_s = loop["elapsed_s"]
+        names, values = loop["window"]["names"], loop["window"]["values"].float().to(self.run.device)
+        self._window = [dict(zip(names, row, strict=True)) for row in values] if names else []
+        self.metrics = dict(loop["metrics"])
+        self._evaluated_at = loop["evaluated_at"]
+        self._best, self._best_step = loop["best"], loop["best_step"]
+        self._without_improvement, self._target_met = loop["without_improvement"], loop["target_met"]
+        set_rng_state(state["rng"], self.run.device)
+
+
+def _metric(key: str, name: str, values: Mapping[str, float]) -> float:
+    if name not in values:
+        raise ConfigError([f"{key}: this learner reports no {name}; valid: {', '.join(sorted(values))}"])
+    return values[name]

@@ -1,0 +1,109 @@
+"""What a run looks like while it trains: a live line on a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+
+@dataclass(frozen=True)
+class Status:
+    """One moment of a run; small enough to be sent between processes.
+
+    Attributes:
+        fraction: of the budget that is spent, in [0, 1].
+        per_s: units of the step axis a second, since this process started training.
+        left_s: estimated seconds to the end; None while unknown.
+        metrics: the last value of each.
+        is_row: whether a row was logged at this moment.
+    """
+
+    name: str
+    fraction: float
+    axis: str
+    step: int
+    per_s: float
+    elapsed_s: float
+    left_s: float | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    is_row: bool = False
+
+    def line(self, *, num_metrics: int = 4) -> str:
+        """`mlp_digits  42% | 5,376 samples | 81.2k/s | 3 s left | eval/accuracy 0.961 ...`."""
+        left = "" if self.left_s is None or self.fraction >= 1 else f" | {_duration(self.left_s)} left"
+        order = sorted(
+            self.metrics, key=lambda k: (not k.startswith("test/"), not k.startswith("eval/"), not _headline(k))
+        )
+        shown = "  ".join(f"{k} {self.metrics[k]:.4g}" for k in order[:num_metrics])
+        axis = self.axis.replace("_", " ")
+        return f"{self.name} {self.fraction:4.0%} | {self.step:,} {axis} | {_short(self.per_s)}/s{left} | {shown}"
+
+
+class Display:
+    """Shows statuses on a stream (stderr, so that stdout holds results only).
+
+    Args:
+        stream: where to; a live line if it is a terminal.
+        every_s: at least so many seconds between two plain lines.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, every_s: float = 2.0, quiet: bool = False) -> None:
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.every_s = every_s
+        self.quiet = quiet
+        self._last = -every_s
+        self._waiting: Status | None = None
+
+    def show(self, status: Status) -> None:
+        """Show a status now, or keep it until a plain line is due."""
+        if self.quiet:
+            return
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1
+            self.stream.write("\r\x1b[K" + status.line()[:width])
+            self.stream.flush()
+        elif status.is_row:
+            self._waiting = status
+            if time.monotonic() - self._last >= self.every_s:
+                self._print_waiting()
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.close()
+        if not self.quiet:
+            print(text, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """End the live line, or print the last status that is still waiting."""
+        if self.live and not self.quiet:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+        self._print_waiting()
+
+    def _print_waiting(self) -> None:
+        if self._waiting:
+            print(self._waiting.line(), file=self.stream, flush=True)
+            self._waiting, self._last = None, time.monotonic()
+
+
+def _headline(key: str) -> bool:
+    return key.endswith(("accuracy", "return_mean", "elbo", "/loss", "episode_return"))
+
+
+def _short(value: float) -> str:
+    for unit in ("", "k", "M"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g}G"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"

@@ -1,0 +1,241 @@
+"""A run on Ray Train's worker actors: the same worker function as inline, once on each.
+
+Ray places the workers, joins them in a process group, watches them and restarts the group when one is lost. What they
+resume from is not Ray's bookkeeping but our own verified checkpoints, which makes its at-least-once exact: state and
+metrics.jsonl are cut back to the checkpoint, and the steps in between are made again. Nothing is reported to Ray: a
+report waits for Ray to collect it, and its checkpoints must lie in a folder of Ray's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import pickle
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from trivium import environment, worker
+from trivium.checkpoint import CheckpointError
+from trivium.config import ConfigError
+from trivium.loop import Interrupted, NonFiniteLoss, Outcome
+from trivium.progress import Display, Status
+from trivium.storage import join
+from trivium.worker import Task
+
+COLLECTIVE = (NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
+RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: Ray restarts the group
+
+
+@ray.remote(num_cpus=0, max_concurrency=4)
+class Mailbox:
+    """Between the driver and the workers: statuses and sentences one way, the signal to stop the other."""
+
+    def __init__(self) -> None:
+        self.status: Status | None = None
+        self.sentences: list[str] = []
+        self.signal = 0
+        self.failure: Exception | None = None
+
+    def show(self, status: Status) -> None:
+        self.status = status
+
+    def say(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+    def fail(self, error: Exception) -> None:
+        """An error of one worker that a restart would not mend."""
+        self.failure = self.failure or error
+
+    def failed(self) -> Exception | None:
+        return self.failure
+
+    def stop(self, signal: int) -> None:
+        self.signal = signal
+
+    def asked_to_stop(self) -> int:
+        return self.signal
+
+    def take(self) -> tuple[Status | None, list[str]]:
+        """What has come since the last time."""
+        taken = self.status, self.sentences
+        self.status, self.sentences = None, []
+        return taken
+
+
+def run(task: Task, *, resume: bool, display: Display, stop_requested: Callable[[], int | None]) -> Outcome:
+    """Train on Ray's workers, until the end; the driver only shows, and passes the signal to stop on.
+
+    Raises:
+        ConfigError: the machine has not got what the run asks for, or the workers can't build the learner.
+        NonFiniteLoss, CheckpointError, Interrupted: from the workers.
+        RuntimeError: workers were lost more often than `launch.max_failures`.
+    """
+    launch = task.config["launch"]
+    workers, cpus = launch["workers"], launch["cpus_per_worker"]
+    with _cluster(math.ceil(workers * cpus)):
+        gpus = _gpus_per_worker(launch, display)
+        mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"task": task, "mailbox": mailbox},
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers,
+                use_gpu=bool(gpus),
+                resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
+            ),
+            run_config=ray.train.RunConfig(
+                name=secrets.token_hex(8),  # a new one each time: a name that Ray knows it would resume, silently
+                storage_path=join(task.bucket or task.dir, "ray"),
+                failure_config=ray.train.FailureConfig(max_failures=launch["max_failures"]),
+                worker_runtime_env={"env_vars": _worker_environment()},
+                logging_config=ray.train.LoggingConfig("ERROR"),
+            ),
+        )
+        verb = "resuming" if resume else "training"
+        display.say(f"{verb} {task.config['name']} in {task.dir} on {workers} workers")
+        return _drive(trainer, mailbox, display, stop_requested)
+
+
+def _drive(trainer: TorchTrainer, mailbox: Any, display: Display, stop_requested: Callable[[], int | None]) -> Outcome:
+    """Wait for the trainer, showing what the workers send and sending on what the user asks."""
+    ended: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            ended["answer"] = trainer.fit().return_value
+        except Exception as error:
+            ended["error"] = error
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    told = False
+    while thread.is_alive():
+        thread.join(0.2)
+        status, sentences = ray.get(mailbox.take.remote())
+        for sentence in sentences:
+            display.say(sentence)
+        if status:
+            display.show(status)
+        signal = stop_requested()
+        if signal and not told:
+            told = True
+            display.say("stopping: the workers write a checkpoint")
+            ray.get(mailbox.stop.remote(signal))
+    display.close()
+    answer = ray.get(mailbox.failed.remote()) or ended.get("answer")
+    if isinstance(answer, Exception):
+        raise answer
+    if "error" in ended:
+        raise RuntimeError(f"Ray gave up: {_first_line(ended['error'])}") from ended["error"]
+    assert isinstance(answer, Outcome)
+    return answer
+
+
+def _work(message: dict[str, Any]) -> Outcome | Exception:
+    """What each worker actor runs, again after every restart of the group."""
+    task: Task = message["task"]
+    mailbox = message["mailbox"]
+    failure: Exception | None = ray.get(mailbox.failed.remote())
+    if failure:
+        return failure
+    context = ray.train.get_context()
+    logging.basicConfig(format="trivium: %(message)s", level=logging.WARNING)
+    try:
+        with worker.torch_settings(task.config, processes_on_node=context.get_local_world_size()):
+            run = worker.make_run(
+                task.config,
+                task.dir,
+                device=ray.train.torch.get_device(),
+                rank=context.get_world_rank(),
+                world_size=context.get_world_size(),
+            )
+            return worker.work(
+                task,
+                run,
+                worker.make_learner(task, run),
+                resume=True,  # from nothing the first time, from the last checkpoint after a restart
+                show=lambda status: mailbox.show.remote(status),
+                say=lambda sentence: ray.get(mailbox.say.remote(sentence)),
+                stop_requested=_Seldom(lambda: ray.get(mailbox.asked_to_stop.remote()), every_s=0.5),
+            )
+    except COLLECTIVE as error:
+        return error
+    except RETRIED:
+        raise
+    except Exception as error:  # a fault of the program: the restarted group finds it in the mailbox and returns it
+        ray.get(mailbox.fail.remote(_picklable(error)))
+        raise
+
+
+class _Seldom:
+    """Asks a question that costs a message at most every so often, and remembers a yes."""
+
+    def __init__(self, ask: Callable[[], int], *, every_s: float) -> None:
+        self._ask, self._every_s, self._asked, self._answer = ask, every_s, 0.0, 0
+
+    def __call__(self) -> int:
+        now = time.monotonic()
+        if not self._answer and now - self._asked >= self._every_s:
+            self._asked, self._answer = now, self._ask()
+        return self._answer
+
+
+@contextlib.contextmanager
+def _cluster(cpus: int) -> Iterator[None]:
+    """The Ray that is running or that RAY_ADDRESS names, else one started here, for as long as the run takes."""
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=True, logging_level=logging.ERROR)
+    else:
+        num_cpus = max(cpus, environment.cores())
+        ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=True, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _gpus_per_worker(launch: dict[str, Any], display: Display) -> int:
+    asked, workers = launch["gpus_per_worker"], launch["workers"]
+    have = ray.cluster_resources().get("GPU", 0)
+    if asked == "auto":
+        return int(have >= workers)
+    if asked and have < workers:
+        if not os.environ.get("RAY_ADDRESS"):
+            raise ConfigError(
+                [f"launch.gpus_per_worker={asked}: {workers} workers need {workers} GPUs, here are {have:g}"]
+            )
+        display.say(f"the cluster has {have:g} of {workers} GPUs: waiting for the others")
+    return int(asked)
+
+
+def _worker_environment() -> dict[str, str]:
+    """What workers need of the driver's environment; no secret, for Ray shows it on its dashboard."""
+    passed = {name: os.environ[name] for name in ("WANDB_MODE", "WANDB_BASE_URL") if name in os.environ}
+    return {**passed, "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,201 @@
+"""Where checkpoints stand: a folder (of one machine, or shared by the nodes of a cluster), or a bucket.
+
+Both keep one promise: a checkpoint is there whole or not at all. A folder is written under a temporary name, flushed to
+the disk and renamed; in a bucket, which cannot rename, the manifest is written last, and without one there is nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+MANIFEST = "manifest.json"
+
+
+class Storage(Protocol):
+    """A place for named, immutable checkpoints of a few files each."""
+
+    def write(self, name: str, file: str, writer: Callable[[BinaryIO], None]) -> None:
+        """Let `writer` write one file of the checkpoint `name`, which is not there before `commit`."""
+
+    def commit(self, name: str, manifest: bytes) -> None:
+        """Make the checkpoint appear, with its manifest, replacing one of the same name."""
+
+    def discard(self, name: str) -> None:
+        """Remove what was written of a checkpoint and not committed."""
+
+    def names(self) -> list[str]:
+        """The checkpoints that are there, sorted."""
+
+    def read(self, name: str, file: str) -> bytes:
+        """One file of a checkpoint. Raises OSError if it can't be read."""
+
+    def set_aside(self, name: str) -> None:
+        """Take a damaged checkpoint out of `names`, keeping its files for inspection."""
+
+    def delete(self, name: str) -> None:
+        """Remove a checkpoint; none of that name is no error."""
+
+    def point(self, alias: str, name: str) -> None:
+        """Let a reader find a checkpoint as `alias` (best, last), where links exist."""
+
+
+def is_bucket(place: str | Path) -> bool:
+    """Whether a place is a bucket's URL rather than a folder's path."""
+    return "://" in str(place)
+
+
+def join(place: str | Path, *names: str) -> str:
+    """A place below a place: the same for folders and buckets, whose URL may end in `?options`."""
+    base, mark, options = str(place).partition("?") if is_bucket(place) else (str(place), "", "")
+    return "/".join([base.rstrip("/"), *names]) + mark + options
+
+
+def open_storage(place: str | Path) -> Storage:
+    """The storage at a folder's path or a bucket's URL (`s3://bucket/runs`, `gs://...`)."""
+    return Bucket(str(place)) if is_bucket(place) else Folder(Path(place))
+
+
+class Folder:
+    """Checkpoints as folders of one folder. Workers on several nodes see the same one (NFS or the like)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, name: str, file: str, writer: Callable[[BinaryIO], None]) -> None:
+        staged = self._staged(name)
+        staged.mkdir(parents=True, exist_ok=True)
+        with open(staged / file, "wb") as stream:
+            writer(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def commit(self, name: str, manifest: bytes) -> None:
+        self.write(name, MANIFEST, lambda stream: stream.write(manifest))  # type: ignore[arg-type,return-value]
+        staged, final, replaced = self._staged(name), self.path / name, self.path / f".replaced-{name}"
+        flush_folder(staged)
+        if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
+        try:
+            staged.rename(final)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(final)
+            raise
+        flush_folder(self.path)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def discard(self, name: str) -> None:
+        shutil.rmtree(self._staged(name), ignore_errors=True)
+
+    def names(self) -> list[str]:
+        if not self.path.is_dir():
+            return []
+        return sorted(p.name for p in self.path.iterdir() if p.is_dir() and p.name.startswith("step-"))
+
+    def read(self, name: str, file: str) -> bytes:
+        return (self.path / name / file).read_bytes()
+
+    def set_aside(self, name: str) -> None:
+        aside = self.path / f"damaged-{name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a folder that can't be written can still be resumed elsewhere
+            (self.path / name).rename(aside)
+
+    def delete(self, name: str) -> None:
+        self.discard(name)
+        shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def point(self, alias: str, name: str) -> None:
+        link, fresh = self.path / alias, self.path / f".{alias}"
+        if link.is_symlink() and os.readlink(link) == name:
+            return
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(name)
+        fresh.replace(link)
+
+    def _staged(self, name: str) -> Path:
+        return self.path / f".staged-{name}"
+
+
+class Bucket:
+    """Checkpoints as objects of a bucket, by Arrow's file systems (S3, Google Cloud Storage, HDFS, ...)."""
+
+    def __init__(self, url: str) -> None:
+        from pyarrow import fs
+
+        self.url = url
+        self.files, self.path = fs.FileSystem.from_uri(url)
+        self._fs = fs
+
+    def write(self, name: str, file: str, writer: Callable[[BinaryIO], None]) -> None:
+        if isinstance(self.files, self._fs.LocalFileSystem):
+            self.files.create_dir(f"{self.path}/{name}")
+        with self.files.open_output_stream(f"{self.path}/{name}/{file}") as stream:
+            writer(stream)
+
+    def commit(self, name: str, manifest: bytes) -> None:
+        self.write(name, MANIFEST, lambda stream: stream.write(manifest))  # type: ignore[arg-type,return-value]
+
+    def discard(self, name: str) -> None:
+        if name not in self.names():
+            self.delete(name)
+
+    def names(self) -> list[str]:
+        return sorted(
+            {
+                p.rsplit("/", 2)[-2]
+                for p in self._list()
+                if p.endswith("/" + MANIFEST) and p.rsplit("/", 2)[-2].startswith("step-")
+            }
+        )
+
+    def read(self, name: str, file: str) -> bytes:
+        with self.files.open_input_stream(f"{self.path}/{name}/{file}") as stream:
+            content: bytes = stream.read()
+        return content
+
+    def set_aside(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            self.files.move(f"{self.path}/{name}/{MANIFEST}", f"{self.path}/{name}/damaged-{MANIFEST}")
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            self.files.delete_file(f"{self.path}/{name}/{MANIFEST}")  # first: then it is no checkpoint any more
+            self.files.delete_dir(f"{self.path}/{name}")
+
+    def point(self, alias: str, name: str) -> None:
+        pass
+
+    def push(self, folder: Path) -> None:
+        """Copy a run folder's own files (not its checkpoints, which are written here directly) into the bucket."""
+        for file in (
+            p for p in folder.rglob("*") if p.is_file() and not p.is_symlink() and "checkpoints" not in p.parts
+        ):
+            self.write(str(file.relative_to(folder).parent), file.name, lambda s, f=file: s.write(f.read_bytes()))  # type: ignore[misc]
+
+    def pull(self, folder: Path) -> None:
+        """Bring a run folder's own files here, keeping those that are here already."""
+        for path in (p for p in self._list() if "/checkpoints/" not in p):
+            name = Path(path).relative_to(self.path)
+            if not (folder / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(self.read(str(name.parent), name.name))
+
+    def _list(self) -> list[str]:
+        selector: Any = self._fs.FileSelector(self.path, recursive=True, allow_not_found=True)
+        return [i.path for i in self.files.get_file_info(selector) if i.type == self._fs.FileType.File]
+
+
+def flush_folder(path: Path) -> None:
+    """Force a folder's entries (new names, renames) to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

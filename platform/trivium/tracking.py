@@ -1,0 +1,207 @@
+"""Where rows and pictures go: metrics.jsonl always; W&B and TensorBoard when they are on.
+
+metrics.jsonl is the truth: every row, whole, in order, each once. A checkpoint knows how long the file was, so that a
+resumed run cuts it back and writes the same rows again. The others are fed from the same rows and never hold up a step.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import psutil
+import torch
+
+from trivium.learner import Picture
+from trivium.progress import Status
+
+Row = dict[str, Any]
+"""`step` and `updates` (ints), perhaps `epochs`, and metrics: floats by name."""
+
+
+class Sink(Protocol):
+    """A tracker beside metrics.jsonl."""
+
+    def log(self, row: Row) -> None: ...
+
+    def figures(self, step: int, paths: Mapping[str, Path]) -> None: ...
+
+    def finish(self, *, failed: bool) -> None: ...
+
+
+class Tracker:
+    """Tracks nothing: what ranks other than 0 have, and what the tracker of rank 0 extends."""
+
+    def log(self, row: Row) -> None:
+        """Append a row."""
+
+    def figures(self, step: int, pictures: Mapping[str, Picture]) -> None:
+        """Keep pictures: the newest of each name in the run folder, all of them on W&B and TensorBoard."""
+
+    def show(self, status: Status) -> None:
+        """Let the user see how far the run is."""
+
+    def system(self) -> Row:
+        """`system/...` metrics of this process, units in the names."""
+        return {}
+
+    def checkpointed(self) -> None:
+        """A checkpoint has been written."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on with the same rows."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+
+    def finish(self, *, failed: bool = False) -> None:
+        """Close everything."""
+
+
+class RunTracker(Tracker):
+    """Tracks one run, on rank 0.
+
+    Args:
+        dir: the run folder.
+        open_sinks: opens the trackers beside metrics.jsonl, once the file stands where the run starts or resumes.
+        show: shows a status to the user.
+        device: whose memory `system/` tells.
+        on_checkpoint: called after each checkpoint (a run in a bucket copies its files there).
+    """
+
+    def __init__(
+        self,
+        dir: Path,
+        *,
+        open_sinks: Callable[[], Iterable[Sink]] = tuple,
+        show: Callable[[Status], None] = lambda status: None,
+        device: torch.device | None = None,
+        on_checkpoint: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.dir = dir
+        self.path = dir / "metrics.jsonl"
+        self._open_sinks = open_sinks
+        self._sinks: list[Sink] | None = None
+        self._show = show
+        self._device = device
+        self._on_checkpoint = on_checkpoint
+        self._process = psutil.Process()
+        self._file: io.BufferedWriter | None = None
+
+    def log(self, row: Row) -> None:
+        self._start()
+        row = {k: _finite(v) for k, v in row.items() if not (isinstance(v, float) and math.isnan(v))}
+        assert self._file is not None
+        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.flush()
+        for sink in self._sinks or ():
+            sink.log(row)
+
+    def figures(self, step: int, pictures: Mapping[str, Picture]) -> None:
+        self._start()
+        paths = {name: save_picture(self.dir / "figures" / name, picture) for name, picture in pictures.items()}
+        if paths:
+            for sink in self._sinks or ():
+                sink.figures(step, paths)
+
+    def show(self, status: Status) -> None:
+        self._show(status)
+
+    def system(self) -> Row:
+        row: Row = {"system/memory_mb": self._process.memory_info().rss / 1e6}
+        if self._device is not None and self._device.type == "cuda":
+            row["system/gpu_memory_mb"] = torch.cuda.max_memory_allocated(self._device) / 1e6
+        return row
+
+    def checkpointed(self) -> None:
+        self._on_checkpoint()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._start()
+        assert self._file is not None
+        os.fsync(self._file.fileno())  # rows before a checkpoint survive whatever the checkpoint survives
+        return {"metrics_bytes": self._file.tell()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._start(state["metrics_bytes"])
+
+    def finish(self, *, failed: bool = False) -> None:
+        for sink in self._sinks or ():
+            sink.finish(failed=failed)
+        self._sinks = []
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _start(self, length: int = 0) -> None:
+        """Cut the file back to where the run starts, then open the sinks, which may read it."""
+        if self._file is None:
+            self._file = open(self.path, "ab")  # noqa: SIM115 (closed by finish)
+            self._file.truncate(length)
+            self._file.seek(length)
+            self._sinks = list(self._open_sinks())
+
+
+class TensorBoard:
+    """TensorBoard's event files, in the run folder's `tensorboard`."""
+
+    def __init__(self, dir: Path, *, resumed_step: int | None) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(
+            str(dir / "tensorboard"), purge_step=resumed_step and resumed_step + 1, flush_secs=2
+        )
+
+    def log(self, row: Row) -> None:
+        for name, value in row.items():
+            if "/" in name and value is not None:
+                self._writer.add_scalar(name, value, row["step"])
+
+    def figures(self, step: int, paths: Mapping[str, Path]) -> None:
+        from PIL import Image
+
+        for name, path in paths.items():
+            if path.suffix == ".png":
+                with Image.open(path) as image:
+                    self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def finish(self, *, failed: bool) -> None:
+        self._writer.close()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl; a last line that was cut short is not a row."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def save_picture(path: Path, picture: Picture) -> Path:
+    """Write `<path>.png`, or `<path>.gif` (25 frames a second) if there is a time dimension; whole or not at all."""
+    from PIL import Image
+
+    path = path.with_suffix(".png" if picture.ndim == 3 else ".gif")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}")
+    if picture.ndim == 3:
+        Image.fromarray(picture).save(staged, format="png")
+    else:
+        first, *rest = [Image.fromarray(frame) for frame in picture]
+        first.save(staged, format="gif", save_all=True, append_images=rest, duration=40, loop=0)
+    staged.replace(path)
+    return path
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isinf(value) else value  # JSON has no infinity

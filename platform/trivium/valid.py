@@ -1,0 +1,187 @@
+"""Which values a config key may hold, by the key's name: the field's quantities mean the same wherever they appear.
+
+Constructors check what only they can know; this table needs no import of torch and lets all errors be said at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+TARGET = re.compile(r"^\s*([\w/.]+)\s*(>=|<=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
+
+
+class Rule(Protocol):
+    nullable: bool
+
+    def problem(self, value: Any) -> str | None:
+        """What a valid value would be, or None if `value` is one."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number in an interval."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    integer: bool = False
+    nullable: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        right_type = isinstance(value, int if self.integer else (int, float)) and not isinstance(value, bool)
+        above = right_type and (value > self.low if self.low_open else value >= self.low)
+        below = right_type and (value < self.high if self.high_open else value <= self.high)
+        if right_type and above and below and math.isfinite(value):
+            return None
+        noun = "an integer" if self.integer else "a number"
+        low = "" if self.low == -math.inf else f"{'>' if self.low_open else '>='} {self.low:g}"
+        high = "" if self.high == math.inf else f"{'<' if self.high_open else '<='} {self.high:g}"
+        return " ".join([noun, " and ".join(filter(None, [low, high]))]).strip()
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few names, or what the pattern matches."""
+
+    options: tuple[Any, ...]
+    pattern: str = "$^"
+    nullable: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        if any(value == o and type(value) is type(o) for o in self.options) or re.fullmatch(self.pattern, str(value)):
+            return None
+        return "one of " + ", ".join(str(o).lower() if isinstance(o, bool) else str(o) for o in self.options)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A list of positive integers: the widths of layers."""
+
+    nullable: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        if isinstance(value, list) and all(COUNT.problem(v) is None for v in value):
+            return None
+        return "a list of integers >= 1, such as [64,64]"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string of some form."""
+
+    pattern: str
+    form: str
+    nullable: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        return None if isinstance(value, str) and re.fullmatch(self.pattern, value) else self.form
+
+
+COUNT = Number(low=1, integer=True)
+COUNT_OR_NULL = Number(low=1, integer=True, nullable=True)
+POSITIVE = Number(low=0, low_open=True)
+POSITIVE_OR_NULL = Number(low=0, low_open=True, nullable=True)
+NOT_NEGATIVE = Number(low=0)
+FRACTION = Number(low=0, high=1)
+BELOW_ONE = Number(low=0, high=1, high_open=True)
+
+BY_PATH: dict[str, Rule] = {
+    "name": Text(r"[\w.-]+", "a name of letters, digits, '_', '-' and '.'"),
+    "seed": Number(low=0, high=2**63 - 1, integer=True),
+    "device": OneOf(("auto", "cpu", "cuda", "mps"), pattern=r"cuda:\d+"),
+    "precision": OneOf(("fp32", "bf16", "fp16")),
+    "compile": OneOf((True, False, "auto")),
+    "threads": OneOf(("auto", "a number >= 1"), pattern=r"[1-9]\d*"),
+    "budget.epochs": POSITIVE_OR_NULL,
+    "budget.minutes": POSITIVE_OR_NULL,
+    "budget.samples": COUNT_OR_NULL,
+    "budget.env_steps": COUNT_OR_NULL,
+    "budget.updates": COUNT_OR_NULL,
+    "budget.target": Text(TARGET.pattern, "a comparison such as eval/accuracy>=0.97", nullable=True),
+    "checkpoint.keep": COUNT,
+    "monitor.mode": OneOf(("min", "max")),
+    "monitor.patience": COUNT_OR_NULL,
+    "monitor.metric": Text(r"eval/[\w/]+", "a metric of the evaluation, such as eval/loss", nullable=True),
+    "launch.workers": COUNT,
+    "launch.cpus_per_worker": POSITIVE,
+    "launch.gpus_per_worker": OneOf(("auto", 0, 1)),
+    "launch.max_failures": Number(low=0, integer=True),
+}
+
+BY_NAME: dict[str, Rule] = {
+    "every_updates": COUNT_OR_NULL,
+    "every_s": POSITIVE_OR_NULL,
+    "min_delta": NOT_NEGATIVE,
+    "lr": POSITIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "batch_size": COUNT,
+    "minibatch_size": COUNT,
+    "accumulate": COUNT,
+    "num_envs": COUNT,
+    "num_steps": COUNT,
+    "num_epochs": COUNT,
+    "hidden": Sizes(),
+    "latent_dim": COUNT,
+    "dropout": BELOW_ONE,
+    "label_smoothing": BELOW_ONE,
+    "gamma": FRACTION,
+    "gae_lambda": FRACTION,
+    "clip_coef": POSITIVE,
+    "max_grad_norm": POSITIVE_OR_NULL,
+    "beta": NOT_NEGATIVE,
+}
+
+BY_ENDING: dict[str, Rule] = {
+    "_coef": NOT_NEGATIVE,
+    "_episodes": COUNT,
+    "_fraction": Number(low=0, high=1, low_open=True, high_open=True),
+    "_samples": Number(low=0, integer=True, nullable=True),
+    "_env_steps": COUNT_OR_NULL,
+    "_lr": POSITIVE,
+}
+
+
+def rule_for(path: str) -> Rule | None:
+    """The rule for a dotted key: by its whole path, else its last name, else the name's ending."""
+    name = path.rpartition(".")[2]
+    by_ending = next((rule for ending, rule in BY_ENDING.items() if name.endswith(ending)), None)
+    return BY_PATH.get(path) or BY_NAME.get(name) or by_ending
+
+
+def problem(path: str, value: Any, default: Any) -> str | None:
+    """What a valid value at the dotted key `path` would be, in words, or None if `value` is one.
+
+    Args:
+        default: the value in Trivium's own YAML; where no rule names the key, a value must be of its type.
+    """
+    rule = rule_for(path)
+    if rule is None:
+        return _wrong_type(value, default)
+    return None if value is None and (rule.nullable or default is None) else rule.problem(value)
+
+
+def show(value: Any) -> str:
+    """A value as one would type it in YAML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def _wrong_type(value: Any, default: Any) -> str | None:
+    if value is None or default is None or isinstance(value, type(default)):
+        return "a number" if isinstance(value, bool) and type(default) is int else None
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return None
+    nouns = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "a group",
+    }
+    return nouns.get(type(default), f"a {type(default).__name__}")

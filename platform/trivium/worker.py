@@ -1,0 +1,197 @@
+"""What one worker of a run does: seeds, threads, build the learner, train it from the start or its last checkpoint.
+
+The same for the one worker that runs inline and for each of many on Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import random
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trivium import environment
+from trivium.builder import EVERYTHING, build_learner
+from trivium.checkpoint import Checkpoints
+from trivium.config import Config
+from trivium.learner import Learner, Run
+from trivium.loop import Loop, Outcome
+from trivium.progress import Status
+from trivium.storage import Bucket, is_bucket, join
+from trivium.tracking import RunTracker, Sink, TensorBoard, Tracker
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run to train; plain data, so that it can be sent to workers.
+
+    Attributes:
+        config: checked and resolved.
+        dir: the run folder. With a bucket as storage it is a local copy, else all nodes must see it.
+        trusted: see `trivium.builder`.
+    """
+
+    config: Config
+    dir: Path
+    trusted: Collection[str] = EVERYTHING
+
+    @property
+    def bucket(self) -> str | None:
+        """The run's own URL, if it is kept in a bucket."""
+        storage = self.config["storage"]
+        return join(storage, self.config["name"], self.dir.name) if is_bucket(storage) else None
+
+    @property
+    def checkpoints_place(self) -> str:
+        return join(self.bucket or self.dir, "checkpoints")
+
+
+@contextlib.contextmanager
+def torch_settings(config: Config, processes_on_node: int = 1) -> Iterator[None]:
+    """Threads and determinism for the time of a run, given back to a Python caller afterwards."""
+    threads = torch.get_num_threads()
+    asked = config["threads"]
+    torch.set_num_threads(max(1, environment.cores() // processes_on_node) if asked == "auto" else int(asked))
+    deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if config["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def make_run(
+    config: Config, dir: Path | None, *, device: torch.device | None = None, rank: int = 0, world_size: int = 1
+) -> Run:
+    """The `Run` that a config describes, for one worker."""
+    return Run(
+        device=device or _device(config["device"]),
+        rank=rank,
+        world_size=world_size,
+        seed=config["seed"],
+        precision=config["precision"],
+        compile=_compile(config),
+        dir=dir,
+    )
+
+
+def make_learner(task: Task, run: Run) -> Learner:
+    """Seed everything and build the learner: the same weights on every rank, then randomness of each rank's own."""
+    _seed(run.seed)
+    learner = build_learner(task.config, run, trusted=task.trusted)
+    if run.rank:
+        _seed(run.seed_for("rank", run.rank) % 2**32)
+    return learner
+
+
+def work(
+    task: Task,
+    run: Run,
+    learner: Learner,
+    *,
+    resume: bool,
+    show: Callable[[Status], None],
+    say: Callable[[str], None],
+    stop_requested: Callable[[], int | None],
+) -> Outcome:
+    """Train as one worker; all workers of the run call it.
+
+    Args:
+        resume: continue from the newest sound checkpoint, or from the start if there is none.
+        show, say: let the user see a status, a sentence; called on rank 0.
+        stop_requested: see `trivium.loop.Loop`.
+    """
+    checkpoints = Checkpoints(task.checkpoints_place, run, keep=task.config["checkpoint"]["keep"])
+    state = None
+    if resume:
+        if run.rank == 0 and task.bucket:
+            Bucket(task.bucket).pull(task.dir)
+        state = checkpoints.load()
+        if run.rank == 0 and (task.dir / "metrics.jsonl").exists():
+            say(f"resuming from {state['checkpoint']}" if state else "no checkpoint yet: starting from the beginning")
+    tracker = _tracker(task, run, show, resumed_step=_step(state)) if run.rank == 0 else Tracker()
+    failed = True
+    try:
+        loop = Loop(
+            learner,
+            run,
+            task.config,
+            checkpoints,
+            tracker,
+            stop_requested=stop_requested,
+        )
+        if state:
+            loop.load_state_dict(state)
+        outcome = loop.train()
+        failed = False
+    finally:
+        tracker.finish(failed=failed)
+    return outcome
+
+
+def _tracker(task: Task, run: Run, show: Callable[[Status], None], *, resumed_step: int | None) -> RunTracker:
+    tracking = task.config["tracking"]
+
+    def open_sinks() -> list[Sink]:
+        sinks: list[Sink] = []
+        if tracking["wandb"] and os.environ.get("WANDB_MODE") != "disabled":
+            from trivium.wandb_sink import WandbSink
+
+            name = f"{task.config['name']}/{task.dir.name}"
+            run_id = f"{task.config['name']}-{task.dir.name}".replace("/", "-")
+            sinks.append(
+                WandbSink(task.dir, run_id=run_id, name=name, project=tracking["project"], config=_wandb_config(task))
+            )
+        if tracking["tensorboard"]:
+            sinks.append(TensorBoard(task.dir, resumed_step=resumed_step))
+        return sinks
+
+    def push() -> None:
+        if task.bucket:
+            Bucket(task.bucket).push(task.dir)
+
+    return RunTracker(task.dir, open_sinks=open_sinks, show=show, device=run.device, on_checkpoint=push)
+
+
+def _wandb_config(task: Task) -> dict[str, Any]:
+    path = task.dir / "environment.json"
+    return {**task.config, "environment": json.loads(path.read_text()) if path.exists() else {}}
+
+
+def _step(state: dict[str, Any] | None) -> int | None:
+    return int(state["checkpoint"].rpartition("-")[2]) if state else None
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(kind)
+
+
+def _compile(config: Config) -> bool:
+    """`auto`: only when the budget is long enough to earn some half a minute of compilation back."""
+    if config["compile"] != "auto":
+        return bool(config["compile"])
+    enough = {"minutes": 20, "updates": 50_000, "samples": 20_000_000, "env_steps": 20_000_000, "epochs": math.inf}
+    limits = {k: v for k, v in config["budget"].items() if k in enough and v is not None}
+    return bool(limits) and all(v >= enough[k] for k, v in limits.items())

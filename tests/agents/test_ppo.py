@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from trivium.agents.envs import make
+from trivium.agents.ppo import (
+    PPO,
+    annealed,
+    approx_kl,
+    clip_fraction,
+    clipped_surrogate_loss,
+    normalized,
+    value_loss,
+)
+from trivium.learner import Learner, Run
+
+
+def build(id: str = "CartPole-v1", *, seed: int = 0, num_envs: int = 4, run: Run | None = None, **keywords: Any) -> PPO:
+    env = partial(make, id=id, num_envs=num_envs)
+    settings = {"num_steps": 16, "minibatch_size": 32, "num_epochs": 2, "hidden": [16]}
+    return PPO(run=run or Run(seed=seed), env=env, **(settings | keywords))
+
+
+def train(learner: PPO, updates: int) -> list[dict[str, float]]:
+    return [{name: value.item() for name, value in learner.step().items()} for _ in range(updates)]
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict of leaves."""
+    if isinstance(state, dict | list | tuple):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for key, value in items for k, v in flat(value, f"{prefix}/{key}").items()}
+    return {prefix: state}
+
+
+def assert_equal_states(first: Any, second: Any) -> None:
+    a, b = flat(first), flat(second)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]) if isinstance(value, Tensor) else value == b[name], name
+
+
+# losses
+
+
+def test_clipped_surrogate_loss_by_hand() -> None:
+    # min(r A, clip(r, 0.8, 1.2) A): 1.2*2, 0.5*2, 1.5*-1, 0.8*-1
+    ratio, advantage = torch.tensor([1.5, 0.5, 1.5, 0.5]), torch.tensor([2.0, 2.0, -1.0, -1.0])
+    assert clipped_surrogate_loss(ratio, advantage, 0.2).item() == pytest.approx(-(2.4 + 1.0 - 1.5 - 0.8) / 4)
+
+
+def test_clipped_surrogate_loss_has_no_gradient_where_it_clips() -> None:
+    ratio = torch.tensor([1.5, 0.5, 1.5, 0.5, 1.1], requires_grad=True)
+    clipped_surrogate_loss(ratio, torch.tensor([2.0, 2.0, -1.0, -1.0, 3.0]), 0.2).backward()
+    assert ratio.grad is not None
+    torch.testing.assert_close(ratio.grad, -torch.tensor([0.0, 2.0, -1.0, 0.0, 3.0]) / 5)
+
+
+def test_value_loss_by_hand() -> None:
+    assert value_loss(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).item() == 2.5
+
+
+def test_approx_kl_and_clip_fraction_by_hand() -> None:
+    assert approx_kl(torch.zeros(3)).item() == 0
+    assert approx_kl(torch.tensor([math.log(2), math.log(0.5)])).item() == pytest.approx(
+        (1 - 0.693147 - 0.5 + 0.693147) / 2
+    )
+    assert clip_fraction(torch.tensor([1.0, 1.19, 1.21, 0.7]), 0.2).item() == 0.5
+
+
+def test_normalized() -> None:
+    advantage = normalized(torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(advantage, torch.tensor([-1.0, 0.0, 1.0]))
+    assert normalized(torch.tensor([5.0])).tolist() == [5.0], "a single advantage has no deviation"
+    assert normalized(torch.tensor([5.0, 5.0])).tolist() == [0.0, 0.0]
+
+
+def test_annealed() -> None:
+    assert [annealed(0.4, n, 100) for n in (0, 25, 100, 150)] == pytest.approx([0.4, 0.3, 0.0, 0.0])
+    assert annealed(0.4, 10**9, None) == 0.4
+
+
+# the update
+
+
+def test_it_is_a_learner_and_counts_every_step() -> None:
+    learner = build(num_envs=4, num_steps=16)
+    assert isinstance(learner, Learner)
+    metrics = [learner.step() for _ in range(3)]
+    assert learner.counters() == {"env_steps": 3 * 4 * 16}
+    assert set(metrics[0]) == {
+        *("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction"),
+        *("explained_variance", "lr", "episode_return", "episode_length"),
+    }
+    assert all(value.ndim == 0 and not value.requires_grad for value in metrics[0].values())
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Drift-v0"])
+def test_the_first_minibatch_finds_the_policy_that_acted(id: str) -> None:
+    learner = build(id, num_epochs=1, minibatch_size=64, num_envs=4, num_steps=16, lr=0.1)
+    for metrics in train(learner, 3):
+        assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)
+        assert metrics["clip_fraction"] == 0
+        # normalised advantages have mean 0, and every ratio is 1
+        assert metrics["policy_loss"] == pytest.approx(0, abs=1e-5)
+    assert max(m["approx_kl"] for m in train(build(id, num_epochs=4, lr=0.1), 3)) > 1e-3
+
+
+def test_gradients_are_clipped_by_their_global_norm() -> None:
+    learner = build(max_grad_norm=0.01)
+    learner.step()
+    norm = torch.cat([p.grad.flatten() for p in learner.net.parameters() if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_lr_and_clip_reach_their_end() -> None:
+    learner = build(lr=0.1, lr_anneal_env_steps=128, clip_anneal_env_steps=128)
+    assert [m["lr"] for m in train(learner, 2)] == pytest.approx([0.1, 0.05])
+    before = copy.deepcopy(learner.net.state_dict())
+    assert learner.step()["lr"].item() == 0
+    assert_equal_states(learner.net.state_dict(), before)
+
+
+def test_the_log_prob_is_of_the_action_before_clipping() -> None:
+    learner = build("Reach-v0")  # the env refuses actions beyond 0.6
+    (obs, action, log_prob, _, _), _ = learner._collect()
+    assert action.abs().max() > 0.6
+    with torch.no_grad():
+        expected, _ = learner.net(obs)[0].log_prob_and_entropy(action)
+    torch.testing.assert_close(log_prob, expected)
+
+
+def test_episode_metrics_are_those_of_whole_episodes() -> None:
+    # rewards of episode e: 10e+1, 10e+2, 10e+3; rollouts of 4 steps cut the episodes of 3
+    learner = build("Count-v0", num_envs=2, num_steps=4, minibatch_size=8)
+    metrics = train(learner, 3)
+    assert [m["episode_return"] for m in metrics] == [6, 36, (66 + 96) / 2]
+    assert [m["episode_length"] for m in metrics] == [3, 3, 3]
+    short = build("Count-v0", num_envs=2, num_steps=2, minibatch_size=4)
+    assert math.isnan(train(short, 1)[0]["episode_return"])
+
+
+def test_what_is_out_of_range_is_named() -> None:
+    for keywords, message in (
+        ({"gamma": 1.5}, r"agent.gamma=1.5 must be in \[0, 1\]"),
+        ({"lr": -1.0}, "agent.lr=-1.0"),
+        ({"minibatch_size": 48}, r"agent.minibatch_size=48 must divide agent.num_steps \* env.num_envs = 64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(**keywords)  # type: ignore[arg-type]
+
+
+# what it learns
+
+
+def probe(id: str, updates: int, **keywords: Any) -> PPO:
+    settings = {"num_envs": 8, "num_steps": 8, "minibatch_size": 32, "num_epochs": 4, "lr": 1e-2, "gamma": 0.5}
+    learner = build(id, **(settings | keywords))
+    train(learner, updates)
+    return learner
+
+
+def values(learner: PPO, *obs: float) -> Tensor:
+    with torch.no_grad():
+        return learner.net.value(torch.tensor(obs).unsqueeze(1))
+
+
+def test_probe_1_a_constant_value() -> None:
+    torch.testing.assert_close(values(probe("Constant-v0", 30), 0.0), torch.tensor([1.0]), rtol=0, atol=0.1)
+
+
+def test_probe_2_a_value_of_the_observation() -> None:
+    torch.testing.assert_close(values(probe("Predict-v0", 30), -1.0, 1.0), torch.tensor([-1.0, 1.0]), rtol=0, atol=0.1)
+
+
+def test_probe_3_a_discounted_value() -> None:
+    torch.testing.assert_close(values(probe("Delay-v0", 40), 0.0, 1.0), torch.tensor([0.5, 1.0]), rtol=0, atol=0.1)
+
+
+def test_probe_4_a_better_action() -> None:
+    learner = probe("Choose-v0", 30)
+    assert learner.evaluate()["return_mean"] == 1
+    assert learner.net.policy(torch.zeros(1, 1)).logits_BA.softmax(-1)[0, 1] > 0.9  # type: ignore[union-attr]
+    torch.testing.assert_close(values(learner, 0.0), torch.tensor([1.0]), rtol=0, atol=0.2)
+
+
+def test_probe_5_an_action_that_depends_on_the_observation() -> None:
+    learner = probe("Match-v0", 40)
+    assert learner.evaluate(final=True)["return_mean"] == 1
+    torch.testing.assert_close(values(learner, -1.0, 1.0), torch.tensor([1.0, 1.0]), rtol=0, atol=0.2)
+
+
+def test_identity() -> None:
+    assert probe("Identity-v0", 80, gamma=0.0).evaluate()["return_mean"] == 20
+
+
+def test_continuous_actions() -> None:
+    learner = probe("Reach-v0", 60, num_epochs=8)
+    assert learner.evaluate(final=True)["return_mean"] > -0.01
+    assert learner.net.log_std_A is not None
+    assert learner.net.log_std_A.item() < -0.3, "it explores less where it has learnt"
+
+
+def test_a_time_limit_is_not_an_end() -> None:
+    """Reward 1 for ever is worth 1 / (1 - gamma) = 5, though every episode is cut after 8 steps."""
+    learner = probe("Forever-v0", 80, gamma=0.8)
+    assert values(learner, 0.0).item() == pytest.approx(5, abs=0.3)
+
+
+# resuming, determinism, evaluation
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Drift-v0", "Identity-v0", "Pendulum-v1"])
+def test_resumes_bit_for_bit(saved: Callable[[Any], Any], id: str) -> None:
+    keywords = {"lr_anneal_env_steps": 1000, "entropy_coef": 0.01}
+    whole = build(id, **keywords)
+    metrics = train(whole, 6)
+
+    first = build(id, **keywords)
+    train(first, 3)
+    state = saved(first.state_dict())
+    random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    second = build(id, **keywords)
+    train(second, 1)  # whatever it was before is forgotten
+    second.load_state_dict(state)
+    assert_equal_states(saved(second.state_dict()), state)
+    assert str(train(second, 3)) == str(metrics[3:])
+    assert_equal_states(saved(second.state_dict()), saved(whole.state_dict()))
+
+
+def test_a_nondeterministic_env_resumes_at_an_episode_boundary(saved: Callable[[Any], Any]) -> None:
+    first = build("Hidden-v0")
+    train(first, 1)
+    second = build("Hidden-v0")
+    with pytest.warns(RuntimeWarning, match="not deterministic"):
+        second.load_state_dict(saved(first.state_dict()))
+    assert not second.return_N.any()
+    assert not second.length_N.any()
+    train(second, 1)
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Reach-v0"])
+def test_equal_seeds_give_equal_weights(id: str) -> None:
+    learners = []
+    for seed, other in ((3, 1), (3, 2), (4, 1)):
+        torch.manual_seed(other)
+        learners.append(build(id, seed=seed))
+        train(learners[-1], 2)
+    states = [learner.net.state_dict() for learner in learners]
+    assert_equal_states(states[0], states[1])
+    assert not torch.equal(states[0]["actor.0.weight"], states[2]["actor.0.weight"])
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Drift-v0"])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_evaluation_touches_nothing_and_repeats_itself(
+    saved: Callable[[Any], Any], id: str, deterministic: bool
+) -> None:
+    learner = build(id, eval_deterministic=deterministic, eval_episodes=3, test_episodes=5, max_eval_steps=50)
+    train(learner, 1)
+    before, rngs = saved(learner.state_dict()), (random.getstate(), str(np.random.get_state()), torch.get_rng_state())
+    result, final = learner.evaluate(), learner.evaluate(final=True)
+    assert learner.evaluate() == result, "the same episodes each time"
+    assert learner.evaluate(final=True) == final
+    assert_equal_states(saved(learner.state_dict()), before)
+    assert random.getstate() == rngs[0]
+    assert str(np.random.get_state()) == rngs[1]
+    assert torch.equal(torch.get_rng_state(), rngs[2])
+
+    resumed = build(id, eval_deterministic=deterministic, eval_episodes=3, test_episodes=5, max_eval_steps=50)
+    resumed.load_weights(before)
+    assert resumed.evaluate() == result, "depends on the weights only"
+
+
+def test_evaluation_counts_the_first_episode_of_each_env() -> None:
+    result = build("Count-v0", eval_episodes=4).evaluate()
+    assert result == {"return_mean": 6, "return_std_err": 0, "return_min": 6, "return_max": 6, "length_mean": 3}
+    cut = build("Wild-v0", eval_episodes=2, max_eval_steps=7).evaluate()
+    assert cut["length_mean"] == cut["return_mean"] == 7
+
+
+def test_half_precision_trains() -> None:
+    learner = build(run=Run(precision="bf16"), num_epochs=1, minibatch_size=64)
+    for metrics in train(learner, 2):
+        assert metrics["approx_kl"] == pytest.approx(0, abs=1e-4)
+        assert math.isfinite(metrics["loss"])
+
+
+# two workers
+
+
+def _work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    run = Run(rank=rank, world_size=2)
+    whole = build(run=run, eval_episodes=5)
+    train(whole, 2)
+    half = build(run=run)
+    train(half, 1)
+    resumed = build(run=run, eval_episodes=5)
+    resumed.load_state_dict(half.state_dict())
+    train(resumed, 1)
+    result = {"whole": whole.state_dict(), "resumed": resumed.state_dict(), "eval": whole.evaluate()}
+    torch.save(result | {"one": build(run=run, eval_episodes=1).evaluate()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers(tmp_path: Path) -> None:
+    mp.spawn(_work, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert_equal_states(first["whole"]["net"], second["whole"]["net"])
+    assert first["whole"]["env_steps"] == 2 * 4 * 16
+    assert first["whole"]["envs"]["state"].shape == (2, 4)
+    assert not torch.equal(first["whole"]["envs"]["state"], second["whole"]["envs"]["state"])
+    assert not torch.equal(first["whole"]["act_rng"], second["whole"]["act_rng"])
+    assert first["eval"] == second["eval"]
+    assert str(first["one"]) == str(second["one"])
+    for worker in (first, second):
+        assert_equal_states(worker["whole"], worker["resumed"])

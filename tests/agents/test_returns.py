@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from trivium.agents.returns import explained_variance, gae, mean_where, running_sum
+
+
+def column(*values: float) -> Tensor:
+    return torch.tensor(values).unsqueeze(1)
+
+
+def random_rollout(seed: int, steps: int = 40, envs: int = 6) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    terminated = torch.rand(steps, envs, generator=generator) < 0.15
+    return {
+        "reward_TN": torch.randn(steps, envs, generator=generator),
+        "value_TN": torch.randn(steps, envs, generator=generator),
+        "next_value_TN": torch.randn(steps, envs, generator=generator),
+        "terminated_TN": terminated,
+        "ended_TN": terminated | (torch.rand(steps, envs, generator=generator) < 0.15),
+    }
+
+
+def reference(rollout: dict[str, Tensor], gamma: float, lam: float) -> Tensor:
+    """The definition, not the recursion: A_t = sum_k (gamma lam)^k delta_{t+k} to the end of the episode, float64."""
+    reward, value, next_value = (rollout[k].double() for k in ("reward_TN", "value_TN", "next_value_TN"))
+    steps, envs = reward.shape
+    result = torch.zeros(steps, envs, dtype=torch.float64)
+    for n in range(envs):
+        for t in range(steps):
+            total, weight = 0.0, 1.0
+            for k in range(t, steps):
+                bootstrap = 0.0 if rollout["terminated_TN"][k, n] else gamma * float(next_value[k, n])
+                total += weight * (float(reward[k, n]) + bootstrap - float(value[k, n]))
+                weight *= gamma * lam
+                if rollout["ended_TN"][k, n]:
+                    break
+            result[t, n] = total
+    return result
+
+
+@pytest.mark.parametrize(("terminated", "expected"), [(False, [4.0, 6.0]), (True, [1.5, 1.0])])
+def test_gae_by_hand(terminated: bool, expected: list[float]) -> None:
+    advantage = gae(
+        column(1, 1),
+        column(0, 0),
+        column(0, 10),
+        torch.tensor([[False], [terminated]]),
+        torch.tensor([[False], [True]]),
+        gamma=0.5,
+        lam=1.0,
+    )
+    assert advantage.squeeze(1).tolist() == expected
+
+
+def test_gae_of_two_episodes_by_hand() -> None:
+    # delta = [1 + 0.5*4 - 2, 2 + 0.5*8 - 4, 3 + 0 - 6, 4 + 0.5*2 - 1] = [1, 2, -3, 4]; decay 0.25
+    advantage = gae(
+        column(1, 2, 3, 4),
+        column(2, 4, 6, 1),
+        column(4, 8, 100, 2),
+        torch.tensor([[False], [False], [True], [False]]),
+        torch.tensor([[False], [True], [True], [False]]),
+        gamma=0.5,
+        lam=0.5,
+    )
+    assert advantage.squeeze(1).tolist() == [1.5, 2.0, -3.0, 4.0]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_gae_equals_the_definition(gamma: float, lam: float) -> None:
+    for seed in range(3):
+        rollout = random_rollout(seed)
+        expected = reference(rollout, gamma, lam)
+        torch.testing.assert_close(gae(**rollout, gamma=gamma, lam=lam).double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_gae_lam_0_is_the_one_step_error_and_lam_1_the_return_minus_the_value() -> None:
+    rollout = random_rollout(3)
+    rollout["ended_TN"][-1] = True
+    bootstrap = 0.9 * torch.where(rollout["terminated_TN"], 0, rollout["next_value_TN"])
+    one_step = rollout["reward_TN"] + bootstrap - rollout["value_TN"]
+    torch.testing.assert_close(gae(**rollout, gamma=0.9, lam=0.0), one_step)
+
+    target = torch.zeros(len(rollout["reward_TN"]), 6)
+    following = torch.zeros(6)
+    for t in reversed(range(len(target))):
+        ended = rollout["ended_TN"][t]
+        following = rollout["reward_TN"][t] + torch.where(ended, bootstrap[t], 0.9 * following)
+        target[t] = following
+    # with lam 1 the inner values cancel: only those at the episodes' ends remain
+    rollout["next_value_TN"][:-1] = torch.where(
+        rollout["ended_TN"][:-1], rollout["next_value_TN"][:-1], rollout["value_TN"][1:]
+    )
+    torch.testing.assert_close(gae(**rollout, gamma=0.9, lam=1.0), target - rollout["value_TN"], rtol=1e-4, atol=1e-4)
+
+
+def test_gae_lanes_are_independent() -> None:
+    rollout = random_rollout(4)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    permuted = {name: tensor[:, order] for name, tensor in rollout.items()}
+    assert torch.equal(gae(**permuted, gamma=0.9, lam=0.8), gae(**rollout, gamma=0.9, lam=0.8)[:, order])
+
+
+def test_gae_ignores_the_value_of_a_terminal_state() -> None:
+    rollout = random_rollout(5)
+    expected = gae(**rollout, gamma=0.9, lam=0.8)
+    rollout["next_value_TN"] = rollout["next_value_TN"].masked_fill(rollout["terminated_TN"], torch.inf)
+    assert torch.equal(gae(**rollout, gamma=0.9, lam=0.8), expected)
+
+
+def test_gae_names_the_shapes_that_differ() -> None:
+    rollout = random_rollout(6)
+    rollout["value_TN"] = rollout["value_TN"][:-1]
+    with pytest.raises(ValueError, match=r"'value_TN': \(39, 6\)"):
+        gae(**rollout, gamma=0.9, lam=0.8)
+
+
+def test_running_sum_by_hand_and_over_two_rollouts() -> None:
+    ended = torch.tensor([[False], [True], [False], [False], [True]])
+    x, zero = column(1, 2, 3, 4, 5), torch.zeros(1)
+    sums, rest = running_sum(x, ended, zero)
+    assert sums.squeeze(1).tolist() == [1, 3, 3, 7, 12]
+    assert rest.tolist() == [0]
+
+    first, carried = running_sum(x[:3], ended[:3], zero)
+    second, _ = running_sum(x[3:], ended[3:], carried)
+    assert carried.tolist() == [3]
+    assert torch.equal(torch.cat([first, second]), sums)
+
+
+def test_mean_where() -> None:
+    x, mask = torch.tensor([1.0, torch.inf, 4.0]), torch.tensor([True, False, True])
+    assert mean_where(x, mask).item() == 2.5
+    assert mean_where(x, torch.zeros(3, dtype=torch.bool)).isnan()
+
+
+def test_explained_variance() -> None:
+    target = torch.tensor([0.0, 1.0, 2.0])
+    assert explained_variance(target, target).item() == 1
+    assert explained_variance(target + 7, target).item() == 1
+    assert explained_variance(torch.ones(3), target).item() == 0
+    assert explained_variance(-target, target).item() == -3
+    assert explained_variance(target, torch.ones(3)).isnan()
