@@ -270,12 +270,8 @@ class PPO:
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         """The undiscounted return of whole episodes, the same ones at each call: `return_mean`, its standard error
         `return_std_err` (NaN for one episode), `return_min`, `return_max`; and `length_mean` in env steps."""
-        total, rank, world_size = (
-            self.test_episodes if final else self.eval_episodes,
-            self.run.rank,
-            self.run.world_size,
-        )
-        episodes = total // world_size + (rank < total % world_size)
+        total = self.test_episodes if final else self.eval_episodes
+        episodes = total // self.run.world_size + (self.run.rank < total % self.run.world_size)
         result = torch.zeros(0, 2, dtype=torch.float64, device=self.run.device)
         if episodes:
             result = self._play("test" if final else "eval", episodes)

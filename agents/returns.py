@@ -103,10 +103,10 @@ def explained_variance(value: Tensor, target: Tensor) -> Tensor:
     """1 - Var[target - value] / Var[target]: 1 is a perfect critic, 0 no better than a constant.
 
     Args:
-        value, target: float, of one shape, at least two entries.
+        value, target: float, of one shape.
 
     Returns:
         0-d, at most 1; NaN where the targets are all the same.
     """
-    variance = target.var()
-    return torch.where(variance > 0, 1 - (target - value).var() / variance, torch.nan)
+    variance = target.var(correction=0)
+    return torch.where(variance > 0, 1 - (target - value).var(correction=0) / variance, torch.nan)

@@ -239,8 +239,11 @@ class VAE:
             "noise": self.noise.get_state(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_weights(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["model"])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])

@@ -172,8 +172,11 @@ class Classifier:
             "batches": self.batches.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_weights(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import pickle
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -182,7 +183,10 @@ class Checkpoints:
             return None, f"{file} has {len(content)} of {entry['bytes']} bytes"
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             return None, f"{file} does not match its checksum"
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), ""
+        try:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), ""
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            return None, f"{file} can't be loaded without running code: {_reason(error)}"
 
     def _prune(self, best_step: int | None) -> None:
         names = self.names()

@@ -201,7 +201,7 @@ def _cluster(cpus: int) -> Iterator[None]:
         ray.init(log_to_driver=True, logging_level=logging.ERROR)
     else:
         num_cpus = max(cpus, environment.cores())
-        ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=True, logging_level=logging.ERROR)
+        ray.init(num_cpus=num_cpus, include_dashboard=True, log_to_driver=True, logging_level=logging.ERROR)
     try:
         yield
     finally:

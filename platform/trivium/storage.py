@@ -134,10 +134,7 @@ class Bucket:
         self._fs = fs
 
     def write(self, name: str, file: str, writer: Callable[[BinaryIO], None]) -> None:
-        if isinstance(self.files, self._fs.LocalFileSystem):
-            self.files.create_dir(f"{self.path}/{name}")
-        with self.files.open_output_stream(f"{self.path}/{name}/{file}") as stream:
-            writer(stream)
+        self._put(f"{name}/{file}", writer)
 
     def commit(self, name: str, manifest: bytes) -> None:
         self.write(name, MANIFEST, lambda stream: stream.write(manifest))  # type: ignore[arg-type,return-value]
@@ -177,7 +174,7 @@ class Bucket:
         for file in (
             p for p in folder.rglob("*") if p.is_file() and not p.is_symlink() and "checkpoints" not in p.parts
         ):
-            self.write(str(file.relative_to(folder).parent), file.name, lambda s, f=file: s.write(f.read_bytes()))  # type: ignore[misc]
+            self._put(str(file.relative_to(folder)), lambda stream, file=file: stream.write(file.read_bytes()))  # type: ignore[misc]
 
     def pull(self, folder: Path) -> None:
         """Bring a run folder's own files here, keeping those that are here already."""
@@ -185,7 +182,15 @@ class Bucket:
             name = Path(path).relative_to(self.path)
             if not (folder / name).exists():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(self.read(str(name.parent), name.name))
+                with self.files.open_input_stream(path) as stream:
+                    (folder / name).write_bytes(stream.read())
+
+    def _put(self, name: str, writer: Callable[[BinaryIO], None]) -> None:
+        path = f"{self.path}/{name}"
+        if isinstance(self.files, self._fs.LocalFileSystem):
+            self.files.create_dir(path.rpartition("/")[0])
+        with self.files.open_output_stream(path) as stream:
+            writer(stream)
 
     def _list(self) -> list[str]:
         selector: Any = self._fs.FileSelector(self.path, recursive=True, allow_not_found=True)

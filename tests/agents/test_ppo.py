@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import random
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from trivium.agents.envs import make
@@ -26,6 +28,8 @@ from trivium.agents.ppo import (
     value_loss,
 )
 from trivium.learner import Learner, Run
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def build(id: str = "CartPole-v1", *, seed: int = 0, num_envs: int = 4, run: Run | None = None, **keywords: Any) -> PPO:
@@ -143,6 +147,19 @@ def test_the_log_prob_is_of_the_action_before_clipping() -> None:
     torch.testing.assert_close(log_prob, expected)
 
 
+def test_a_truncated_step_bootstraps_from_the_episode_s_own_last_observation() -> None:
+    # episode 0 is terminated after 3 steps, episode 1 truncated; with lam 0 an advantage is a one-step error
+    learner = build("Count-v0", num_envs=1, num_steps=6, minibatch_size=6, gamma=0.5, gae_lambda=0.0)
+    (obs, _, _, advantage, _), _ = learner._collect()
+    assert obs.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    with torch.no_grad():
+        value = learner.net.value(obs)
+        next_value = learner.net.value(torch.tensor([[0.0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [1, 3]]))
+    next_value[2] = 0
+    reward = torch.tensor([1.0, 2, 3, 11, 12, 13])
+    torch.testing.assert_close(advantage, reward + 0.5 * next_value - value)
+
+
 def test_episode_metrics_are_those_of_whole_episodes() -> None:
     # rewards of episode e: 10e+1, 10e+2, 10e+3; rollouts of 4 steps cut the episodes of 3
     learner = build("Count-v0", num_envs=2, num_steps=4, minibatch_size=8)
@@ -161,6 +178,18 @@ def test_what_is_out_of_range_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             build(**keywords)  # type: ignore[arg-type]
+
+
+def test_the_yaml_mirrors_the_constructor() -> None:
+    for path, target in (("agent/ppo", PPO), ("env/gymnasium", make)):
+        yaml = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{path}.yaml"))
+        assert isinstance(yaml, dict)
+        keywords = {name: value for name, value in yaml.items() if not str(name).startswith("_")}
+        parameters = inspect.signature(target).parameters
+        assert set(keywords) == set(parameters) - {"run", "env", "stream"}
+        defaults = {k: p.default for k, p in parameters.items() if k in keywords and p.default is not p.empty}
+        expected = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
+        assert {k: v for k, v in keywords.items() if k in expected} == expected
 
 
 # what it learns

@@ -131,10 +131,12 @@ class Count(Tiny):
         return super().reset(seed=seed)
 
     def begin(self) -> np.ndarray:
-        return np.array([len(self.seeds) - 1, 0], np.float32)
+        self.x = getattr(self, "x", np.zeros(2, np.float32))
+        self.x[:] = len(self.seeds) - 1, 0  # in place: what it returned before changes, as with some simulators
+        return self.x
 
     def step(self, action: int) -> Result:
-        self.x[1] += 1  # in place: what it returned before changes
+        self.x[1] += 1
         episode, step = int(self.x[0]), int(self.x[1])
         ended = step == 3
         terminated = ended and (episode % 2 == 0 or episode % 3 == 0)

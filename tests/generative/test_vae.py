@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import functools
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trivium.data.datasets import Dataset, Split, digits
+from trivium.generative.vae import VAE, Network
+from trivium.learner import Learner, Run
+
+ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0, fused=True)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return digits()
+
+
+class Unwrapped(Run):
+    """One of several workers, without the others: gradients are not averaged, sums are its own."""
+
+    def wrap(self, module: Any) -> Any:
+        return module
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        return value
+
+
+def build(data: Dataset, *, run: Run | None = None, **keywords: Any) -> VAE:
+    run = run or Run()
+    torch.manual_seed(run.seed)
+    settings = {"optimizer": ADAMW, "batch_size": 64, "lr": 2e-3, "latent_dim": 8, "hidden": (64,)} | keywords
+    return VAE(run=run, data=data, **settings)
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_bits, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+def test_it_is_a_learner(data: Dataset) -> None:
+    assert isinstance(build(data), Learner)
+
+
+def test_a_code_is_the_mean_plus_the_deviation_times_the_noise() -> None:
+    network = Network(input_shape=(1, 2, 2), latent_dim=3, hidden=(5, 4))
+    x, noise = torch.rand(6, 1, 2, 2), torch.randn(6, 3)
+    logits, mean, log_var = network(x, noise)
+    assert logits.shape == x.shape
+    assert mean.shape == log_var.shape == (6, 3)
+    torch.testing.assert_close(logits, network.decode(mean + (log_var / 2).exp() * noise))
+    torch.testing.assert_close(logits[2:3], network(x[2:3], noise[2:3])[0])  # no sample sees its neighbours
+
+
+def test_extreme_variances_stay_finite(data: Dataset) -> None:
+    for precision in ("fp32", "fp16"):
+        for bias in (-100.0, 100.0):
+            vae = build(data, run=Run(precision=precision))  # type: ignore[arg-type]
+            with torch.no_grad():
+                vae.network.encoder[-1].bias[vae.latent_dim :] = bias  # type: ignore[index]
+            _, log_var = vae.network.encode(data.val.x)
+            assert log_var.abs().max() == 10
+            assert all(value.isfinite() for value in vae.step().values())
+            assert all(np.isfinite(value) for value in vae.evaluate().values())
+
+
+def test_the_loss_is_minus_the_elbo_with_the_kl_term_weighted(data: Dataset) -> None:
+    vae = build(data, beta=4.0, kl_warmup_samples=256)
+    for weight in (1, 2, 3, 4, 4):
+        logs = vae.step()
+        assert logs["kl"] > 0
+        assert logs["reconstruction"] > 0
+        torch.testing.assert_close(logs["loss"], logs["reconstruction"] + weight * logs["kl"])
+
+
+def test_the_evaluated_elbo_is_never_weighted(data: Dataset) -> None:
+    one, four = build(data, beta=1.0).evaluate(), build(data, beta=4.0, kl_warmup_samples=1000).evaluate()
+    assert one == four
+    assert one["elbo"] == pytest.approx(-one["reconstruction"] - one["kl"])
+
+
+def test_the_likelihood_bound_is_above_the_elbo_and_rises_with_more_samples(data: Dataset) -> None:
+    vae = build(data)
+    for _ in range(200):
+        vae.step()
+    bounds = []
+    for vae.importance_samples in (1, 4, 16, 64):
+        scores = vae.evaluate(final=True)
+        bounds.append(scores["log_likelihood"])
+    assert bounds == sorted(bounds)
+    assert bounds[-1] > scores["elbo"] + 0.1
+    assert bounds[0] == pytest.approx(scores["elbo"], abs=0.5)  # the same expectation, but a sampled KL term
+
+
+def test_workers_with_half_of_each_batch_make_the_same_update(data: Dataset) -> None:
+    sgd = functools.partial(torch.optim.SGD)
+
+    def gradient(run: Run) -> torch.Tensor:
+        vae = build(data, run=run, optimizer=sgd, lr=0.0)
+        for _ in range(3):
+            vae.step()
+        return torch.cat([p.grad.flatten() for p in vae.network.parameters() if p.grad is not None])
+
+    halves = [gradient(Unwrapped(rank=rank, world_size=2)) for rank in range(2)]
+    whole = gradient(Run())
+    assert not torch.allclose(halves[0], halves[1], atol=1e-2)
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_results_do_not_depend_on_the_number_of_workers(data: Dataset) -> None:
+    whole = build(data).evaluate(final=True)
+    parts = [
+        build(data, run=Unwrapped(rank=rank, world_size=3), batch_size=63).evaluate(final=True) for rank in range(3)
+    ]
+    for name in ("elbo", "reconstruction", "kl", "log_likelihood"):
+        assert sum(part[name] for part in parts) == pytest.approx(whole[name], rel=1e-5)
+
+
+def test_active_units_counts_the_latents_that_depend_on_the_input(data: Dataset) -> None:
+    vae = build(data)
+    with torch.no_grad():
+        head = vae.network.encoder[-1]
+        head.weight[3 : vae.latent_dim] = 0  # type: ignore[index,operator]
+        head.weight[:3] *= 10  # type: ignore[index]
+    assert vae.evaluate()["active_units"] == 3
+
+
+@pytest.mark.parametrize("updates", [7, 19, 20], ids=["mid-epoch", "before the epoch's end", "across it"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_resumed_run_ends_with_the_same_bits(data: Dataset, updates: int, precision: Any) -> None:
+    def make() -> VAE:
+        return build(data, run=Run(precision=precision), kl_warmup_samples=64 * 30, beta=2.0)
+
+    uninterrupted, logs = make(), []
+    for i in range(updates + 25):
+        if i == updates:
+            state = through_a_file(uninterrupted.state_dict())
+        logs.append(uninterrupted.step())
+
+    resumed = make()
+    resumed.step()  # whatever it did before is forgotten
+    resumed.load_state_dict(state)
+    torch.manual_seed(12345)  # it needs no RNG but its own
+    assert same_bits([resumed.step() for _ in range(25)], logs[updates:])
+    assert same_bits(resumed.state_dict(), uninterrupted.state_dict())
+    assert resumed.evaluate(final=True) == uninterrupted.evaluate(final=True)
+
+
+def test_weights_of_any_rank_can_be_loaded_alone(data: Dataset) -> None:
+    trained, fresh = build(data), build(data, batch_size=8, optimizer=torch.optim.SGD)
+    for _ in range(20):
+        trained.step()
+    fresh.load_weights(through_a_file(trained.state_dict()))
+    assert fresh.evaluate() == trained.evaluate()
+    assert fresh.counters()["samples"] == 0
+
+
+def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Dataset) -> None:
+    vae = build(data)
+    vae.step()
+    before, torch_state, numpy_state = through_a_file(vae.state_dict()), torch.get_rng_state(), np.random.get_state()
+    scores, pictures = (vae.evaluate(), vae.evaluate(final=True)), vae.figures()
+    assert same_bits(vae.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))
+    assert scores == (vae.evaluate(), vae.evaluate(final=True))
+    again = vae.figures()
+    assert pictures.keys() == {"samples", "reconstructions"}
+    assert all(np.array_equal(pictures[name], again[name]) for name in pictures)
+
+
+def test_figures_show_the_split_evaluated_last_above_its_reconstructions(data: Dataset) -> None:
+    vae = build(data)
+    vae.evaluate(final=True)
+    test = vae.figures()["reconstructions"]
+    assert test.dtype == np.uint8
+    scale, margin = 7, 6
+    first = data.test.x[0, 0].mul(255).round().byte().numpy().repeat(scale, 0).repeat(scale, 1)
+    assert np.array_equal(test[margin : margin + 8 * scale, margin : margin + 8 * scale, 0], first)
+    vae.evaluate()
+    assert not np.array_equal(vae.figures()["reconstructions"], test)
+
+
+def test_figures_of_a_split_smaller_than_a_row(data: Dataset) -> None:
+    few = Split(data.val.x[:3], data.val.y[:3])
+    vae = build(Dataset(data.train, few, few, data.class_names))
+    assert vae.figures()["reconstructions"].shape[2] == 3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_it_learns_in_every_precision(data: Dataset, precision: Any) -> None:
+    vae = build(data, run=Run(precision=precision))
+    untrained = vae.evaluate()
+    assert untrained["elbo"] == pytest.approx(-64 * np.log(2), abs=1.5)  # a coin for each pixel
+    logs = [vae.step() for _ in range(250)]
+    assert all(value.shape == () and not value.requires_grad for value in logs[-1].values())
+    trained = vae.evaluate()
+    assert trained["elbo"] > -28
+    assert trained["active_units"] >= 3
+    assert trained["kl"] > 1  # the code is used
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
+        ({"beta": -1.0}, r"beta=-1\.0"),
+        ({"kl_warmup_samples": -1}, "kl_warmup_samples=-1"),
+        ({"latent_dim": 0}, "latent_dim=0"),
+        ({"hidden": [0]}, r"hidden=\[0\]"),
+        ({"importance_samples": 0}, "importance_samples=0"),
+    ],
+)
+def test_wrong_values_are_named(data: Dataset, keywords: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(data, **keywords)

@@ -1,0 +1,237 @@
+"""The loop's promises, on a learner whose every value is known."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from counting import Counting
+
+from trivium.checkpoint import Checkpoints
+from trivium.config import Config, ConfigError
+from trivium.learner import Run
+from trivium.loop import Interrupted, Loop, NonFiniteLoss
+from trivium.tracking import RunTracker, read_rows
+
+
+def config(**changes: dict[str, Any]) -> Config:
+    plain: Config = {
+        "name": "counting",
+        "budget": dict.fromkeys(["epochs", "samples", "env_steps", "updates", "minutes", "target"]),
+        "log": {"every_updates": 4, "every_s": None},
+        "evaluation": {"every_updates": None, "every_s": None},
+        "checkpoint": {"every_updates": None, "every_s": None, "keep": 2},
+        "monitor": {"metric": None, "mode": "max", "patience": None, "min_delta": 0.0},
+    }
+    return {
+        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in plain.items()
+    }
+
+
+OPEN: list[RunTracker] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_trackers() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().finish()
+
+
+def loop(tmp_path: Path, conf: Config, **learner: Any) -> Loop:
+    run = Run()
+    torch.manual_seed(0)
+    OPEN.append(RunTracker(tmp_path))
+    return Loop(Counting(run=run, **learner), run, conf, Checkpoints(tmp_path / "checkpoints", run), OPEN[-1])
+
+
+def rows(tmp_path: Path) -> list[dict[str, Any]]:
+    return read_rows(tmp_path / "metrics.jsonl")
+
+
+def timeless(tmp_path: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "system/"))} for row in rows(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "updates", "reason"),
+    [
+        ({"updates": 7}, 7, "7 updates"),
+        ({"samples": 55}, 6, "55 samples"),
+        ({"epochs": 1.5}, 6, "1.5 epochs"),
+        ({"updates": 7, "samples": 30}, 3, "30 samples"),
+    ],
+)
+def test_the_first_budget_that_is_spent_ends_the_run(
+    tmp_path: Path, budget: dict[str, Any], updates: int, reason: str
+) -> None:
+    outcome = loop(tmp_path, config(budget=budget)).train()
+    assert (outcome.updates, outcome.reason) == (updates, reason)
+    assert outcome.counters["samples"] == 10 * updates
+    assert outcome.metrics["test/score"] == updates
+
+
+def test_minutes_end_the_run(tmp_path: Path) -> None:
+    outcome = loop(tmp_path, config(budget={"minutes": 0.1 / 60})).train()
+    assert outcome.reason == "0.00166667 minutes"
+    assert 0.1 <= outcome.elapsed_s < 2
+
+
+def test_a_target_ends_the_run_at_the_evaluation_that_meets_it(tmp_path: Path) -> None:
+    conf = config(budget={"updates": 100, "target": "eval/score>=6"}, evaluation={"every_updates": 4})
+    outcome = loop(tmp_path, conf).train()
+    assert (outcome.updates, outcome.reason) == (8, "target eval/score>=6 reached")
+
+
+def test_a_budget_in_units_that_the_learner_does_not_count_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="budget.env_steps: this learner counts samples, epochs and updates"):
+        loop(tmp_path, config(budget={"env_steps": 5}))
+
+
+@pytest.mark.parametrize("key", ["budget", "monitor"])
+def test_a_metric_that_is_not_reported_is_named_with_those_that_are(tmp_path: Path, key: str) -> None:
+    changes = {"budget": {"target": "eval/acc>=1"}, "monitor": {"metric": "eval/acc"}}
+    conf = config(**{"budget": {"updates": 4}, "evaluation": {"every_updates": 2}, key: changes[key]})
+    with pytest.raises(ConfigError, match="no eval/acc; valid: eval/loss, eval/score"):
+        loop(tmp_path, conf).train()
+
+
+def test_rows_hold_the_mean_over_their_window_without_nan(tmp_path: Path) -> None:
+    loop(tmp_path, config(budget={"updates": 6})).train()
+    first, second, test = rows(tmp_path)
+    assert first["step"] == 40
+    assert first["train/loss"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert first["train/episode_return"] == 3.0  # the mean of 2 and 4; odd steps had none
+    assert second["step"] == 60
+    assert second["train/loss"] == pytest.approx((1 / 5 + 1 / 6) / 2)
+    assert second["eval/score"] == 6
+    assert test["test/score"] == 6
+    assert all({"time/step_ms", "time/samples_per_s", "system/memory_mb"} <= set(row) for row in (first, second))
+
+
+def test_a_metric_of_which_nothing_is_known_is_left_out(tmp_path: Path) -> None:
+    loop(tmp_path, config(budget={"updates": 1})).train()
+    assert "train/episode_return" not in rows(tmp_path)[0]
+
+
+def test_one_row_an_update_though_log_and_evaluation_fall_together(tmp_path: Path) -> None:
+    conf = config(budget={"updates": 12}, log={"every_updates": 2}, evaluation={"every_updates": 3})
+    loop(tmp_path, conf).train()
+    steps = [row["step"] for row in rows(tmp_path) if "train/loss" in row]
+    assert steps == sorted(set(steps)) == [20, 30, 40, 60, 80, 90, 100, 120]
+
+
+def test_cadence_in_seconds(tmp_path: Path) -> None:
+    conf = config(
+        budget={"minutes": 0.5 / 60},
+        log={"every_updates": None, "every_s": 0.1},
+        evaluation={"every_s": 0.2},
+        checkpoint={"every_s": 0.2},
+    )
+    training = loop(tmp_path, conf)
+    training.train()
+    logged = [row for row in rows(tmp_path) if "train/loss" in row]
+    assert 3 <= len(logged) <= 7
+    assert 2 <= sum("eval/score" in row for row in logged) <= 4
+    assert len(training.checkpoints.names()) == 2
+
+
+def test_early_stopping_counts_evaluations_without_improvement(tmp_path: Path) -> None:
+    conf = config(
+        budget={"updates": 100},
+        evaluation={"every_updates": 1},
+        monitor={"metric": "eval/score", "patience": 2, "min_delta": 0.5},
+    )
+    outcome = loop(tmp_path, conf, scores=(1.0, 3.0, 3.4, float("nan"), 9.0)).train()
+    assert outcome.updates == 4
+    assert outcome.reason == "no improvement of eval/score in 2 evaluations"
+    assert outcome.checkpoint == "step-000000000020"
+
+
+def test_the_best_checkpoint_is_kept_and_judged(tmp_path: Path) -> None:
+    conf = config(
+        budget={"updates": 9},
+        evaluation={"every_updates": 1},
+        checkpoint={"every_updates": 1, "keep": 2},
+        monitor={"metric": "eval/score", "mode": "min"},
+    )
+    training = loop(tmp_path, conf, scores=(5.0, 4.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0))
+    outcome = training.train()
+    assert outcome.checkpoint == "step-000000000030"
+    assert outcome.metrics["test/score"] == 3  # three steps had been made when it was best
+    assert training.checkpoints.names() == ["step-000000000030", "step-000000000080", "step-000000000090"]
+    assert os.readlink(tmp_path / "checkpoints" / "best") == "step-000000000030"
+    assert os.readlink(tmp_path / "checkpoints" / "last") == "step-000000000090"
+
+
+def test_nan_in_the_loss_stops_the_run_and_names_the_update_and_the_last_good_checkpoint(tmp_path: Path) -> None:
+    conf = config(budget={"updates": 50}, log={"every_updates": 10}, checkpoint={"every_updates": 5})
+    training = loop(tmp_path, conf, nan_at=17)
+    with pytest.raises(NonFiniteLoss, match=r"train/loss is nan at update 17 .*good checkpoint is step-000000000150"):
+        training.train()
+    assert training.checkpoints.names()[-1] == "step-000000000150"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_with_a_checkpoint_of_its_own(tmp_path: Path, number: int) -> None:
+    training = loop(tmp_path, config(budget={"updates": 50}))
+    training.stop_requested = lambda: number if training.updates == 7 else None
+    with pytest.raises(Interrupted) as stopped:
+        training.train()
+    assert stopped.value.signal == number
+    assert training.checkpoints.names() == ["step-000000000070"]
+
+
+def test_evaluation_and_figures_leave_the_global_rng_alone(tmp_path: Path) -> None:
+    noise = {}
+    for every in (None, 1):
+        folder = tmp_path / str(every)
+        folder.mkdir()
+        loop(folder, config(budget={"updates": 8}, evaluation={"every_updates": every})).train()
+        noise[every] = [r["train/noise"] for r in rows(folder) if "train/noise" in r]
+    assert math.isclose(sum(noise[None]) / 2, sum(noise[1]) / 8, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_stopping_and_resuming_anywhere_changes_no_row(tmp_path: Path, cut: int) -> None:
+    conf = config(
+        budget={"updates": 12},
+        log={"every_updates": 5},
+        evaluation={"every_updates": 3},
+        monitor={"metric": "eval/score", "patience": 4},
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    loop(whole, conf).train()
+
+    first = loop(parts, conf)
+    first.stop_requested = lambda: signal.SIGTERM if first.updates == cut else None
+    with pytest.raises(Interrupted):
+        first.train()
+    with open(parts / "metrics.jsonl", "a") as file:
+        file.write('{"step": 999, "torn')  # what a kill may leave behind the checkpoint
+    second = loop(parts, conf)
+    torch.manual_seed(1)
+    state = second.checkpoints.load()
+    assert state is not None
+    second.load_state_dict(state)
+    second.train()
+    assert timeless(parts) == timeless(whole)
+
+
+def test_a_run_killed_after_its_last_checkpoint_only_measures_again(tmp_path: Path) -> None:
+    conf = config(budget={"updates": 5})
+    loop(tmp_path, conf).train()
+    before = timeless(tmp_path)
+    again = loop(tmp_path, conf)
+    again.load_state_dict(again.checkpoints.load() or {})
+    outcome = again.train()
+    assert again.learner.evaluations == 1  # type: ignore[attr-defined]
+    assert outcome.updates == 5
+    assert timeless(tmp_path) == before

@@ -1,0 +1,91 @@
+"""The two places for checkpoints: a folder, and a bucket of a real S3 server on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trivium.checkpoint import Checkpoints
+from trivium.learner import Run
+from trivium.storage import Bucket, Folder, Storage, is_bucket, join
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="trivium")
+    yield f"s3://trivium/runs?endpoint_override={host}:{port}&scheme=http"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "file-url", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "run")
+    if request.param == "file-url":
+        return f"file://{tmp_path}/run"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return join(request.getfixturevalue("s3"), tmp_path.name)
+
+
+def test_places() -> None:
+    assert is_bucket("s3://b/runs")
+    assert not is_bucket("/runs")
+    assert join("s3://b/runs?scheme=http", "a", "b") == "s3://b/runs/a/b?scheme=http"
+    assert join(Path("/runs"), "a") == "/runs/a"
+
+
+def test_a_checkpoint_appears_when_it_is_committed(place: str) -> None:
+    storage: Storage = Bucket(place) if is_bucket(place) else Folder(Path(place))
+    storage.write("step-1", "a", lambda stream: stream.write(b"content"))  # type: ignore[arg-type,return-value]
+    assert storage.names() == []
+    storage.commit("step-1", b"{}")
+    assert storage.names() == ["step-1"]
+    assert storage.read("step-1", "a") == b"content"
+    with pytest.raises(OSError, match="step-2"):
+        storage.read("step-2", "a")
+    storage.write("step-2", "a", lambda stream: stream.write(b"half"))  # type: ignore[arg-type,return-value]
+    storage.discard("step-2")
+    storage.set_aside("step-1")
+    assert storage.names() == []
+    storage.delete("step-1")
+    storage.delete("step-1")
+
+
+def test_checkpoints_are_saved_pruned_and_loaded(place: str) -> None:
+    checkpoints = Checkpoints(place, Run(), keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save({"step": step}, step=step, updates=step, best_step=1)
+    assert [int(name[-1]) for name in checkpoints.names()] == [1, 2, 3]
+    checkpoints.save({"step": 4}, step=4, updates=4, best_step=3)
+    assert [int(name[-1]) for name in checkpoints.names()] == [3, 4]
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert loaded["step"] == 4
+
+
+@pytest.mark.parametrize("place", ["file-url", "s3"], indirect=True)
+def test_a_run_folder_goes_to_a_bucket_and_back(place: str, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "figures").mkdir(parents=True)
+    (here / "checkpoints").mkdir()
+    (here / "config.yaml").write_text("name: x")
+    (here / "figures" / "a.png").write_bytes(b"png")
+    (here / "checkpoints" / "not-mine").write_text("")
+    Bucket(place).push(here)
+    there.mkdir()
+    (there / "config.yaml").write_text("newer")
+    Bucket(place).pull(there)
+    assert (there / "figures" / "a.png").read_bytes() == b"png"
+    assert (there / "config.yaml").read_text() == "newer"
+    assert not (there / "checkpoints").exists()

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import functools
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from trivium.data.batches import Batches
+from trivium.data.datasets import Dataset, Split, digits
+from trivium.learner import Learner, Run
+from trivium.supervised.classifier import Classifier
+from trivium.supervised.models.mlp import MLP
+
+ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.01, fused=True)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return digits()
+
+
+def build(data: Dataset, *, run: Run | None = None, hidden: tuple[int, ...] = (32,), **keywords: Any) -> Classifier:
+    run = run or Run()
+    torch.manual_seed(run.seed)
+    dropout = keywords.pop("dropout", 0.0)
+    model = keywords.pop("model", functools.partial(MLP, hidden=hidden, dropout=dropout))
+    settings = {"optimizer": ADAMW, "batch_size": 64, "lr": 3e-3} | keywords
+    return Classifier(run=run, data=data, model=model, **settings)
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_bits, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+def test_it_is_a_learner(data: Dataset) -> None:
+    assert isinstance(build(data), Learner)
+
+
+def test_weights_are_those_of_a_loop_written_by_hand_bit_for_bit(data: Dataset) -> None:
+    classifier = build(data, dropout=0.2)
+    torch.manual_seed(0)
+    model = MLP(input_shape=(1, 8, 8), num_outputs=10, hidden=(32,), dropout=0.2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, fused=True)
+    batches = Batches(len(data.train.x), 64, run=Run())
+    random_state = torch.get_rng_state()
+    expected = []
+    for _ in range(45):
+        index = batches.next()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(data.train.x[index]), data.train.y[index])
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+
+    torch.set_rng_state(random_state)
+    assert [classifier.step()["loss"].item() for _ in range(45)] == expected
+    assert same_bits(dict(classifier.model.state_dict()), dict(model.state_dict()))
+
+
+def test_accumulating_micro_batches_equals_one_large_batch(data: Dataset) -> None:
+    sgd = functools.partial(torch.optim.SGD, momentum=0.9)
+    whole = build(data, optimizer=sgd, lr=0.1, label_smoothing=0.1)
+    parts = build(data, optimizer=sgd, lr=0.1, label_smoothing=0.1, accumulate=4)
+    for _ in range(25):
+        torch.testing.assert_close(whole.step()["loss"], parts.step()["loss"], rtol=1e-4, atol=1e-5)
+    assert parts.counters() == whole.counters() == {"samples": 25 * 64, "epochs": 25 * 64 / 1257}
+    torch.testing.assert_close(dict(whole.model.state_dict()), dict(parts.model.state_dict()), rtol=1e-3, atol=1e-5)
+
+
+def test_two_workers_average_to_the_gradient_of_the_whole_batch(data: Dataset) -> None:
+    def gradient(run: Run) -> torch.Tensor:
+        classifier = build(data, run=run, optimizer=torch.optim.SGD, lr=0.0)
+        index = classifier.batches.next()
+        F.cross_entropy(classifier.model(data.train.x[index]), data.train.y[index]).backward()
+        return torch.cat([p.grad.flatten() for p in classifier.model.parameters() if p.grad is not None])
+
+    class Unwrapped(Run):  # a rank without its process group
+        def wrap(self, module: Any) -> Any:
+            return module
+
+    halves = [gradient(Unwrapped(rank=rank, world_size=2)) for rank in range(2)]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, gradient(Run()), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("updates", [7, 19, 20], ids=["mid-epoch", "before the epoch's end", "across it"])
+def test_a_resumed_run_ends_with_the_same_bits(data: Dataset, updates: int) -> None:
+    keywords: dict[str, Any] = {
+        "dropout": 0.3, "warmup_samples": 640, "decay_samples": 64 * 60, "max_grad_norm": 0.5, "accumulate": 2,
+    }  # fmt: skip
+    uninterrupted = build(data, **keywords)
+    logs = []
+    for i in range(updates + 25):
+        if i == updates:
+            state, random_state = through_a_file(uninterrupted.state_dict()), torch.get_rng_state()
+        logs.append(uninterrupted.step())
+
+    resumed = build(data, run=Run(seed=0), **keywords)
+    resumed.step()  # whatever it did before is forgotten
+    resumed.load_state_dict(state)
+    torch.set_rng_state(random_state)
+    assert same_bits([resumed.step() for _ in range(25)], logs[updates:])
+    assert same_bits(resumed.state_dict(), uninterrupted.state_dict())
+    assert resumed.evaluate(final=True) == uninterrupted.evaluate(final=True)
+
+
+def test_weights_of_any_rank_can_be_loaded_alone(data: Dataset) -> None:
+    trained, fresh = build(data), build(data, batch_size=8, optimizer=torch.optim.SGD)
+    for _ in range(20):
+        trained.step()
+    fresh.load_weights(through_a_file(trained.state_dict()))
+    assert fresh.evaluate() == trained.evaluate()
+    assert fresh.counters()["samples"] == 0
+
+
+def test_a_resumed_fp16_run_keeps_its_loss_scale(data: Dataset) -> None:
+    first = build(data, run=Run(precision="fp16"))
+    for _ in range(3):
+        first.step()
+    first.scaler.update(8.0)
+    second = build(data, run=Run(precision="fp16"))
+    second.load_state_dict(through_a_file(first.state_dict()))
+    assert second.scaler.get_scale() == 8.0
+    assert same_bits([first.step() for _ in range(3)], [second.step() for _ in range(3)])
+
+
+def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Dataset) -> None:
+    classifier = build(data, dropout=0.3)
+    classifier.step()
+    before = through_a_file(classifier.state_dict())
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    assert classifier.figures() == {}
+    scores = classifier.evaluate(), classifier.evaluate(final=True)
+    figures = classifier.figures()
+
+    assert same_bits(classifier.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))
+    assert scores == (classifier.evaluate(), classifier.evaluate(final=True))
+    assert [p.grad is None for p in classifier.model.parameters()] == [False] * 4
+    assert figures["confusion"].dtype == np.uint8
+    assert figures["confusion"].shape[2] == 3
+
+
+class Frozen(nn.Module):
+    """A network whose normalisation is meant to stay in evaluation mode."""
+
+    def __init__(self, *, num_outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1).eval()
+        self.head = nn.Linear(64, num_outputs)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.drop(self.head(self.norm(x).flatten(1)))
+        return y
+
+
+def test_evaluation_gives_every_part_its_own_mode_back(data: Dataset) -> None:
+    classifier = build(data, model=Frozen)
+    modes = {name: m.training for name, m in classifier.model.named_modules()}
+    assert modes == {"": True, "norm": False, "head": True, "drop": True}
+    assert classifier.evaluate() == classifier.evaluate()  # without dropout
+    assert {name: m.training for name, m in classifier.model.named_modules()} == modes
+
+
+def test_evaluation_by_hand() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.tensor([0.0, 1.0986123]))  # probabilities 1/4 and 3/4
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bias.expand(len(x), 2)
+
+    val = Split(torch.zeros(5, 1, 2, 2), torch.tensor([0, 1, 1, 1, 1]))
+    test = Split(torch.zeros(4, 1, 2, 2), torch.tensor([0, 0, 0, 1]))
+    classifier = build(Dataset(val, val, test, ("no", "yes")), model=Constant, batch_size=2, label_smoothing=0.5)
+    assert classifier.evaluate() == pytest.approx({"loss": (np.log(4) + 4 * np.log(4 / 3)) / 5, "accuracy": 0.8})
+    # F1 of "no" is 0, of "yes" 2 / (2 + 3)
+    final = {"loss": (3 * np.log(4) + np.log(4 / 3)) / 4, "accuracy": 0.25, "f1": 0.2}
+    assert classifier.evaluate(final=True) == pytest.approx(final)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_it_learns_in_every_precision(data: Dataset, precision: Any) -> None:
+    classifier = build(data, run=Run(precision=precision), hidden=(64,), max_grad_norm=1.0)
+    losses = [classifier.step()["loss"] for _ in range(150)]
+    assert all(loss.shape == () and not loss.requires_grad for loss in losses)
+    assert {p.dtype for p in classifier.model.parameters()} == {torch.float32}
+    assert losses[-1] < 0.25 < 2 < losses[0]
+    assert classifier.evaluate()["accuracy"] > 0.9
+
+
+def test_logs_the_rate_and_the_norm_when_they_are_used(data: Dataset) -> None:
+    classifier = build(data, lr=0.4, warmup_samples=128, decay_samples=128 * 3, max_grad_norm=1e-3)
+    rates = []
+    for _ in range(6):
+        logs = classifier.step()
+        rates.append(logs["lr"].item())
+        assert classifier.optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1])
+        assert logs["grad_norm"] > 1e-3  # before clipping
+        clipped = torch.cat([p.grad.flatten() for p in classifier.model.parameters() if p.grad is not None])
+        assert clipped.norm().item() == pytest.approx(1e-3, rel=1e-2)
+    assert rates == pytest.approx([0.2, 0.4, 0.3414214, 0.2, 0.0585786, 0.0], abs=1e-7)
+    assert build(data).step().keys() == {"loss"}
+
+
+def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Dataset) -> None:
+    classifier = build(data, run=Run(precision="fp16"), max_grad_norm=1.0)
+    classifier.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    before = through_a_file(dict(classifier.model.state_dict()))
+    logs = classifier.step()
+    assert logs["grad_norm"].isnan()
+    assert logs["loss"].isfinite()
+    assert same_bits(dict(classifier.model.state_dict()), before)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"accumulate": 3}, "accumulate=3 must divide batch_size=64"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
+        ({"max_grad_norm": 0.0}, r"max_grad_norm=0\.0 must be positive"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1\.0"),
+        ({"warmup_samples": 9, "decay_samples": 5}, "warmup_samples=9"),
+    ],
+)
+def test_wrong_values_are_named(data: Dataset, keywords: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(data, **keywords)
