@@ -24,6 +24,8 @@ from trivium.learner import Learner, Picture, Run
 from trivium.progress import Status
 from trivium.tracking import Row, Tracker
 
+FIGURES_SHARE = 0.02  # of the run's time that pictures drawn while training may take
+
 
 class NonFiniteLoss(Exception):
     """The loss became NaN or Inf; the message names the update and the last good checkpoint."""
@@ -98,6 +100,7 @@ class Loop:
     _without_improvement: int = 0
     _target_met: bool = False
     _minutes_spent: bool = False
+    _drawing_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._limits = {k: v for k, v in self.config["budget"].items() if k != "target" and v is not None}
@@ -139,17 +142,20 @@ class Loop:
             NonFiniteLoss, Interrupted, CheckpointError: as they say.
         """
         self._reset_clocks()
-        while (reason := self._why_stop()) is None:
+        reason = self._why_stop()
+        while reason is None:
             self._window.append(self.learner.step())
             self.updates += 1
             log, evaluate, checkpoint, signal = self._due()
-            if log or evaluate:
-                self._write_row(evaluate=evaluate)
-            if (checkpoint or signal) and self.updates:
+            ending = self._why_stop() is not None
+            if log or evaluate or ending:
+                self._write_row(evaluate=evaluate or ending)
+            if checkpoint or signal:
                 self._save()
             if signal:
                 raise Interrupted(signal, self.checkpoints.names()[-1])
             self._show()
+            reason = self._why_stop()
         return self._finish(reason)
 
     # ------------------------------------------------------------------------------------------- deciding
@@ -209,10 +215,10 @@ class Loop:
         row.update(self._rates())
         self._last_log = time.monotonic()
         improved = evaluate and self._evaluate(row)
-        self._log(row)
         if evaluate:
-            self.tracker.figures(self.step, self._figures())
+            self._draw_figures()
             self._last_evaluation = time.monotonic()
+        self._log(row)
         if improved:
             self._save()
         self._row_start = (time.monotonic(), self.step, self.updates)  # neither evaluating nor saving is training
@@ -319,13 +325,15 @@ class Loop:
         self._without_improvement += 1
         return False
 
-    def _figures(self) -> dict[str, Picture]:
-        draw = getattr(self.learner, "figures", None)
-        if draw is None or self.run.rank:
-            return {}
+    def _draw_figures(self, *, always: bool = False) -> None:
+        """Draw on rank 0; at evaluations only as long as all drawing takes under `FIGURES_SHARE` of the time."""
+        draw: Callable[[], dict[str, Picture]] | None = getattr(self.learner, "figures", None)
+        if draw is None or self.run.rank or not (always or self._drawing_s <= FIGURES_SHARE * self.elapsed_s):
+            return
+        began = time.monotonic()
         with self._rng_untouched():
-            pictures: dict[str, Picture] = draw()
-        return pictures
+            self.tracker.figures(self.step, draw())
+        self._drawing_s += time.monotonic() - began
 
     @contextlib.contextmanager
     def _rng_untouched(self) -> Iterator[None]:
@@ -351,7 +359,7 @@ class Loop:
         with self._rng_untouched():
             test = {f"test/{k}": v for k, v in self.learner.evaluate(final=True).items()}
         self._log({"step": self.step, "updates": self.updates, **test})
-        self.tracker.figures(self.step, self._figures())
+        self._draw_figures(always=True)
         return Outcome(reason, dict(self.metrics), self.learner.counters(), self.updates, elapsed_s, name)
 
     # ------------------------------------------------------------------------------------------- state

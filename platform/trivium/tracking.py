@@ -42,7 +42,10 @@ class Tracker:
         """Append a row."""
 
     def figures(self, step: int, pictures: Mapping[str, Picture]) -> None:
-        """Keep pictures: the newest of each name in the run folder, all of them on W&B and TensorBoard."""
+        """Keep pictures: the newest of each name in the run folder, all of them on W&B and TensorBoard.
+
+        Comes before the row of the same step.
+        """
 
     def show(self, status: Status) -> None:
         """Let the user see how far the run is."""

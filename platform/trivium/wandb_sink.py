@@ -15,6 +15,7 @@ import queue
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from trivium.tracking import Row, read_rows
 log = logging.getLogger("trivium")
 
 CONNECT_S = 3.0  # how long a server may take to accept a connection before the run goes offline
+INIT_S = 10.0  # how long W&B itself may take to reach its server
 FLUSH_S = 1.0  # how long a row may wait in memory: a SIGKILL loses no older one (W&B's default is 15)
 FINISH_S = 30.0  # how long the end of a run waits for uploads; what is not uploaded stays in local files
 
@@ -42,6 +44,7 @@ class WandbSink:
     def __init__(self, dir: Path, *, run_id: str, name: str, project: str, config: Mapping[str, Any]) -> None:
         self.dir = dir
         self._settings = {"id": run_id, "name": name, "project": project, "config": dict(config)}
+        self._before = read_rows(dir / "metrics.jsonl")  # of these W&B lacks what a kill kept from it
         self._queue: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
@@ -63,32 +66,53 @@ class WandbSink:
     def _work(self) -> None:
         try:
             run, last_step = self._open()
-            resumed_at = last_step
-            for row in read_rows(self.dir / "metrics.jsonl"):  # what a kill kept from it
-                last_step = _send(run, row, last_step)
+            resumed_at, waiting = last_step, {}
+            for row in self._before:
+                last_step = _send(run, row, {}, last_step)
             while True:
                 kind, content = self._queue.get()
                 if kind == "log":
-                    last_step = _send(run, content, last_step)
+                    last_step = _send(run, content, waiting.pop(content["step"], {}), last_step)
+                elif kind == "figures" and content[0] > last_step:
+                    waiting[content[0]] = self._media(*content)  # for the row of the same step, which comes next
                 elif kind == "figures" and content[0] > resumed_at:
-                    _send_figures(run, *content, self.dir)
+                    last_step += 1  # those of the run's end, whose row has gone
+                    run.log(self._media(*content), step=last_step, commit=True)
                 elif kind == "finish":
                     run.finish(exit_code=content)
+                    for copy in (self.dir / "wandb").glob(".*-*"):
+                        copy.unlink()
                     return
         except Exception as error:
             log.warning("W&B tracking stopped (%s); the run goes on, metrics.jsonl has every row", _first_line(error))
+
+    def _media(self, step: int, pictures: dict[str, tuple[str, bytes]]) -> dict[str, Any]:
+        """W&B's copies of pictures; those in figures/ may have moved on."""
+        import wandb
+
+        media: dict[str, Any] = {}
+        for name, (suffix, content) in pictures.items():
+            path = self.dir / "wandb" / f".{name}-{step}{suffix}"
+            path.write_bytes(content)
+            media[f"figures/{name}"] = (
+                wandb.Image(str(path)) if suffix == ".png" else wandb.Video(str(path), format="gif")
+            )
+        return media
 
     def _open(self) -> tuple[Any, int]:
         """The W&B run and the last step that it has."""
         import wandb
 
+        while list((self.dir / "wandb").glob(f"*{time.strftime('%Y%m%d_%H%M%S')}-{self._settings['id']}")):
+            time.sleep(0.1)  # W&B names folders by the second, and would write over the one of this second
         mode = choose_mode()
         common: dict[str, Any] = {**self._settings, "dir": str(self.dir), "resume": "allow"}
         if mode == "online":
             try:
-                run = wandb.init(mode=mode, settings=_settings(init_timeout=10.0), **common)
+                run = wandb.init(mode=mode, settings=_settings(init_timeout=INIT_S), **common)
                 return run, run.step - 1 if run.resumed else -1
             except Exception as error:
+                wandb.teardown()  # else the id counts as in use
                 log.warning("W&B can't be reached (%s); writing offline files", _first_line(error))
                 mode = "offline"
         last = max(
@@ -153,28 +177,16 @@ def _settings(**more: Any) -> Any:
     )
 
 
-def _send(run: Any, row: Row, last_step: int) -> int:
+def _send(run: Any, row: Row, media: dict[str, Any], last_step: int) -> int:
     """Log a row unless W&B has its step; the test results of a run's end go to the summary."""
     test = {k: v for k, v in row.items() if k.startswith("test/")}
     if test:
         run.summary.update(test)
     elif row["step"] > last_step:
-        run.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
         last_step = row["step"]
+        # A step that is given is held back until the next one unless it is committed: a kill would lose it.
+        run.log({**{k: v for k, v in row.items() if k != "step"}, **media}, step=last_step, commit=True)
     return last_step
-
-
-def _send_figures(run: Any, step: int, pictures: dict[str, tuple[str, bytes]], dir: Path) -> None:
-    import wandb
-
-    media = {}
-    for name, (suffix, content) in pictures.items():
-        path = dir / "wandb" / f".{name}-{step}{suffix}"  # the newest picture in figures/ may have moved on
-        path.write_bytes(content)
-        media[f"figures/{name}"] = wandb.Image(str(path)) if suffix == ".png" else wandb.Video(str(path), format="gif")
-    run.log(media, step=step)
-    for name, (suffix, _) in pictures.items():
-        (dir / "wandb" / f".{name}-{step}{suffix}").unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------------- reading back
@@ -218,10 +230,16 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def history(path: Path) -> list[dict[str, Any]]:
-    """The history rows in a transaction log, as dicts with `_step`."""
+    """The history rows in a transaction log, as nested dicts with `_step`."""
     rows = []
     for record in records(path):
         if record.WhichOneof("record_type") == "history":
-            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            rows.append({"_step": record.history.step.num, **row})
+            row: dict[str, Any] = {}
+            for item in record.history.item:
+                *parents, name = item.nested_key or [item.key]
+                inner = row
+                for parent in parents:
+                    inner = inner.setdefault(parent, {})
+                inner[name] = json.loads(item.value_json)
+            rows.append({**row, "_step": record.history.step.num})
     return rows

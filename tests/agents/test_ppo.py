@@ -319,6 +319,13 @@ def test_evaluation_touches_nothing_and_repeats_itself(
 def test_evaluation_counts_the_first_episode_of_each_env() -> None:
     result = build("Count-v0", eval_episodes=4).evaluate()
     assert result == {"return_mean": 6, "return_std_err": 0, "return_min": 6, "return_max": 6, "length_mean": 3}
+
+    lengths = make(id="Lasts-v0", num_envs=20, run=Run(), stream="test").reset()
+    result = build("Lasts-v0", test_episodes=20).evaluate(final=True)
+    assert result["return_mean"] == result["length_mean"] == pytest.approx(lengths.mean().item())
+    assert (result["return_min"], result["return_max"]) == (lengths.min(), lengths.max())
+    assert result["return_std_err"] == pytest.approx(lengths.std().item() / 20**0.5)
+
     cut = build("Wild-v0", eval_episodes=2, max_eval_steps=7).evaluate()
     assert cut["length_mean"] == cut["return_mean"] == 7
 

@@ -143,6 +143,18 @@ class Count(Tiny):
         return self.x, 10.0 * episode + step, terminated, ended and (episode % 2 == 1 or episode % 3 == 0), {}
 
 
+class Lasts(Tiny):
+    """Observes how many steps its episode lasts, 1 to 9."""
+
+    def begin(self) -> np.ndarray:
+        self.steps = 0
+        return self.np_random.integers(1, 10, size=1).astype(np.float32)
+
+    def step(self, action: int) -> Result:
+        self.steps += 1
+        return self.x, 1.0, self.steps == self.x[0], False, {}
+
+
 class Drift(Tiny):
     """A random walk in 3 dimensions with continuous actions: stochastic dynamics, from its own np_random."""
 
@@ -202,6 +214,7 @@ for env in (
     Identity,
     Reach,
     Count,
+    Lasts,
     Drift,
     Wild,
     Hidden,

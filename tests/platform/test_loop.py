@@ -124,7 +124,8 @@ def test_one_row_an_update_though_log_and_evaluation_fall_together(tmp_path: Pat
     conf = config(budget={"updates": 12}, log={"every_updates": 2}, evaluation={"every_updates": 3})
     loop(tmp_path, conf).train()
     steps = [row["step"] for row in rows(tmp_path) if "train/loss" in row]
-    assert steps == sorted(set(steps)) == [20, 30, 40, 60, 80, 90, 100, 120]
+    assert steps == [20, 30, 40, 60, 80, 90, 100, 120]
+    assert len([row for row in rows(tmp_path) if "test/score" not in row]) == len(steps)
 
 
 def test_cadence_in_seconds(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_cadence_in_seconds(tmp_path: Path) -> None:
     )
     training = loop(tmp_path, conf)
     training.train()
-    logged = [row for row in rows(tmp_path) if "train/loss" in row]
+    logged = [row for row in rows(tmp_path)[:-1] if "train/loss" in row]
     assert 3 <= len(logged) <= 7
     assert 2 <= sum("eval/score" in row for row in logged) <= 4
     assert len(training.checkpoints.names()) == 2

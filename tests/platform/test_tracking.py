@@ -1,0 +1,268 @@
+"""metrics.jsonl, the pictures, W&B's offline files (read back) and TensorBoard's."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trivium import wandb_sink
+from trivium.tracking import RunTracker, TensorBoard, read_rows, save_picture
+from trivium.wandb_sink import WandbSink, choose_mode, history, logged_in, records, wandb_files
+
+
+def row(step: int, **metrics: float) -> dict[str, Any]:
+    return {"step": step, "updates": step // 10, **(metrics or {"train/loss": 1.0 / step})}
+
+
+# ----------------------------------------------------------------------------------------------- metrics.jsonl
+
+
+def test_rows_are_there_at_once_and_are_cut_back_on_resume(tmp_path: Path) -> None:
+    tracker = RunTracker(tmp_path)
+    tracker.log(row(10))
+    state = tracker.state_dict()
+    tracker.log(row(20))
+    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [10, 20]
+    tracker.finish()
+
+    resumed = RunTracker(tmp_path)
+    resumed.load_state_dict(state)
+    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [10]
+    resumed.log(row(30))
+    resumed.finish()
+    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [10, 30]
+
+
+def test_a_row_is_strict_json_whatever_the_value(tmp_path: Path) -> None:
+    tracker = RunTracker(tmp_path)
+    tracker.log({"step": 1, "updates": 1, "eval/a": float("inf"), "eval/b": float("nan"), "eval/c": 0.1 + 0.2})
+    tracker.finish()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    read = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert read == {"step": 1, "updates": 1, "eval/a": None, "eval/c": 0.1 + 0.2}
+
+
+def test_a_torn_last_line_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"step": 2, "tr')
+    assert read_rows(tmp_path / "m.jsonl") == [{"step": 1}]
+    assert read_rows(tmp_path / "none.jsonl") == []
+
+
+def test_pictures_and_videos(tmp_path: Path) -> None:
+    picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    path = save_picture(tmp_path / "figures" / "a", picture)
+    assert path.name == "a.png"
+    assert np.array_equal(np.asarray(Image.open(path)), picture)
+    video = np.stack([np.full((8, 8, 3), 60 * i, np.uint8) for i in range(4)])
+    path = save_picture(tmp_path / "figures" / "v", video)
+    with Image.open(path) as gif:
+        assert (path.name, gif.n_frames, gif.size) == ("v.gif", 4, (8, 8))
+
+
+def test_tensorboard_holds_each_row_once_after_a_resume(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = TensorBoard(tmp_path, resumed_step=None)
+    for step in (10, 20, 30):
+        first.log(row(step))
+    first.figures(30, {"a": save_picture(tmp_path / "a", np.zeros((4, 4, 3), np.uint8))})
+    first.finish(failed=False)
+    time.sleep(1.1)  # event files are named by the second
+    second = TensorBoard(tmp_path, resumed_step=20)
+    for step in (30, 40):
+        second.log(row(step))
+    second.finish(failed=False)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, round(e.value, 6)) for e in events.Scalars("train/loss")] == [
+        (step, round(1 / step, 6)) for step in (10, 20, 30, 40)
+    ]
+
+
+# ----------------------------------------------------------------------------------------------- W&B
+
+
+@pytest.fixture(autouse=True)
+def _no_run_left_open() -> Iterator[None]:
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+
+
+def sink(dir: Path, **config: Any) -> WandbSink:
+    return WandbSink(dir, run_id="run1", name="test/run1", project="trivium", config=config)
+
+
+def all_rows(dir: Path) -> list[dict[str, Any]]:
+    return [r for file in wandb_files(dir, "run1") for r in history(file)]
+
+
+def test_what_is_logged_stands_in_the_offline_file(tmp_path: Path) -> None:
+    tracker = RunTracker(tmp_path, open_sinks=lambda: [sink(tmp_path, agent={"lr": 0.1}, environment={"cores": 2})])
+    tracker.log(row(10, **{"train/loss": 0.5, "time/step_ms": 3.0}))
+    tracker.figures(20, {"samples": np.zeros((4, 4, 3), np.uint8), "play": np.zeros((3, 4, 4, 3), np.uint8)})
+    tracker.log(row(20, **{"train/loss": 0.25, "eval/accuracy": 0.9}))
+    tracker.log({"step": 20, "updates": 2, "test/accuracy": 0.8})
+    tracker.figures(20, {"confusion": np.zeros((4, 4, 3), np.uint8)})
+    tracker.finish()
+
+    (file,) = wandb_files(tmp_path, "run1")
+    rows = [{k: v for k, v in r.items() if k[0] != "_" or k == "_step"} for r in history(file)]
+    assert rows[0] == {"_step": 10, "updates": 1, "train/loss": 0.5, "time/step_ms": 3.0}
+    assert rows[1]["eval/accuracy"] == 0.9
+    assert rows[1]["figures/samples"]["_type"] == "image-file"
+    assert rows[1]["figures/play"]["_type"] == "video-file"
+    assert (file.parent / "files" / rows[1]["figures/play"]["path"]).stat().st_size > 0
+    assert rows[2]["figures/confusion"]["_type"] == "image-file"
+    assert [r["_step"] for r in rows] == [10, 20, 21]
+    kinds = [record.WhichOneof("record_type") for record in records(file)]
+    assert kinds[-1] in ("exit", "final") or "exit" in kinds
+    run = next(record.run for record in records(file) if record.WhichOneof("record_type") == "run")
+    assert (run.run_id, run.project, run.display_name) == ("run1", "trivium", "test/run1")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["agent"] == {"lr": 0.1}
+    assert config["environment"] == {"cores": 2}
+    summary = {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in records(file)
+        if record.WhichOneof("record_type") == "summary"
+        for item in record.summary.update
+    }
+    assert summary["test/accuracy"] == 0.8
+
+
+def test_a_resumed_run_is_the_same_run_without_duplicated_or_missing_steps(tmp_path: Path) -> None:
+    first = RunTracker(tmp_path, open_sinks=lambda: [sink(tmp_path)])
+    first.log(row(10))
+    state = first.state_dict()
+    first.log(row(20))
+    first.finish(failed=True)
+    with open(tmp_path / "metrics.jsonl", "a") as file:  # W&B had not got this one when the run was killed ...
+        file.write(json.dumps(row(30)) + "\n")
+    later = {"metrics_bytes": (tmp_path / "metrics.jsonl").stat().st_size}
+
+    second = RunTracker(tmp_path, open_sinks=lambda: [sink(tmp_path)])
+    second.load_state_dict(later)  # ... and the checkpoint stands behind it
+    second.log(row(40))
+    second.finish(failed=True)
+    third = RunTracker(tmp_path, open_sinks=lambda: [sink(tmp_path)])
+    third.load_state_dict(state)  # all but the first are made again
+    for step in (20, 30, 40, 50):
+        third.log(row(step))
+    third.finish()
+    assert len(wandb_files(tmp_path, "run1")) == 3
+    assert [r["_step"] for r in all_rows(tmp_path)] == [10, 20, 30, 40, 50]
+
+
+def test_a_kill_loses_no_row_older_than_two_seconds(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from trivium.tracking import RunTracker
+from trivium.wandb_sink import WandbSink
+dir = Path({str(tmp_path)!r})
+tracker = RunTracker(dir, open_sinks=lambda: [WandbSink(dir, run_id="run1", name="r", project="p", config={{}})])
+tracker.log({{"step": 1, "train/loss": 1.0}})
+while not list(dir.glob("wandb/*/run-run1.wandb")):
+    time.sleep(0.05)
+for step in range(2, 6):
+    tracker.log({{"step": step, "train/loss": 1.0}})
+time.sleep(2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "WANDB_MODE": "offline"})
+    assert done.returncode == -signal.SIGKILL
+    assert [r["_step"] for r in all_rows(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def test_logging_costs_a_step_nothing_to_speak_of(tmp_path: Path) -> None:
+    """Not a benchmark, which is in benchmarks/: only that a row is handed over, not written, by the caller."""
+    tracked = sink(tmp_path)
+    began = time.perf_counter()
+    for step in range(1, 1001):
+        tracked.log(row(step))
+    handed_over = time.perf_counter() - began
+    tracked.finish(failed=False)
+    assert handed_over < 0.5
+    assert len(all_rows(tmp_path)) == 1000
+
+
+class TestMode:
+    @pytest.fixture(autouse=True)
+    def _clean(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+    def test_what_the_user_asks_for_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for mode in ("offline", "disabled"):
+            monkeypatch.setenv("WANDB_MODE", mode)
+            assert choose_mode() == mode
+
+    def test_not_logged_in_is_offline(self) -> None:
+        assert not logged_in()
+        assert choose_mode() == "offline"
+
+    def test_a_server_that_does_not_answer_is_offline_within_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            monkeypatch.setattr(wandb_sink, "_base_url", lambda: f"http://127.0.0.1:{closed.getsockname()[1]}")
+            monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+            began = time.monotonic()
+            assert choose_mode() == "offline"
+            assert time.monotonic() - began < 2 * wandb_sink.CONNECT_S
+
+    def test_logged_in_and_reachable_is_online(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            monkeypatch.setattr(wandb_sink, "_base_url", lambda: f"http://127.0.0.1:{server.getsockname()[1]}")
+            (tmp_path / "netrc").write_text(f"machine 127.0.0.1:{server.getsockname()[1]} login user password key\n")
+            assert logged_in()
+            assert choose_mode() == "online"
+
+
+def test_a_server_that_takes_connections_and_never_answers_ends_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run goes on meanwhile, and every row is in the offline file in the end."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_MODE", "online")
+        monkeypatch.setattr(wandb_sink, "INIT_S", 2.0)
+        monkeypatch.setattr(wandb_sink, "choose_mode", lambda: "online")
+        tracked = sink(tmp_path)
+        for step in (1, 2):
+            tracked.log(row(step))
+        tracked.finish(failed=False)
+    assert [r["_step"] for r in all_rows(tmp_path) if "train/loss" in r][-2:] == [1, 2]
+    assert any("can't be reached" in record.getMessage() for record in caplog.records)
+
+
+def test_when_wandb_fails_the_run_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    def broken(**_: Any) -> None:
+        raise RuntimeError("no service")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    tracker = RunTracker(tmp_path, open_sinks=lambda: [sink(tmp_path)])
+    with caplog.at_level(logging.WARNING):
+        tracker.log(row(10))
+        tracker.finish()
+    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [10]
+    assert "W&B tracking stopped (RuntimeError: no service)" in caplog.text
