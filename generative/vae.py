@@ -147,7 +147,7 @@ class VAE:
         self._figures_of = self.data.val
 
     def step(self) -> dict[str, Tensor]:
-        x_BX = self.data.train.x[self.batches.next()]
+        x_BX = self.data.train.x.index_select(0, self.batches.next())
         weight = kl_weight(self.batches.samples, beta=self.beta, warmup_samples=self.kl_warmup_samples)
         noise_BD = self._batch_noise(len(x_BX))
 

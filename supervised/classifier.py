@@ -94,18 +94,20 @@ class Classifier:
 
     def step(self) -> dict[str, Tensor]:
         index_B = self.batches.next()
+        micro_batches = (index_B,) if self.accumulate == 1 else index_B.chunk(self.accumulate)
         logs: dict[str, Tensor] = {}
         if self._scheduled:
             logs["lr"] = self._set_lr()
 
         self.optimizer.zero_grad()
         losses: list[Tensor] = []
-        for index_b in index_B.chunk(self.accumulate):
+        for index_b in micro_batches:
             not_last = len(losses) + 1 < self.accumulate
             with self.run.no_sync(self._forward, not_last):
                 with self.run.autocast():
-                    logits_bK = self._forward(self.data.train.x[index_b])
-                    target_b = self.data.train.y[index_b]
+                    # index_select, because x[index] costs 4 µs more each on a CPU: 3 % of a small network's step.
+                    logits_bK = self._forward(self.data.train.x.index_select(0, index_b))
+                    target_b = self.data.train.y.index_select(0, index_b)
                     loss = F.cross_entropy(logits_bK, target_b, label_smoothing=self.label_smoothing)
                 # The part is the gradient of the update's loss by this one: dividing would cost two kernels.
                 self.scaler.scale(loss).backward(self._part)

@@ -14,7 +14,7 @@ import pickle
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -158,7 +158,7 @@ class Checkpoints:
         def write(stream: BinaryIO) -> None:
             hashing.stream = stream
             try:
-                torch.save(state, hashing)
+                torch.save(state, cast("IO[bytes]", hashing))
             except RuntimeError as error:  # torch hides why a write failed
                 raise hashing.failure or error from error
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
+import math
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 EPILOG = """\
 examples:
@@ -20,21 +24,50 @@ examples:
 """
 
 
+KINDS = {
+    "experiments": ["experiment"],
+    "learners": ["learner", "agent"],
+    "models": ["model"],
+    "data": ["data"],
+    "envs": ["env"],
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code: 0, 1 when a run failed, 2 for the user's mistakes, 128 + signal."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(format="trivium: %(message)s", level=logging.WARNING)
+    trace = False
     try:
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
+        trace = options.trace
+        logging.basicConfig(format="trivium: %(message)s", level=logging.WARNING)
         result = options.command(options)
+        if options.json:
+            print(json.dumps(_finite(result), allow_nan=False))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, such as head, has enough; the interpreter's last flush must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except UsageError as error:
+        print(f"trivium: error: {error}", file=sys.stderr)
+        return 2
     except Exception as error:
-        return _failed(error, trace=getattr(options, "trace", False))
-    if getattr(options, "json", False):
-        print(json.dumps(result))
+        return _failed(error, trace=trace)
     return 0
+
+
+class UsageError(Exception):
+    """The command line is not one of trivium's; one line says what is."""
+
+
+def _finite(node: Any) -> Any:
+    """As JSON has it: no NaN, no infinity; null instead."""
+    if isinstance(node, dict):
+        return {str(k): _finite(v) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(v) for v in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def _failed(error: Exception, *, trace: bool) -> int:
@@ -59,15 +92,24 @@ def _failed(error: Exception, *, trace: bool) -> int:
 def _train(options: argparse.Namespace) -> Any:
     from trivium.config import compose
 
+    _import_from_here()
     config = compose(options.overrides, options.config_dir)
-    from trivium import launch
+    from trivium import launch  # imports torch: not before the config is known to be right
 
     return _show_result(launch.train(config, dir=options.dir, display=_display(options)), options)
+
+
+def _import_from_here() -> None:
+    """Let `_target_: mypackage.MyNet` mean the working directory's, as with `python -m`; last, so that a file there
+    hides no installed module. Only for names that the user typed or trusts."""
+    sys.path.append(os.getcwd())
 
 
 def _resume(options: argparse.Namespace) -> Any:
     from trivium import launch
 
+    if options.trust:
+        _import_from_here()
     result = launch.resume(options.run, options.overrides, trusted=options.trust, display=_display(options))
     return _show_result(result, options)
 
@@ -75,6 +117,8 @@ def _resume(options: argparse.Namespace) -> Any:
 def _evaluate(options: argparse.Namespace) -> Any:
     from trivium import launch
 
+    if options.trust:
+        _import_from_here()
     result = launch.evaluate(options.run, checkpoint=options.checkpoint, trusted=options.trust)
     if not options.json:
         print(f"{result['checkpoint']} of {result['dir']}")
@@ -83,20 +127,15 @@ def _evaluate(options: argparse.Namespace) -> Any:
 
 
 def _list(options: argparse.Namespace) -> Any:
-    from trivium.config import Library
+    from trivium.library import Library
 
-    kinds = {
-        "experiments": ["experiment"],
-        "learners": ["learner", "agent"],
-        "models": ["model"],
-        "data": ["data"],
-        "envs": ["env"],
-    }
     library = Library(options.config_dir and options.config_dir.resolve())
+    if problem := library.folder_problem():
+        raise UsageError(problem)
     listed: dict[str, dict[str, str]] = {}
-    for kind in [options.kind] if options.kind else kinds:
+    for kind in [options.kind] if options.kind else KINDS:
         listed[kind] = {
-            f"{group}={name}": text for group in kinds[kind] for name, text in library.options(group).items()
+            f"{group}={name}": text for group in KINDS[kind] for name, text in library.options(group).items()
         }
     if options.kind == "envs":
         listed["envs"] |= {f"env.id={name}": text for name, text in _gymnasium_ids().items()}
@@ -123,11 +162,12 @@ def _limit(spec: Any) -> str:
 def _show(options: argparse.Namespace) -> Any:
     import yaml
 
-    from trivium.config import compose
+    from trivium.config import compose, read
 
-    if len(options.overrides) == 1 and (Path(options.overrides[0]) / "config.yaml").is_file():
-        config = yaml.safe_load((Path(options.overrides[0]) / "config.yaml").read_text())
+    if len(options.overrides) == 1 and Path(options.overrides[0]).is_dir():
+        config = read(Path(options.overrides[0]))
     else:
+        _import_from_here()
         config = compose(options.overrides, options.config_dir)
     if not options.json:
         print(yaml.safe_dump(config, sort_keys=False), end="")
@@ -171,18 +211,51 @@ def _print_table(rows: Sequence[tuple[str, str]]) -> None:
 # ------------------------------------------------------------------------------------------- parsing
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line with the nearest valid word, in place of argparse's usage and list of choices."""
+        choice = re.search(r"argument (\w+): invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            what, got, valid = choice[1], choice[2], [c.strip(" '") for c in choice[3].split(",")]
+            near = difflib.get_close_matches(got, valid, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"
+            message = f"{got}: there is no such {what}; {hint}"
+        command = self.prog.partition(" ")[2]
+        raise UsageError(f"{command}: {message}" if command else message)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Options may stand anywhere among the overrides: argparse alone takes only the first unbroken series of them."""
+    parser = _parser()
+    if not arguments:
+        raise UsageError("no command; valid: train, resume, evaluate, list, show, doctor (trivium --help)")
+    options, rest = parser.parse_known_args(arguments)
+    flags = [text for text in rest if text.startswith("-")]
+    if flags:
+        valid = [name for name in options.flags if name.startswith("--")]
+        near = difflib.get_close_matches(flags[0], valid, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"
+        raise UsageError(f"{flags[0]}: there is no such option; {hint}")
+    if rest and not hasattr(options, "overrides"):
+        raise UsageError(f"{rest[0]}: one argument too many")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="trivium",
         description="Train supervised networks, generative models and reinforcement-learning agents, one way.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(metavar="command", required=True)
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(command=function)
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(command=function, flags=added._option_string_actions)
         added.add_argument(
             "--json", action="store_true", help="print the result as one line of JSON, the last of stdout"
         )
@@ -191,7 +264,11 @@ def _parser() -> argparse.ArgumentParser:
 
     def takes_config(added: argparse.ArgumentParser) -> None:
         added.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="experiment=..., group=option, dotted.key=value"
+            "overrides",
+            nargs="*",
+            default=[],
+            metavar="key=value",
+            help="experiment=..., group=option, dotted.key=value",
         )
         added.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with YAML groups of your own")
 
@@ -210,14 +287,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dir", type=Path, metavar="PATH", help="the run folder (default: a new one under storage)")
     resume = command("resume", _resume, "continue a run from its newest sound checkpoint")
     takes_run(resume)
-    resume.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. budget.epochs=20")
+    resume.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="e.g. budget.epochs=20")
     for added in (train, resume):
         added.add_argument("--quiet", action="store_true", help="no progress")
     evaluate = command("evaluate", _evaluate, "measure a run's checkpoint on held-out data or fresh episodes")
     takes_run(evaluate)
     evaluate.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or step-...")
     listing = command("list", _list, "list what there is to train")
-    listing.add_argument("kind", nargs="?", choices=["experiments", "learners", "models", "data", "envs"])
+    listing.add_argument("kind", nargs="?", choices=list(KINDS))
     listing.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with YAML groups of your own")
     takes_config(command("show", _show, "print the resolved config of an experiment or a run"))
     command("doctor", _doctor, "tell what this machine offers and what is wrong with it")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import math
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 PACKAGES = ("trivium", "torch", "ray", "gymnasium", "hydra-core", "wandb", "numpy")
+ANSWER_S = 4.0  # how long the doctor waits for anything beyond this machine
 
 
 def describe() -> dict[str, Any]:
@@ -42,8 +49,19 @@ def versions() -> dict[str, str | None]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use: those it may run on, or its container's quota if that is less."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, quota(Path("/sys/fs/cgroup/cpu.max")) or allowed)
+
+
+def quota(path: Path) -> int | None:
+    """The cores that a cgroup-v2 `cpu.max` file (`<quota> <period>` in microseconds, or `max <period>`) grants, rounded
+    up; None where there is no limit."""
+    try:
+        limit, period = path.read_text().split()
+        return max(1, math.ceil(int(limit) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def devices() -> list[str]:
@@ -70,37 +88,119 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def doctor() -> tuple[list[tuple[str, str]], list[str]]:
-    """What this machine offers, as (what, value), and what is wrong with it, as sentences."""
-    from trivium.wandb_sink import choose_mode, logged_in
+# ----------------------------------------------------------------------------------------------- the doctor
 
-    problems = []
-    installed = versions()
-    found = [("python", platform.python_version()), *((k, v or "missing") for k, v in installed.items())]
-    problems += [
-        f"{name} is not installed: pip install -c constraints.txt -e ." for name, v in installed.items() if v is None
-    ]
+
+def doctor() -> tuple[list[tuple[str, str]], list[str]]:
+    """What this machine offers, as (what, value), and what is wrong with it, as sentences. Offline too it answers
+    within seconds."""
     import torch
 
     memory = psutil.virtual_memory()
-    found += [
+    found = [
+        ("python", platform.python_version()),
+        *((name, installed or "missing") for name, installed in versions().items()),
         ("cores", str(cores())),
         ("memory", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free"),
         ("devices", ", ".join(["cpu", *devices()])),
-        ("threads", f"{torch.get_num_threads()} (torch's default)"),
-        ("compiler", shutil.which("c++") or shutil.which("g++") or "none"),
-        ("ray", os.environ.get("RAY_ADDRESS") or "started here when launch=ray"),
+        ("threads", f"{torch.get_num_threads()} by torch's default; threads=auto gives a run {cores()}"),
+        ("compiler", _compiler() or "none"),
+        ("ray", _ray()),
         ("ray auth", os.environ.get("RAY_AUTH_MODE") or "unset"),
-        ("wandb", f"{'logged in' if logged_in() else 'not logged in'}, {choose_mode()}"),
+        ("wandb", _wandb()),
     ]
+    return found, list(_problems())
+
+
+def _problems() -> Iterator[str]:
+    import torch
+
+    yield from _requirements()
     if torch.version.cuda and not torch.cuda.is_available():
-        problems.append("torch was built for CUDA and sees no GPU: is the driver installed?")
-    if not (shutil.which("c++") or shutil.which("g++")):
-        problems.append("no C++ compiler: compile=true falls back to eager on the CPU")
-    if memory.available < 2e9:
-        problems.append(f"only {memory.available / 1e9:.1f} GB of memory are free")
+        yield "torch was built for CUDA and finds no GPU that it can use: is there one, and its driver?"
+    if not _compiler():
+        yield "there is no C++ compiler: compile=true can't compile for the CPU"
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads) > cores():
+        yield f"OMP_NUM_THREADS={threads} is more than the {cores()} cores that this process may use"
+    if psutil.virtual_memory().available < 2e9:
+        yield f"only {psutil.virtual_memory().available / 1e9:.1f} GB of memory are free"
     if shutil.disk_usage(".").free < 1e9:
-        problems.append("less than 1 GB is free on this disk: checkpoints may fail")
-    if os.environ.get("RAY_ADDRESS") and not os.environ.get("RAY_AUTH_MODE"):
-        problems.append("RAY_ADDRESS is set and RAY_AUTH_MODE is not: say token or disabled, as the cluster does")
-    return found, problems
+        yield "less than 1 GB is free on the disk of this folder: checkpoints may fail"
+    if not os.access(".", os.W_OK):
+        yield f"this folder can't be written: {os.getcwd()}; give train --dir PATH"
+    shared = Path("/dev/shm")
+    if shared.is_dir() and shutil.disk_usage(shared).total < 1e9:
+        yield f"/dev/shm holds {shutil.disk_usage(shared).total / 1e6:.0f} MB: Ray's object store will be slow or small"
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address and not os.environ.get("RAY_AUTH_MODE"):
+        yield "RAY_ADDRESS is set and RAY_AUTH_MODE is not: say token or disabled, as the cluster does"
+    if address and _reachable(address) is False:
+        yield f"no Ray answers at RAY_ADDRESS={address}"
+
+
+def _requirements() -> Iterator[str]:
+    """Packages that Trivium needs and that are missing or of another version."""
+    from packaging.requirements import Requirement
+
+    try:
+        needed = importlib.metadata.requires("trivium") or []
+    except PackageNotFoundError:
+        return  # run from its source, not installed
+    for requirement in map(Requirement, needed):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            yield f"{requirement.name} is not installed: pip install -c constraints.txt -e ."
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            yield f"{requirement.name} {installed} is installed; Trivium needs {requirement.specifier}"
+
+
+def _compiler() -> str | None:
+    return shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+
+
+def _ray() -> str:
+    address = os.environ.get("RAY_ADDRESS")
+    return f"the cluster at {address}" if address else "one is started here when launch=ray"
+
+
+def _reachable(address: str) -> bool | None:
+    """Whether something listens at `host:port`, in a URL or bare; None if it is neither."""
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not colon or not port.isdigit():
+        return None
+
+    def connect() -> bool:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
+            return True
+
+    return bool(_within(ANSWER_S, connect))
+
+
+def _wandb() -> str:
+    if os.environ.get("WANDB_MODE", "").lower() == "disabled":
+        return "disabled by WANDB_MODE"
+    from trivium.wandb_sink import choose_mode, logged_in
+
+    mode = _within(ANSWER_S, choose_mode) or "offline"
+    return f"{'logged in' if logged_in() else 'not logged in'}: runs are written {mode}"
+
+
+def _within(limit_s: float, ask: Callable[[], Any]) -> Any:
+    """The answer, or None if it fails or takes longer: looking up a name offline can take a minute."""
+    answers: list[Any] = []
+
+    def work() -> None:
+        try:
+            answers.append(ask())
+        except Exception:
+            answers.append(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    return answers[0] if answers else None

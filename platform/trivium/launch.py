@@ -8,19 +8,16 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import yaml
 
-from trivium import environment, worker
+from trivium import environment, signals, worker
 from trivium.builder import EVERYTHING, check_learner
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError, apply_overrides
@@ -231,10 +228,10 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
 
         if not resume:
             _make_folder(task)
-        with _signals() as asked, _nothing_left(task, unless=resume):
-            outcome = ray_workers.run(task, resume=resume, display=display, stop_requested=lambda: asked.signal)
+        with _nothing_left(task, unless=resume):
+            outcome = ray_workers.run(task, resume=resume, display=display)
     else:
-        with worker.torch_settings(task.config), _signals() as asked:
+        with worker.torch_settings(task.config), signals.listen() as asked:
             run = worker.make_run(task.config, task.dir)
             learner = worker.make_learner(task, run)
             if not resume:
@@ -247,7 +244,7 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
                 resume=resume,
                 show=display.show,
                 say=display.say,
-                stop_requested=lambda: asked.signal,
+                stop_requested=asked,
             )
     display.close()
     return _close(task, outcome, learner)
@@ -296,30 +293,3 @@ def _nothing_left(task: Task, *, unless: bool) -> Iterator[None]:
         if not unless and not (task.dir / "metrics.jsonl").exists():
             shutil.rmtree(task.dir, ignore_errors=True)
         raise
-
-
-class _Asked:
-    """Which signal has asked the run to stop."""
-
-    signal: int | None = None
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Asked]:
-    """Note SIGTERM and SIGINT instead of dying of them; a second SIGINT leaves at once. Only in the main thread."""
-    asked = _Asked()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and asked.signal == signal.SIGINT:
-            os._exit(128 + number)
-        asked.signal = number
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

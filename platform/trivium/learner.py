@@ -79,7 +79,7 @@ class Learner(Protocol):
 class Run:
     """All that a learner knows of where it runs.
 
-    Sizes in a config (`data.batch_size`, `env.num_envs`) are those of the whole run; `share` gives one
+    Sizes in a config (`learner.batch_size`, `env.num_envs`) are those of the whole run; `share` gives one
     worker's part. A run on two workers therefore learns what the same config learns on one.
 
     Args:

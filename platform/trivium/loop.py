@@ -115,9 +115,8 @@ class Loop:
             )
         # Several workers must agree on what depends on a clock or a signal, which costs a message: so only so often.
         self._agree_every = 1 if self.run.world_size == 1 else self.config["log"]["every_updates"] or 50
-        self._started = self._last_log = self._last_evaluation = self._last_checkpoint = time.monotonic()
-        self._row_start = (self._started, self.step, self.updates)
         self._axis = next(iter(self.learner.counters()))
+        self._reset_clocks()
 
     @property
     def step(self) -> int:
@@ -134,6 +133,12 @@ class Loop:
         """How much of the budget is spent, in [0, 1]."""
         done = {**self.learner.counters(), "updates": self.updates, "minutes": self.elapsed_s / 60}
         return min(1.0, max((done[k] / limit for k, limit in self._limits.items()), default=0.0))
+
+    def _reset_clocks(self) -> None:
+        now = time.monotonic()
+        self._started = self._last_log = self._last_evaluation = self._last_checkpoint = now
+        self._row_start = (now, self.step, self.updates)
+        self._shown, self._first_step, self._first_fraction = 0.0, (now, self.step), self.fraction
 
     def train(self) -> Outcome:
         """Train until the budget is spent, evaluate, and measure what one would publish.
@@ -363,12 +368,6 @@ class Loop:
         return Outcome(reason, dict(self.metrics), self.learner.counters(), self.updates, elapsed_s, name)
 
     # ------------------------------------------------------------------------------------------- state
-
-    def _reset_clocks(self) -> None:
-        now = time.monotonic()
-        self._shown, self._first_step, self._first_fraction = 0.0, (now, self.step), self.fraction
-        self._started = self._last_log = self._last_evaluation = self._last_checkpoint = now
-        self._row_start = (now, self.step, self.updates)
 
     def _save(self) -> None:
         if self._saved_at == self.updates:

@@ -22,9 +22,10 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import ray.train.v2.api.config as train_config  # what ray.train exports
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from trivium import environment, worker
+from trivium import environment, signals, worker
 from trivium.checkpoint import CheckpointError
 from trivium.config import ConfigError
 from trivium.loop import Interrupted, NonFiniteLoss, Outcome
@@ -36,7 +37,7 @@ COLLECTIVE = (NonFiniteLoss, CheckpointError, Interrupted)  # raised on all rank
 RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: Ray restarts the group
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
+@ray.remote(num_cpus=0)
 class Mailbox:
     """Between the driver and the workers: statuses and sentences one way, the signal to stop the other."""
 
@@ -72,7 +73,7 @@ class Mailbox:
         return taken
 
 
-def run(task: Task, *, resume: bool, display: Display, stop_requested: Callable[[], int | None]) -> Outcome:
+def run(task: Task, *, resume: bool, display: Display) -> Outcome:
     """Train on Ray's workers, until the end; the driver only shows, and passes the signal to stop on.
 
     Raises:
@@ -86,25 +87,26 @@ def run(task: Task, *, resume: bool, display: Display, stop_requested: Callable[
         gpus = _gpus_per_worker(launch, display)
         mailbox = Mailbox.remote()  # type: ignore[attr-defined]
         trainer = TorchTrainer(
-            _work,
+            _work,  # type: ignore[arg-type]  # it may return something
             train_loop_config={"task": task, "mailbox": mailbox},
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-            scaling_config=ray.train.ScalingConfig(
+            scaling_config=train_config.ScalingConfig(
                 num_workers=workers,
                 use_gpu=bool(gpus),
                 resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
             ),
-            run_config=ray.train.RunConfig(
+            run_config=train_config.RunConfig(  # type: ignore[arg-type]  # its types know only the first version
                 name=secrets.token_hex(8),  # a new one each time: a name that Ray knows it would resume, silently
                 storage_path=join(task.bucket or task.dir, "ray"),
-                failure_config=ray.train.FailureConfig(max_failures=launch["max_failures"]),
+                failure_config=train_config.FailureConfig(max_failures=launch["max_failures"]),
                 worker_runtime_env={"env_vars": _worker_environment()},
-                logging_config=ray.train.LoggingConfig("ERROR"),
+                logging_config=train_config.LoggingConfig("ERROR"),
             ),
         )
         verb = "resuming" if resume else "training"
         display.say(f"{verb} {task.config['name']} in {task.dir} on {workers} workers")
-        return _drive(trainer, mailbox, display, stop_requested)
+        with signals.listen() as asked:  # here, for Ray has just installed handlers of its own
+            return _drive(trainer, mailbox, display, asked)
 
 
 def _drive(trainer: TorchTrainer, mailbox: Any, display: Display, stop_requested: Callable[[], int | None]) -> Outcome:
@@ -113,7 +115,7 @@ def _drive(trainer: TorchTrainer, mailbox: Any, display: Display, stop_requested
 
     def fit() -> None:
         try:
-            ended["answer"] = trainer.fit().return_value
+            ended["answer"] = trainer.fit().return_value  # type: ignore[attr-defined]
         except Exception as error:
             ended["error"] = error
 
@@ -201,7 +203,9 @@ def _cluster(cpus: int) -> Iterator[None]:
         ray.init(log_to_driver=True, logging_level=logging.ERROR)
     else:
         num_cpus = max(cpus, environment.cores())
-        ray.init(num_cpus=num_cpus, include_dashboard=True, log_to_driver=True, logging_level=logging.ERROR)
+        ray.init(
+            address="local", num_cpus=num_cpus, include_dashboard=True, log_to_driver=True, logging_level=logging.ERROR
+        )
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ the disk and renamed; in a bucket, which cannot rename, the manifest is written 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,7 @@ MANIFEST = "manifest.json"
 class Storage(Protocol):
     """A place for named, immutable checkpoints of a few files each."""
 
-    def write(self, name: str, file: str, writer: Callable[[BinaryIO], None]) -> None:
+    def write(self, name: str, file: str, writer: Callable[[BinaryIO], object]) -> None:
         """Let `writer` write one file of the checkpoint `name`, which is not there before `commit`."""
 
     def commit(self, name: str, manifest: bytes) -> None:
@@ -66,7 +67,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, name: str, file: str, writer: Callable[[BinaryIO], None]) -> None:
+    def write(self, name: str, file: str, writer: Callable[[BinaryIO], object]) -> None:
         staged = self._staged(name)
         staged.mkdir(parents=True, exist_ok=True)
         with open(staged / file, "wb") as stream:
@@ -75,7 +76,7 @@ class Folder:
             os.fsync(stream.fileno())
 
     def commit(self, name: str, manifest: bytes) -> None:
-        self.write(name, MANIFEST, lambda stream: stream.write(manifest))  # type: ignore[arg-type,return-value]
+        self.write(name, MANIFEST, lambda stream: stream.write(manifest))
         staged, final, replaced = self._staged(name), self.path / name, self.path / f".replaced-{name}"
         flush_folder(staged)
         if final.exists():
@@ -133,11 +134,11 @@ class Bucket:
         self.files, self.path = fs.FileSystem.from_uri(url)
         self._fs = fs
 
-    def write(self, name: str, file: str, writer: Callable[[BinaryIO], None]) -> None:
+    def write(self, name: str, file: str, writer: Callable[[BinaryIO], object]) -> None:
         self._put(f"{name}/{file}", writer)
 
     def commit(self, name: str, manifest: bytes) -> None:
-        self.write(name, MANIFEST, lambda stream: stream.write(manifest))  # type: ignore[arg-type,return-value]
+        self.write(name, MANIFEST, lambda stream: stream.write(manifest))
 
     def discard(self, name: str) -> None:
         if name not in self.names():
@@ -174,7 +175,7 @@ class Bucket:
         for file in (
             p for p in folder.rglob("*") if p.is_file() and not p.is_symlink() and "checkpoints" not in p.parts
         ):
-            self._put(str(file.relative_to(folder)), lambda stream, file=file: stream.write(file.read_bytes()))  # type: ignore[misc]
+            self._put(str(file.relative_to(folder)), functools.partial(_copy, file))
 
     def pull(self, folder: Path) -> None:
         """Bring a run folder's own files here, keeping those that are here already."""
@@ -185,7 +186,7 @@ class Bucket:
                 with self.files.open_input_stream(path) as stream:
                     (folder / name).write_bytes(stream.read())
 
-    def _put(self, name: str, writer: Callable[[BinaryIO], None]) -> None:
+    def _put(self, name: str, writer: Callable[[BinaryIO], object]) -> None:
         path = f"{self.path}/{name}"
         if isinstance(self.files, self._fs.LocalFileSystem):
             self.files.create_dir(path.rpartition("/")[0])
@@ -195,6 +196,10 @@ class Bucket:
     def _list(self) -> list[str]:
         selector: Any = self._fs.FileSelector(self.path, recursive=True, allow_not_found=True)
         return [i.path for i in self.files.get_file_info(selector) if i.type == self._fs.FileType.File]
+
+
+def _copy(file: Path, stream: BinaryIO) -> None:
+    stream.write(file.read_bytes())
 
 
 def flush_folder(path: Path) -> None:

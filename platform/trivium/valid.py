@@ -14,7 +14,9 @@ TARGET = re.compile(r"^\s*([\w/.]+)\s*(>=|<=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s
 
 
 class Rule(Protocol):
-    nullable: bool
+    @property
+    def nullable(self) -> bool:
+        """Whether null is valid, and means: not at all."""
 
     def problem(self, value: Any) -> str | None:
         """What a valid value would be, or None if `value` is one."""
@@ -49,12 +51,13 @@ class OneOf:
 
     options: tuple[Any, ...]
     pattern: str = "$^"
+    form: str = ""  # of what the pattern matches, in words
     nullable: bool = False
 
     def problem(self, value: Any) -> str | None:
         if any(value == o and type(value) is type(o) for o in self.options) or re.fullmatch(self.pattern, str(value)):
             return None
-        return "one of " + ", ".join(str(o).lower() if isinstance(o, bool) else str(o) for o in self.options)
+        return "one of " + ", ".join(filter(None, [*map(show, self.options), self.form]))
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ BELOW_ONE = Number(low=0, high=1, high_open=True)
 BY_PATH: dict[str, Rule] = {
     "name": Text(r"[\w.-]+", "a name of letters, digits, '_', '-' and '.'"),
     "seed": Number(low=0, high=2**63 - 1, integer=True),
-    "device": OneOf(("auto", "cpu", "cuda", "mps"), pattern=r"cuda:\d+"),
+    "device": OneOf(("auto", "cpu", "cuda", "mps"), pattern=r"cuda:\d+", form="cuda:<n>"),
     "precision": OneOf(("fp32", "bf16", "fp16")),
     "compile": OneOf((True, False, "auto")),
-    "threads": OneOf(("auto", "a number >= 1"), pattern=r"[1-9]\d*"),
+    "threads": OneOf(("auto",), pattern=r"[1-9]\d*", form="an integer >= 1"),
     "budget.epochs": POSITIVE_OR_NULL,
     "budget.minutes": POSITIVE_OR_NULL,
     "budget.samples": COUNT_OR_NULL,
@@ -171,17 +174,39 @@ def show(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _wrong_type(value: Any, default: Any) -> str | None:
-    if value is None or default is None or isinstance(value, type(default)):
-        return "a number" if isinstance(value, bool) and type(default) is int else None
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return None
+def with_integers(node: Any, path: str = "") -> Any:
+    """A copy of a nested dict in which whole numbers such as 1e6 are integers where only those are valid."""
+    if isinstance(node, dict):
+        return {k: with_integers(v, f"{path}.{k}" if path else str(k)) for k, v in node.items()}
+    rule = rule_for(path)
+    if isinstance(node, float) and node.is_integer() and isinstance(rule, Number) and rule.integer:
+        return int(node)
+    return node
+
+
+def noun(default: Any) -> str:
+    """What a value of the same type as `default` is called."""
     nouns = {
         bool: "true or false",
         int: "an integer",
         float: "a number",
         str: "a text",
         list: "a list",
-        dict: "a group",
+        dict: "a group of keys",
     }
     return nouns.get(type(default), f"a {type(default).__name__}")
+
+
+def wrong_scalar(value: Any, default: Any) -> str | None:
+    """What a value for a user's own constructor should be: a number stays one, a text stays one; None if it does."""
+    numbers, scalars = (int, float), (bool, int, float, str)
+    if not isinstance(value, scalars) or not isinstance(default, scalars):
+        return None
+    alike = type(value) is type(default) or (type(value) in numbers and type(default) in numbers)
+    return None if alike else noun(default)
+
+
+def _wrong_type(value: Any, default: Any) -> str | None:
+    if value is None or default is None or type(value) is type(default):
+        return None
+    return None if isinstance(default, float) and type(value) is int else noun(default)

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from trivium.tracking import Row, read_rows
@@ -43,7 +43,8 @@ class WandbSink:
 
     def __init__(self, dir: Path, *, run_id: str, name: str, project: str, config: Mapping[str, Any]) -> None:
         self.dir = dir
-        self._settings = {"id": run_id, "name": name, "project": project, "config": dict(config)}
+        self._id = run_id
+        self._settings: dict[str, Any] = {"id": run_id, "name": name, "project": project, "config": dict(config)}
         self._before = read_rows(dir / "metrics.jsonl")  # of these W&B lacks what a kill kept from it
         self._queue: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
@@ -66,7 +67,8 @@ class WandbSink:
     def _work(self) -> None:
         try:
             run, last_step = self._open()
-            resumed_at, waiting = last_step, {}
+            resumed_at = last_step
+            waiting: dict[int, dict[str, Any]] = {}
             for row in self._before:
                 last_step = _send(run, row, {}, last_step)
             while True:
@@ -103,10 +105,10 @@ class WandbSink:
         """The W&B run and the last step that it has."""
         import wandb
 
-        while list((self.dir / "wandb").glob(f"*{time.strftime('%Y%m%d_%H%M%S')}-{self._settings['id']}")):
+        while list((self.dir / "wandb").glob(f"*{time.strftime('%Y%m%d_%H%M%S')}-{self._id}")):
             time.sleep(0.1)  # W&B names folders by the second, and would write over the one of this second
         mode = choose_mode()
-        common: dict[str, Any] = {**self._settings, "dir": str(self.dir), "resume": "allow"}
+        common = {**self._settings, "dir": str(self.dir), "resume": "allow"}
         if mode == "online":
             try:
                 run = wandb.init(mode=mode, settings=_settings(init_timeout=INIT_S), **common)
@@ -115,9 +117,7 @@ class WandbSink:
                 wandb.teardown()  # else the id counts as in use
                 log.warning("W&B can't be reached (%s); writing offline files", _first_line(error))
                 mode = "offline"
-        last = max(
-            (step for file in wandb_files(self.dir, self._settings["id"]) for step in logged_steps(file)), default=-1
-        )
+        last = max((step for file in wandb_files(self.dir, self._id) for step in logged_steps(file)), default=-1)
         return wandb.init(mode=mode, settings=_settings(), **common), last
 
 
@@ -125,12 +125,12 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
 
 
-def choose_mode() -> str:
+def choose_mode() -> Literal["online", "offline", "disabled"]:
     """`disabled`, `offline` or `online`: WANDB_MODE if set; else online if logged in and the server accepts a
     connection within `CONNECT_S`."""
     asked = os.environ.get("WANDB_MODE", "").lower()
-    if asked in ("disabled", "offline"):
-        return asked
+    if asked == "disabled" or asked == "offline":
+        return asked  # type: ignore[return-value]
     host = urlsplit(_base_url())
     if not logged_in():
         return "offline"
@@ -209,7 +209,7 @@ def records(path: Path) -> Iterator[Any]:
     CRC-32, length and type (1 whole, 2 first, 3 middle, 4 last); a chunk never crosses a block, and up to 6 bytes
     at a block's end are padding.
     """
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto import wandb_internal_pb2 as proto
 
     content, position, parts = path.read_bytes(), 7, b""
     while position + 7 <= len(content):
@@ -224,7 +224,7 @@ def records(path: Path) -> Iterator[Any]:
         position += 7 + length
         parts = chunk if kind in (1, 2) else parts + chunk
         if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
+            record = proto.Record()  # type: ignore[attr-defined]
             record.ParseFromString(parts)
             yield record
 

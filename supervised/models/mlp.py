@@ -13,8 +13,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 class MLP(nn.Module):
     """Linear layers with an activation and dropout between them, on the flattened input.
 
-    Hidden weights are orthogonal (arXiv:1312.6120) with the gain of the activation, the last layer's a tenth of
-    that, so that the first predictions are nearly uniform; biases are 0.
+    Weights are orthogonal (arXiv:1312.6120), with the gain of the activation (gelu and silu: that of relu); in the
+    last layer 0.1, so that the first predictions are nearly uniform. Biases are 0.
 
     Args:
         input_shape: of one sample, e.g. (C, H, W).

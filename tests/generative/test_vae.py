@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from trivium.data.datasets import Dataset, Split, digits
 from trivium.generative.vae import VAE, Network
@@ -33,8 +34,21 @@ class Unwrapped(Run):
 def build(data: Dataset, *, run: Run | None = None, **keywords: Any) -> VAE:
     run = run or Run()
     torch.manual_seed(run.seed)
-    settings = {"optimizer": ADAMW, "batch_size": 64, "lr": 2e-3, "latent_dim": 8, "hidden": (64,)} | keywords
+    settings: dict[str, Any] = {
+        "optimizer": ADAMW,
+        "batch_size": 64,
+        "lr": 2e-3,
+        "latent_dim": 8,
+        "hidden": (64,),
+    } | keywords
     return VAE(run=run, data=data, **settings)
+
+
+def head(vae: VAE) -> nn.Linear:
+    """The encoder's last layer: means, then log variances."""
+    layer = vae.network.encoder[-1]
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -68,11 +82,12 @@ def test_a_code_is_the_mean_plus_the_deviation_times_the_noise() -> None:
 
 
 def test_extreme_variances_stay_finite(data: Dataset) -> None:
-    for precision in ("fp32", "fp16"):
+    precisions: tuple[Any, ...] = ("fp32", "fp16")
+    for precision in precisions:
         for bias in (-100.0, 100.0):
-            vae = build(data, run=Run(precision=precision))  # type: ignore[arg-type]
+            vae = build(data, run=Run(precision=precision))
             with torch.no_grad():
-                vae.network.encoder[-1].bias[vae.latent_dim :] = bias  # type: ignore[index]
+                head(vae).bias[vae.latent_dim :] = bias
             _, log_var = vae.network.encode(data.val.x)
             assert log_var.abs().max() == 10
             assert all(value.isfinite() for value in vae.step().values())
@@ -134,9 +149,8 @@ def test_results_do_not_depend_on_the_number_of_workers(data: Dataset) -> None:
 def test_active_units_counts_the_latents_that_depend_on_the_input(data: Dataset) -> None:
     vae = build(data)
     with torch.no_grad():
-        head = vae.network.encoder[-1]
-        head.weight[3 : vae.latent_dim] = 0  # type: ignore[index,operator]
-        head.weight[:3] *= 10  # type: ignore[index]
+        head(vae).weight[3 : vae.latent_dim] = 0
+        head(vae).weight[:3] *= 10
     assert vae.evaluate()["active_units"] == 3
 
 

@@ -20,7 +20,8 @@ def read(batches: Batches, num_batches: int) -> list[int]:
 @SIZES
 def test_every_sample_is_read_once_an_epoch_in_full_batches(num_samples: int, batch_size: int) -> None:
     batches = Batches(num_samples, batch_size, run=Run())
-    sizes, stream = set(), []
+    sizes: set[int] = set()
+    stream: list[int] = []
     while len(stream) < 6 * num_samples:
         batch = batches.next()
         assert batch.dtype == torch.int64

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from killing import KillAt, assert_same_bits, finish, rows, states
 
+pytestmark = pytest.mark.kill
+
 CADENCE = ["threads=1", "tracking.wandb=false", "log.every_updates=7", "evaluation.every_updates=15"]
 RUNS = {
     "mlp_digits": [*CADENCE, "budget.updates=70", "checkpoint.every_updates=9"],

@@ -29,7 +29,7 @@ def build(data: Dataset, *, run: Run | None = None, hidden: tuple[int, ...] = (3
     torch.manual_seed(run.seed)
     dropout = keywords.pop("dropout", 0.0)
     model = keywords.pop("model", functools.partial(MLP, hidden=hidden, dropout=dropout))
-    settings = {"optimizer": ADAMW, "batch_size": 64, "lr": 3e-3} | keywords
+    settings: dict[str, Any] = {"optimizer": ADAMW, "batch_size": 64, "lr": 3e-3} | keywords
     return Classifier(run=run, data=data, model=model, **settings)
 
 
@@ -220,6 +220,21 @@ def test_logs_the_rate_and_the_norm_when_they_are_used(data: Dataset) -> None:
         assert clipped.norm().item() == pytest.approx(1e-3, rel=1e-2)
     assert rates == pytest.approx([0.2, 0.4, 0.3414214, 0.2, 0.0585786, 0.0], abs=1e-7)
     assert build(data).step().keys() == {"loss"}
+
+
+def test_the_norm_is_that_of_the_gradient_before_loss_scaling(data: Dataset) -> None:
+    plain = build(data, run=Run(precision="fp32"), max_grad_norm=1.0).step()
+    scaled = build(data, run=Run(precision="fp16"), max_grad_norm=1.0).step()
+    assert scaled["grad_norm"].item() == pytest.approx(plain["grad_norm"].item(), rel=0.02)
+
+
+def test_smoothed_labels_by_hand(data: Dataset) -> None:
+    classifier = build(data, label_smoothing=0.3)
+    index = Batches(len(data.train.x), 64, run=Run()).next()
+    with torch.no_grad():
+        log_p = classifier.model(data.train.x[index]).log_softmax(1)
+    target = 0.7 * F.one_hot(data.train.y[index], 10) + 0.3 / 10
+    torch.testing.assert_close(classifier.step()["loss"], -(target * log_p).sum(1).mean())
 
 
 def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Dataset) -> None:

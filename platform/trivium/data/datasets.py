@@ -6,6 +6,7 @@ Each function returns a `Dataset` of three disjoint splits; models are chosen on
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,8 @@ def mnist(*, path: str, val_samples: int = 5000) -> Dataset:
     folder = Path(path)
     train_x, train_y = _idx(folder, "train-images-idx3-ubyte"), _idx(folder, "train-labels-idx1-ubyte")
     test_x, test_y = _idx(folder, "t10k-images-idx3-ubyte"), _idx(folder, "t10k-labels-idx1-ubyte")
+    if (len(train_x), len(test_x)) != (len(train_y), len(test_y)):
+        raise ValueError(f"{folder}: there are not as many labels as images")
     if not 0 < val_samples < len(train_x):
         raise ValueError(f"val_samples={val_samples} must lie between 1 and {len(train_x) - 1}")
     return Dataset(
@@ -97,14 +100,17 @@ def _idx(folder: Path, name: str) -> np.ndarray:
     """One IDX file of unsigned bytes: two zero bytes, type 8, number of dimensions, big-endian sizes, data."""
     for file in (folder / name, folder / f"{name}.gz"):
         if file.exists():
-            raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
             break
     else:
-        raise ValueError(f"data.path: {folder / name}[.gz] does not exist")
-    if raw[:3] != b"\0\0\x08":
-        raise ValueError(f"data.path: {file} is not an IDX file of unsigned bytes")
+        raise ValueError(f"{folder / name}[.gz] does not exist")
+    try:
+        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} can't be read: {error}") from error
+    if raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
+        raise ValueError(f"{file} is not an IDX file of unsigned bytes")
     shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
     data = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
     if data.size != shape.prod():
-        raise ValueError(f"data.path: {file} is cut short: {data.size} bytes of {shape.prod()}")
+        raise ValueError(f"{file} is cut short: {data.size} bytes of {shape.prod()}")
     return data.reshape(shape)

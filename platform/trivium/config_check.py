@@ -1,0 +1,281 @@
+"""What can be wrong with a config, each in one line: unknown keys, impossible values, and what concerns several keys.
+
+Nothing here imports torch, except to count GPUs where there may be one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trivium import constructors, valid
+from trivium.library import GROUPS, LEARNERS, PARTS, Library
+
+FILE_KEYS = ("path", "file", "folder")  # and what ends in `_path`, ...: must exist
+
+
+class Found:
+    """The errors, in the order in which they were found; of several about one key the first."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, str] = {}
+
+    def add(self, key: str, line: str) -> None:
+        self.lines.setdefault(key, line)
+
+    def none_in(self, *groups: str) -> bool:
+        """Whether none of the errors is about these groups."""
+        return not any(key.partition(".")[0] in groups for key in self.lines)
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a nested dict and their values; an empty dict is a leaf."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def has(tree: Any, path: str) -> bool:
+    """Whether a dotted key is in a nested dict."""
+    for name in path.split("."):
+        if not isinstance(tree, dict) or name not in tree:
+            return False
+        tree = tree[name]
+    return True
+
+
+def get(tree: Any, path: str) -> Any:
+    """The value at a dotted key, None if there is none."""
+    for name in path.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def unknown_key(path: str, tree: dict[str, Any], file: str) -> str:
+    """The line for a key that does not exist: its nearest, or all beside it."""
+    every = [key for key, _ in leaves(tree)]
+    prefix, _, last = path.rpartition(".")
+    parent = get(tree, prefix) if prefix else tree
+    siblings = [f"{prefix}.{k}" if prefix else str(k) for k in parent] if isinstance(parent, dict) else []
+    near = difflib.get_close_matches(path, siblings or [*every, *tree], n=1, cutoff=0.6 if siblings else 0.75)
+    near = near or [key for key in every if key.rpartition(".")[2] == last][:1]
+    near = near or difflib.get_close_matches(path, [*every, *tree], n=1, cutoff=0.75)
+    names = ", ".join(s.rpartition(".")[2] for s in siblings if not s.endswith(("_target_", "_partial_")))
+    hint = f"did you mean '{near[0]}'?" if near else f"valid: {names or ', '.join(tree)}"
+    return f"{path}: there is no such key; {hint} ({file})"
+
+
+def no_such_option(group: str, option: Any, library: Library, file: str = "") -> tuple[str, str | None]:
+    """The line for an option that a group has not got, and the nearest that it has."""
+    options = list(library.options(group))
+    near = difflib.get_close_matches(str(option), options, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(options)}"
+    where = file or f"configs/{group}/"
+    return f"{group}={option}: there is no such {group}; {hint} ({where})", near[0] if near else None
+
+
+# ----------------------------------------------------------------------------------------------- files
+
+
+def experiment_body(path: Path, library: Library, found: Found) -> dict[str, Any]:
+    """What an experiment's file sets itself, {} if that can't be read; its `defaults` are checked."""
+    file = library.named(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        body = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        found.add(file, not_yaml(error, file))
+        return {}
+    if body is None:
+        body = {}
+    if not isinstance(body, dict):
+        found.add(file, f"{file}: must hold keys and values")
+        return {}
+    if not any(line.replace(" ", "") == "#@package_global_" for line in text.splitlines()):
+        found.add(file, f"{file}: an experiment must begin with the line '# @package _global_'")
+    defaults = body.pop("defaults", [])
+    for entry in defaults if isinstance(defaults, list) else [defaults]:
+        _check_default(entry, file, library, found)
+    return {str(key): value for key, value in body.items()}
+
+
+def _check_default(entry: Any, file: str, library: Library, found: Found) -> None:
+    if not isinstance(entry, dict) or len(entry) != 1:
+        if entry != "_self_" and not library.find("experiment", str(entry)):
+            found.add(f"{file} {entry}", no_such_option("experiment", entry, library, file)[0])
+        return
+    key, option = next(iter(entry.items()))
+    words = str(key).split()
+    group = words[-1].lstrip("/")
+    if group not in GROUPS:
+        near = difflib.get_close_matches(group, GROUPS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(GROUPS)}"
+        found.add(f"{file} {key}", f"defaults: {key}: there is no such group; {hint} ({file})")
+    elif words[0] != "override" or not words[-1].startswith("/"):
+        found.add(
+            f"{file} {key}", f"defaults: '{key}: {option}' must be written 'override /{group}: {option}' ({file})"
+        )
+    elif option is not None and not library.find(group, str(option)):
+        found.add(f"{file} {key}", no_such_option(group, option, library, file)[0])
+
+
+def not_yaml(error: Exception, file: str) -> str:
+    """The line for a file that can't be parsed."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{file}{f':{mark.line + 1}' if mark else ''}: is not valid YAML: {what}"
+
+
+def check_body(body: dict[str, Any], reference: dict[str, Any], file: str, found: Found) -> None:
+    """An experiment may set only what the groups that it chooses have."""
+    for key, _ in leaves(body):
+        group = key.partition(".")[0]
+        if not isinstance(get(reference, group), dict) and group in (*LEARNERS, *PARTS):
+            continue  # a group that is written out here: its constructor decides
+        parent = key
+        while parent and not has(reference, parent):
+            parent = parent.rpartition(".")[0]
+        if parent == key:
+            continue
+        below = get(reference, parent) if parent else reference
+        if not isinstance(below, dict):
+            continue  # a list or a null that is given content: the values' check decides
+        if isinstance(get(body, group), dict) and "_target_" in get(body, group):
+            continue
+        depth = parent.count(".") + 2 if parent else 1
+        found.add(key, unknown_key(".".join(key.split(".")[:depth]), reference, file))
+
+
+# ----------------------------------------------------------------------------------------------- values
+
+
+def check_values(config: dict[str, Any], reference: dict[str, Any], where: Callable[[str], str], found: Found) -> None:
+    """The type and the range of every value.
+
+    Args:
+        reference: the same keys with Trivium's own values, from which types are known.
+        where: names the file that a key stands in.
+    """
+    for path, value, expected in _wrong(config, reference, "", own=True):
+        found.add(path, f"{path}={valid.show(value)}: must be {expected} ({where(path)})")
+
+
+def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[str, Any, str]]:
+    """Each wrong value with what it must be. `own`: Trivium says what the key means, not a user's constructor."""
+    if isinstance(default, dict) and default and not (value is None and path in (*LEARNERS, *PARTS)):
+        if not isinstance(value, dict):
+            yield path, value, f"a group with the keys {', '.join(k for k in default if not k.startswith('_'))}"
+            return
+    elif isinstance(value, dict) and value and default is not None:
+        yield path, value, valid.problem(path, str(value), default) or valid.noun(default)
+        return
+    if isinstance(value, dict):
+        own = str(value.get("_target_", "trivium.")).startswith(("trivium.", "torch.")) if "_target_" in value else own
+        for key, item in value.items():
+            below = default.get(key) if isinstance(default, dict) else None
+            yield from _wrong(item, below, f"{path}.{key}" if path else str(key), own=own)
+        return
+    expected = valid.problem(path, value, default) if own else valid.wrong_scalar(value, default)
+    name = path.rpartition(".")[2]
+    if expected:
+        yield path, value, expected
+    elif isinstance(value, str) and name.rpartition("_")[2] in FILE_KEYS and not Path(value).exists():
+        yield path, value, "a file or folder that exists"
+
+
+def check_whole(config: dict[str, Any], found: Found) -> None:
+    """What concerns several keys, where none of them is wrong by itself."""
+    budget, evaluation, monitor, launch = (config[k] for k in ("budget", "evaluation", "monitor", "launch"))
+    chosen = [g for g in LEARNERS if config.get(g)]
+    if len(chosen) != 1:
+        line = f"{' and '.join(chosen) or 'nothing'} chosen: exactly one of learner=<...> and agent=<...>"
+        found.add("learner", line)
+    if found.none_in("budget"):
+        if all(value is None for value in budget.values()):
+            found.add("budget", f"budget: nothing ends this run; set at least one of {', '.join(budget)}")
+        _check_units(config, chosen, found)
+    if found.none_in("monitor") and monitor["patience"] is not None and monitor["metric"] is None:
+        found.add("monitor", "monitor.patience: early stopping needs monitor.metric, e.g. monitor.metric=eval/loss")
+    if found.none_in("evaluation", "budget", "monitor"):
+        needed = budget["target"] or monitor["patience"]
+        if needed and not any(evaluation.values()):
+            line = "evaluation: a target or patience needs evaluation.every_updates or evaluation.every_s"
+            found.add("evaluation", line)
+    if not found.none_in("launch"):
+        return
+    if launch["engine"] == "inline" and launch["workers"] != 1:
+        found.add("launch", f"launch.workers={launch['workers']}: one process runs inline; several need launch=ray")
+    if launch["engine"] == "inline" and found.none_in("device"):
+        for line in _check_device(config["device"]):
+            found.add("device", line)
+
+
+def check_env(config: dict[str, Any], found: Found) -> None:
+    """Whether gymnasium knows the id that Trivium's own env group is given."""
+    env = config.get("env")
+    if isinstance(env, dict) and str(env.get("_target_")).startswith("trivium.") and isinstance(env.get("id"), str):
+        for line in _check_env(env["id"]):
+            found.add("env.id", line)
+
+
+def _check_units(config: dict[str, Any], chosen: list[str], found: Found) -> None:
+    """Trivium's own agents count env steps, its other learners samples and epochs; a user's may count anything."""
+    if len(chosen) != 1 or not str(get(config, f"{chosen[0]}._target_")).startswith("trivium."):
+        return
+    counted, others = (("env_steps",), ("samples", "epochs"))[:: 1 if chosen[0] == "agent" else -1]
+    for unit in others:
+        if config["budget"][unit] is not None:
+            valid_units = ", ".join(f"budget.{u}" for u in (*counted, "updates", "minutes"))
+            found.add(f"budget.{unit}", f"budget.{unit}: the {chosen[0]} counts {counted[0]}; valid: {valid_units}")
+
+
+def _check_env(env_id: str) -> list[str]:
+    module, colon, _ = env_id.partition(":")
+    if colon:
+        with contextlib.suppress(ImportError, ValueError):
+            if importlib.util.find_spec(module):
+                return []  # gymnasium imports it when the env is made
+        return [f"env.id={env_id}: there is no module {module or 'before the colon'}"]
+    import gymnasium
+
+    if env_id in gymnasium.registry:
+        return []
+    near = difflib.get_close_matches(env_id, sorted(gymnasium.registry), n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "see trivium list envs"
+    return [f"env.id={env_id}: gymnasium knows no such id; {hint}"]
+
+
+def _check_device(device: str) -> list[str]:
+    kind, _, index = device.partition(":")
+    if kind not in ("cuda", "mps"):
+        return []
+    count = 0
+    if kind == "mps" or may_have_gpu():
+        import torch
+
+        count = int(torch.backends.mps.is_available()) if kind == "mps" else torch.cuda.device_count()
+    if int(index or 0) < count:
+        return []
+    plural = "s" if count > 1 else ""
+    return [f"device={device}: this machine has {count or 'no'} {kind.upper()} device{plural}; valid: auto, cpu"]
+
+
+def may_have_gpu() -> bool:
+    """False only where torch could find no GPU, by the drivers' device files; spares an import of torch."""
+    names = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
+    return sys.platform != "linux" or any(True for name in names for _ in Path("/dev").glob(name))
+
+
+def check_constructors(config: dict[str, Any], where: Callable[[str], str], found: Found) -> None:
+    """The names to be built and their keywords, see `trivium.constructors`."""
+    for path, text in constructors.problems(config):
+        found.add(path, f"{path}: {text} ({where(path)})")

@@ -1,0 +1,266 @@
+"""What a `_target_` stands for: whether it may be built, and which keywords it takes.
+
+Signatures are read from the source where that is possible: a mistake is then told without importing torch, and a
+config that comes from a stranger is judged without importing anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from importlib.machinery import ModuleSpec
+from typing import Any, NamedTuple
+
+from trivium.library import LEARNERS, PARTS, Library, listed_targets
+
+EVERYTHING = ("*",)  # the `trusted` of a config that the user typed
+
+_TORCH_MODULES = ("torch.nn", "torch.optim", "torch.optim.lr_scheduler")
+_SPECIAL = ("_target_", "_partial_")
+
+Problem = tuple[str, str]  # the dotted key, and what is wrong with it
+
+
+class Unusable(Exception):
+    """A `_target_` that can't be built; its text says why."""
+
+
+class Parameters(NamedTuple):
+    """The keywords of a constructor: all, those without a default, and whether it takes any other."""
+
+    names: tuple[str, ...]
+    required: tuple[str, ...]
+    takes_any: bool
+
+
+def chosen_groups(config: dict[str, Any]) -> dict[str, Any]:
+    """The nodes of a config that are built: the parts, then the learner."""
+    return {g: config[g] for g in (*PARTS, *LEARNERS) if config.get(g) is not None}
+
+
+def problems(config: dict[str, Any], *, trusted: Collection[str] = EVERYTHING) -> list[Problem]:
+    """What keeps the objects of a config from being built: names that do not exist or are not trusted, keywords that
+    are not taken or are missing. Calls no constructor; imports only trusted modules, and those only if their source
+    does not tell."""
+    groups = chosen_groups(config)
+    found: list[Problem] = []
+    for group, node in groups.items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            options = ", ".join(Library().options(group))
+            found.append((group, f"has no _target_; choose {group}=<{options}> or name a constructor"))
+            continue
+        given = ("run", *(p for p in PARTS if p in groups)) if group in LEARNERS else ()
+        found.extend(_check(node, group, given, trusted))
+    return found
+
+
+def _check(node: Any, path: str, given: Collection[str], trusted: Collection[str]) -> Iterator[Problem]:
+    children = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ()
+    for key, value in children:
+        yield from _check(value, f"{path}.{key}", (), trusted)
+        named = str(value).partition(":")[0] if str(key).endswith("id") and ":" in str(value) else None
+        if named and not _is_trusted(named, trusted):
+            yield f"{path}.{key}", f"{value} imports a module that this run folder may not import; --trust {named}"
+    if not isinstance(node, dict) or "_target_" not in node:
+        return
+    try:
+        takes = parameters(node["_target_"], trusted)
+    except Unusable as error:
+        yield f"{path}._target_", str(error)
+        return
+    yield from _bind(node, path, given, takes)
+
+
+def _bind(node: dict[str, Any], path: str, given: Collection[str], takes: Parameters) -> Iterator[Problem]:
+    target, keys = node["_target_"], [key for key in node if key not in _SPECIAL]
+    for key in keys:
+        if key in given:
+            yield f"{path}.{key}", f"is given to {target} by Trivium and can't be set"
+        elif not takes.takes_any and key not in takes.names:
+            near = difflib.get_close_matches(str(key), takes.names, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(takes.names)}"
+            yield f"{path}.{key}", f"{target} takes no such keyword; {hint}"
+    for name in given:
+        if not takes.takes_any and name not in takes.names:
+            how = f"; choose {name}=null" if name in PARTS else ", which every learner is given"
+            yield f"{path}.{name}", f"{target} takes no {name}{how}"
+    if not node.get("_partial_"):
+        for name in takes.required:
+            if name in PARTS and given and name not in given:
+                yield f"{path}.{name}", f"{target} needs one; choose {name}=<{', '.join(Library().options(name))}>"
+            elif name not in keys and name not in given:
+                hint = "; `_partial_: true` leaves it to the learner" if path.partition(".")[0] in PARTS else ""
+                yield f"{path}.{name}", f"{target} needs a value for it{hint}"
+
+
+# ----------------------------------------------------------------------------------------------- names
+
+
+def resolve(name: str, trusted: Collection[str] = EVERYTHING) -> Callable[..., Any]:
+    """The class or function that a dotted name stands for.
+
+    Raises:
+        Unusable: there is none, or it is not trusted; in the latter case nothing of a stranger's was imported.
+    """
+    _require_allowed(name, trusted)
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the user's module may fail in any way
+        raise Unusable(f"{name}: {module_name} can't be imported: {type(error).__name__}: {error}") from error
+    found: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(found):
+        raise Unusable(_no_such_name(name, [n for n in vars(module) if not n.startswith("_")]))
+    if not (_is_trusted(module_name, trusted) or name in listed_targets() or _is_part_of_torch(found)):
+        raise Unusable(_REFUSED.format(name=name, module=module_name))
+    return found
+
+
+_REFUSED = "{name} is not a name that a run folder may build; --trust {module} allows it"
+
+
+def _require_allowed(name: Any, trusted: Collection[str]) -> None:
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
+        raise Unusable(f"{name} is not of the form package.module.Name")
+    module_name, _, attribute = name.rpartition(".")
+    torchs = module_name in _TORCH_MODULES and not attribute.startswith("_")
+    if not (_is_trusted(module_name, trusted) or torchs or name in listed_targets()):
+        raise Unusable(_REFUSED.format(name=name, module=module_name))
+
+
+def _is_trusted(module: str, trusted: Collection[str]) -> bool:
+    return any(t == "*" or module == t or module.startswith(f"{t}.") for t in trusted)
+
+
+def _is_part_of_torch(found: Any) -> bool:
+    from torch import nn, optim
+
+    return isinstance(found, type) and issubclass(found, optim.Optimizer | optim.lr_scheduler.LRScheduler | nn.Module)
+
+
+def _no_such_name(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name.rpartition(".")[2], list(names), n=1)
+    return f"there is no {name}" + (f"; did you mean '{name.rpartition('.')[0]}.{near[0]}'?" if near else "")
+
+
+# ----------------------------------------------------------------------------------------------- signatures
+
+
+def parameters(name: str, trusted: Collection[str] = EVERYTHING) -> Parameters:
+    """The keywords that a dotted name takes.
+
+    Raises:
+        Unusable: see `resolve`.
+    """
+    _require_allowed(name, trusted)
+    read = _read(*name.rpartition(".")[::2])
+    if read:
+        return read
+    try:
+        signature = inspect.signature(resolve(name, trusted))
+    except (ValueError, TypeError):  # built in: it does not tell
+        return Parameters((), (), takes_any=True)
+    every = signature.parameters.values()
+    keywords = [p for p in every if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return Parameters(
+        tuple(p.name for p in keywords),
+        tuple(p.name for p in keywords if p.default is p.empty),
+        takes_any=any(p.kind is p.VAR_KEYWORD for p in every),
+    )
+
+
+def _read(module_name: str, attribute: str, *, imports: int = 0) -> Parameters | None:
+    """The parameters as the source states them; None where only importing can tell: inherited, decorated, made.
+
+    Raises:
+        Unusable: there is no such module, it has a syntax error, or the name occurs nowhere in it.
+    """
+    source = _source(module_name)
+    if source is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except SyntaxError as error:
+        raise Unusable(f"{module_name} has a syntax error in line {error.lineno}: {error.msg}") from error
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef) and statement.name == attribute:
+            return _stated(statement)
+        if isinstance(statement, ast.ImportFrom) and imports < 5:
+            for alias in statement.names:
+                if (alias.asname or alias.name) == attribute:
+                    base = module_name.split(".") if _is_package(module_name) else module_name.split(".")[:-1]
+                    base = base[: len(base) - statement.level + 1] if statement.level else []
+                    origin = ".".join([*base, *([statement.module] if statement.module else [])])
+                    return _read(origin, alias.name, imports=imports + 1)
+    if not imports and not {attribute, "*", "__getattr__", "globals"} & set(_mentioned(tree)):
+        public = [n for s in tree.body for n in _mentioned(s, deep=False) if not n.startswith("_")]
+        raise Unusable(_no_such_name(f"{module_name}.{attribute}", public))
+    return None
+
+
+def _mentioned(tree: ast.AST, *, deep: bool = True) -> Iterator[str]:
+    """The names that a piece of source defines, imports or uses; unless `deep` those of its first level."""
+    for node in ast.walk(tree) if deep else [tree]:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+
+
+def _stated(node: ast.FunctionDef | ast.ClassDef) -> Parameters | None:
+    skip = 0
+    if isinstance(node, ast.ClassDef):
+        methods = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef)}
+        if node.decorator_list or node.keywords or "__new__" in methods or "__init__" not in methods:
+            return None
+        node, skip = methods["__init__"], 1
+    if node.decorator_list:
+        return None
+    a = node.args
+    positional = [p.arg for p in a.args][skip:]
+    needed = positional[: max(0, len(positional) - len(a.defaults))]
+    needed += [p.arg for p, default in zip(a.kwonlyargs, a.kw_defaults, strict=True) if default is None]
+    return Parameters((*positional, *(p.arg for p in a.kwonlyargs)), tuple(needed), a.kwarg is not None)
+
+
+def _source(module_name: str) -> str | None:
+    spec = _spec(module_name)
+    if spec is None:
+        near = difflib.get_close_matches(module_name, {n.rpartition(".")[0] for n in listed_targets()}, n=1, cutoff=0.8)
+        raise Unusable(f"there is no module {module_name}" + (f"; did you mean '{near[0]}'?" if near else ""))
+    try:
+        source: str | None = spec.loader.get_source(module_name)  # type: ignore[union-attr]
+        return source
+    except (AttributeError, ImportError, OSError, ValueError):
+        return None  # compiled, a namespace, or not UTF-8
+
+
+def _is_package(module_name: str) -> bool:
+    spec = _spec(module_name)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+def _spec(module_name: str) -> ModuleSpec | None:
+    """Where a module is. Unlike `importlib.util.find_spec`, imports no parent: that of torch.optim takes seconds."""
+    spec: ModuleSpec | None = None
+    path = None
+    parts = module_name.split(".")
+    for i in range(len(parts)):
+        name = ".".join(parts[: i + 1])
+        finders = (f.find_spec(name, path, None) for f in sys.meta_path if hasattr(f, "find_spec"))
+        spec = next((s for s in finders if s), None)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+        if path is None and i + 1 < len(parts):
+            return None
+    return spec

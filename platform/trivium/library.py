@@ -1,0 +1,68 @@
+"""The YAML files that a config is composed of: Trivium's own and those of the user's `--config-dir`."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+PARTS = ("model", "data", "env")  # groups that are built and handed to the learner
+LEARNERS = ("learner", "agent")  # two names of one group: exactly one is chosen
+GROUPS = (*LEARNERS, *PARTS, "launch", "experiment")
+
+
+@dataclass(frozen=True)
+class Library:
+    """The options of each group, a file each.
+
+    Args:
+        config_dir: the user's folder, with a folder for each group that has options of theirs; None for none.
+    """
+
+    config_dir: Path | None = None
+    own: Path = field(default_factory=lambda: Path(str(files("trivium.configs"))))
+
+    def folder_problem(self) -> str | None:
+        """What is wrong with `config_dir` itself."""
+        if self.config_dir is None:
+            return None
+        if not self.config_dir.is_dir():
+            return f"--config-dir: {self.config_dir} is not a folder"
+        if not any((self.config_dir / group).is_dir() for group in GROUPS):
+            return f"--config-dir: {self.config_dir} has no folder named for a group: {', '.join(GROUPS)}"
+        return None
+
+    def find(self, group: str, option: str) -> Path | None:
+        """The file of an option, None if there is none."""
+        paths = (folder / group / f"{option}.yaml" for folder in self._folders())
+        return next((path for path in paths if path.is_file()), None)
+
+    def names_twice(self, group: str, option: str) -> bool:
+        """Whether the user's folder holds an option that Trivium has too: which of the two is meant can't be said."""
+        return sum((folder / group / f"{option}.yaml").is_file() for folder in self._folders()) > 1
+
+    def options(self, group: str) -> dict[str, str]:
+        """The group's options, sorted, each with the first comment in its file: what it is."""
+        found: dict[str, str] = {}
+        for folder in self._folders():
+            for path in sorted((folder / group).glob("*.yaml")):
+                text = path.read_text(encoding="utf-8", errors="replace")
+                comments = (line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#"))
+                found.setdefault(path.stem, next((c for c in comments if not c.startswith("@package")), ""))
+        return dict(sorted(found.items()))
+
+    def named(self, path: Path) -> str:
+        """How messages name a file: Trivium's own relative to the repository's root."""
+        return f"configs/{path.relative_to(self.own)}" if path.is_relative_to(self.own) else str(path)
+
+    def _folders(self) -> list[Path]:
+        return [self.own, self.config_dir] if self.config_dir else [self.own]
+
+
+@functools.cache
+def listed_targets() -> frozenset[str]:
+    """Every `_target_` in Trivium's own YAML: the names of its own that a config read from a run folder may build."""
+    texts = (path.read_text(encoding="utf-8") for path in Library().own.rglob("*.yaml"))
+    return frozenset(name for text in texts for name in re.findall(r"_target_:\s*([\w.]+)", text))

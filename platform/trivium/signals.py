@@ -1,0 +1,43 @@
+"""SIGTERM and SIGINT as a question that the loop asks between two updates, instead of an end at any place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Asked:
+    """Which signal has asked the run to stop, if any."""
+
+    signal: int | None = None
+
+    def __call__(self) -> int | None:
+        return self.signal
+
+
+@contextlib.contextmanager
+def listen() -> Iterator[Asked]:
+    """Note SIGTERM and SIGINT instead of dying of them; a second SIGINT leaves at once with the usual exit code.
+
+    Outside the main thread, which alone gets signals, nothing changes.
+    """
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and asked.signal == signal.SIGINT:
+            os._exit(128 + number)
+        asked.signal = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,282 @@
+"""The commands, as they are typed."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import trivium
+from trivium import cli, constructors
+from trivium.config import compose
+from trivium.library import GROUPS, LEARNERS, PARTS, Library
+
+TRIVIUM = str(Path(sys.executable).parent / "trivium")
+SHORT = ["budget.updates=2", "budget.epochs=null", "tracking.wandb=false", "checkpoint.every_s=null"]
+OPTIONS = [(group, option) for group in GROUPS for option in Library().options(group)]
+
+
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds the working directory
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """What a command says with --json: the last line of stdout, which is strict JSON."""
+    capsys.readouterr()
+    assert cli.main([*arguments, "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=pytest.fail)
+
+
+# ----------------------------------------------------------------------------------------------- help and usage
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom trivium import cli\ntry: cli.main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n"
+        "heavy = {'torch', 'ray', 'wandb', 'hydra', 'omegaconf', 'numpy', 'gymnasium', 'yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    times = []
+    for _ in range(5):  # the machine may be busy
+        started = time.perf_counter()
+        done = subprocess.run([TRIVIUM, "--help"], capture_output=True, text=True)
+        times.append(time.perf_counter() - started)
+    assert done.returncode == 0
+    for word in ("train", "resume", "evaluate", "list", "show", "doctor"):
+        assert word in done.stdout
+    assert min(times) < 0.3, times
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "list", "show", "doctor"])
+def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("", "no command; valid: train, resume"),
+        ("trian", "trian: there is no such command; did you mean 'train'?"),
+        ("xyz", "xyz: there is no such command; valid: train, resume, evaluate, list, show, doctor"),
+        ("resume", "resume: the following arguments are required: RUN"),
+        ("evaluate", "evaluate: the following arguments are required: RUN"),
+        ("list expermnts", "list: expermnts: there is no such kind; did you mean 'experiments'?"),
+        ("list models data", "data: one argument too many"),
+        ("train --jsn", "--jsn: there is no such option; did you mean '--json'?"),
+        ("train --js", "--js: there is no such option; did you mean '--json'?"),
+        ("train --dir", "train: argument --dir: expected one argument"),
+        ("list --config-dir nowhere", "nowhere is not a folder"),
+        ("resume nowhere", "nowhere is not a run folder: it has no config.yaml"),
+        ("evaluate nowhere", "nowhere is not a run folder: it has no config.yaml"),
+        ("show experiment=mlp_digit", "experiment=mlp_digit: there is no such experiment; did you mean 'mlp_digits'?"),
+    ],
+)
+def test_usage_errors_are_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, typed: str, said: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["trivium"])
+    assert cli.main(typed.split() or None) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("trivium: error: ")
+    assert said in err
+    assert list(Path().iterdir()) == []
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    done = subprocess.run(f"{TRIVIUM} list envs | head -n 1", shell=True, capture_output=True, text=True)
+    assert done.stdout == "envs:\n"
+    assert done.stderr == ""
+
+
+# ----------------------------------------------------------------------------------------------- train, resume, evaluate
+
+
+def test_train_resume_and_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
+    # Options may stand anywhere among the overrides.
+    result = answer(capsys, "train", *SHORT[:2], "--dir", "here", "--quiet", *SHORT[2:])
+    assert result["updates"] == 2
+    assert result["reason"] == "2 updates"
+    assert Path(result["dir"]) == Path("here").absolute()
+    assert 0 <= result["metrics"]["test/accuracy"] <= 1
+
+    longer = answer(capsys, "resume", "here", "budget.updates=3", "--quiet")
+    assert longer["updates"] == 3
+
+    measured = answer(capsys, "evaluate", "here", "--checkpoint", "last")
+    assert measured["metrics"]["test/accuracy"] == longer["metrics"]["test/accuracy"]
+
+    assert answer(capsys, "show", "here")["budget"]["updates"] == 3
+
+    capsys.readouterr()
+    assert cli.main(["train", *SHORT, "--dir", "here"]) == 2
+    assert "holds a run already; trivium resume" in capsys.readouterr().err
+
+
+def test_without_json_a_person_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", *SHORT, "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "test/accuracy" in out
+    run = next(Path("runs/mlp_digits").iterdir())
+    assert str(run) in out
+    assert cli.main(["evaluate", str(run)]) == 0
+    assert "test/accuracy" in capsys.readouterr().out
+
+
+def test_the_same_from_python() -> None:
+    run = trivium.train(*SHORT, dir="there")
+    assert run.updates == 2
+    assert run.dir == Path("there").absolute()
+    assert trivium.evaluate("there")["metrics"]["test/accuracy"] == run.metrics["test/accuracy"]
+    assert trivium.resume("there", "budget.updates=4").updates == 4
+
+
+MY_NET = """
+from torch import nn
+
+class MyNet(nn.Module):
+    def __init__(self, *, input_shape, num_outputs, width):
+        super().__init__()
+        size = input_shape[0] * input_shape[1] * input_shape[2]
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(size, width), nn.ReLU(), nn.Linear(width, num_outputs))
+
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+def test_a_model_of_the_users_own_needs_no_change_in_trivium(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mypackage").mkdir()
+    Path("mypackage/__init__.py").touch()
+    Path("mypackage/nets.py").write_text(MY_NET)
+    Path("mine/model").mkdir(parents=True)
+    Path("mine/model/mynet.yaml").write_text("# My own.\n_target_: mypackage.nets.MyNet\n_partial_: true\nwidth: 8\n")
+    train = [
+        TRIVIUM,
+        "train",
+        "--config-dir",
+        "mine",
+        "model=mynet",
+        "model.width=16",
+        *SHORT,
+        "--dir",
+        "run",
+        "--json",
+    ]
+    done = subprocess.run(train, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["updates"] == 2
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())["model"]
+    assert saved == {"_target_": "mypackage.nets.MyNet", "_partial_": True, "width": 16}
+
+    # In a run folder the same name may be a stranger's: it is not even looked for.
+    capsys.readouterr()
+    assert cli.main(["evaluate", "run"]) == 2
+    assert "--trust mypackage.nets" in capsys.readouterr().err
+    assert not any(name.startswith("mypackage") for name in sys.modules)
+    assert str(Path.cwd()) not in sys.path
+    assert answer(capsys, "evaluate", "run", "--trust", "mypackage")["checkpoint"]
+    for name in [name for name in sys.modules if name.startswith("mypackage")]:
+        del sys.modules[name]
+
+
+# ----------------------------------------------------------------------------------------------- list, show, doctor
+
+
+def test_list_describes_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = answer(capsys, "list")
+    assert list(listed) == ["experiments", "learners", "models", "data", "envs"]
+    assert "experiment=mlp_digits" in listed["experiments"]
+    assert {"learner=classifier", "agent=ppo"} <= set(listed["learners"])
+    for rows in listed.values():
+        assert rows
+        assert all(text.strip() for text in rows.values())
+
+
+def test_list_one_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(answer(capsys, "list", "models")) == ["models"]
+    assert "env.id=CartPole-v1" in answer(capsys, "list", "envs")["envs"]
+
+
+def test_list_has_the_users_own(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine/model").mkdir(parents=True)
+    Path("mine/model/mynet.yaml").write_text("# What I made.\n_target_: x.Y\n")
+    assert answer(capsys, "list", "models", "--config-dir", "mine")["models"]["model=mynet"] == "What I made."
+
+
+def test_show_prints_the_resolved_config(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = answer(capsys, "show", "experiment=ppo_cartpole", "seed=7")
+    assert shown == compose(["experiment=ppo_cartpole", "seed=7"])
+    assert cli.main(["show", "experiment=ppo_cartpole", "seed=7"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == shown
+
+
+def test_doctor_tells_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    told = answer(capsys, "doctor")
+    assert {"python", "torch", "ray", "cores", "memory", "devices", "threads", "wandb", "problems"} <= set(told)
+    assert all(problem.strip() for problem in told["problems"])
+
+
+def test_json_has_no_nan() -> None:
+    assert cli._finite({"a": [float("nan"), 1.5], "b": {"c": float("inf")}}) == {"a": [None, 1.5], "b": {"c": None}}
+
+
+# ----------------------------------------------------------------------------------------------- the YAML that ships
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_yaml_begins_by_saying_what_it_is(group: str, option: str) -> None:
+    path = Library().find(group, option)
+    assert path is not None
+    first = next(line for line in path.read_text().splitlines() if line != "# @package _global_")
+    assert first.startswith("# ")
+    assert len(Library().options(group)[option]) > 10
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in (*LEARNERS, *PARTS)])
+def test_groups_mirror_constructors(group: str, option: str) -> None:
+    path = Library().find(group, option)
+    assert path is not None
+    node = yaml.safe_load(path.read_text())
+    module, _, name = node["_target_"].rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values()), "constructors take keywords only"
+    given = {"run", *PARTS} if group in LEARNERS else {"run", "stream", "input_shape", "num_outputs"}
+    assert set(node) - {"_target_", "_partial_"} == set(parameters) - given
+    if given & set(parameters) and group in PARTS:
+        assert node["_partial_"] is True
+
+
+@pytest.mark.parametrize("experiment", Library().options("experiment"))
+def test_every_experiment_takes_a_step(experiment: str) -> None:
+    from trivium import worker
+    from trivium.builder import build_learner
+
+    config = compose([f"experiment={experiment}"])
+    path = Library().find("experiment", experiment)
+    assert path is not None
+    assert f"# trivium train experiment={experiment}\n" in path.read_text()
+    assert config["name"] == experiment
+    assert constructors.problems(config, trusted=()) == []
+    if any(not Path(v).exists() for k, v in (config.get("data") or {}).items() if k == "path"):
+        pytest.skip("its data are not on this machine")
+    learner = build_learner(config, worker.make_run(config, None))
+    logs = learner.step()
+    assert logs
+    assert all(value.ndim == 0 and not value.requires_grad for value in logs.values())
+    assert next(iter(learner.counters().values())) > 0

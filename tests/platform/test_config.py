@@ -1,0 +1,394 @@
+"""Every mistake in a config is told in one line, all at once, with exit code 2 and nothing left on the disk."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import trivium
+from trivium import cli
+from trivium.config import ConfigError, apply_overrides, compose, read
+
+EXPERIMENT = "# @package _global_\n# Of my own.\ndefaults:\n"
+SUPERVISED = EXPERIMENT + "  - override /learner: classifier\n  - override /model: mlp\n  - override /data: digits\n"
+
+# What is typed, and a pattern for each line of the answer.
+TYPED = [
+    (
+        "experiment=ppo_cartpol agent.gama=0.9 precison=bf16",
+        [
+            r"experiment=ppo_cartpol: .*'ppo_cartpole'\? \(configs/experiment/\)",
+            r"agent.gama: .*'agent.gamma'\? \(configs/agent/ppo.yaml\)",
+            r"precison: .*'precision'\? \(configs/config.yaml\)",
+        ],
+    ),
+    ("experiment=zzzzz sed=1", ["experiment=zzzzz: .*valid: .*mlp_digits", "sed: .*'seed'"]),
+    ("learner=clasifier data=digits model=mlp budget.epochs=1", ["learner=clasifier: .*'classifier'"]),
+    ("agent=pppo budget.env_steps=9", ["agent=pppo: .*'ppo'"]),
+    ("model=mpl", [r"model=mpl: .*'mlp'\? \(configs/model/\)"]),
+    ("data=cifar1000", ["data=cifar1000: there is no such data; (valid|did)"]),
+    ("launch=slurm", ["launch=slurm: .*valid: inline, ray"]),
+    ("experiment=mlp_digits,vae_digits", ["one value at a time.*trivium tune"]),
+    ("learner.lr=1e-3,1e-4", ["one value at a time"]),
+    ("banana", ["banana: is not of the form key=value"]),
+    ("--quiet seed==", ["seed==: must be an integer"]),
+    ("seed=-1", [r"seed=-1: must be an integer >= 0"]),
+    ("seed=1.5", ["seed=1.5: must be an integer"]),
+    ("seed=true", ["seed=true: must be an integer"]),
+    ("seed=", ["seed=: must be an integer"]),
+    ("seed={a:1}", ["seed.a: there is no such key"]),
+    ("budget=3", ["budget=3: must be a group with the keys epochs"]),
+    ("budget={epoch:3}", ["budget.epoch: .*'budget.epochs'"]),
+    ("epochs=3", ["epochs: .*'budget.epochs'"]),
+    ("lr=3", ["lr: .*'learner.lr'"]),
+    ("learner.lr=-1", [r"learner.lr=-1: must be a number > 0 \(configs/experiment/mlp_digits.yaml\)"]),
+    ("learner.lr=fast", ["learner.lr=fast: must be a number > 0"]),
+    ("learner.lr=nan", ["learner.lr=nan: must be a number > 0"]),
+    ("learner.lr=null", ["learner.lr=null: must be a number > 0"]),
+    ("learner.batch_size=0", ["learner.batch_size=0: must be an integer >= 1"]),
+    ("learner.batch_size=[1,2]", ["learner.batch_size=.1, 2.: must be an integer >= 1"]),
+    ("learner.optimizer=adam", ["learner.optimizer=adam: must be a group with the keys"]),
+    ("learner.optimizer.weight_decay=-0.1", ["weight_decay=-0.1: must be a number >= 0"]),
+    ("learner.optimizer.weigth_decay=0.1", ["weigth_decay: .*'learner.optimizer.weight_decay'"]),
+    ("learner.optimizer._target_=torch.optim.Adamm", ["there is no torch.optim.Adamm; did you mean 'torch.optim.Adam"]),
+    ("learner.optimizer._target_=Adam", ["Adam is not of the form package.module.Name"]),
+    ("learner.optimizer._target_=3", ["_target_=3: must be a text"]),
+    ("+learner.optimizer.momentum=0.9", ["momentum: torch.optim.AdamW takes no such keyword; valid: params, lr"]),
+    ("+seeds=3", [r"\+seeds=3: \+ and ~ are for keys of learner"]),
+    ("~seed", ["~seed: "]),
+    ("~learner.optimizer.fusd", ["learner.optimizer.fusd: .*'learner.optimizer.fused'"]),
+    ("model.hidden=64", [r"model.hidden=64: must be a list of integers >= 1, such as \[64,64\]"]),
+    ("model.hidden=[64,0]", ["must be a list of integers >= 1"]),
+    ("model.hidden={a:1}", ["model.hidden.a: there is no such key"]),
+    ("model.dropout=1", ["model.dropout=1: must be a number >= 0 and < 1"]),
+    ("model.activation=3", ["model.activation=3: must be a text"]),
+    ("model.activation=rellu", ["activation=rellu must be one of relu, gelu, silu, tanh"]),
+    ("model._target_=trivium.supervised.models.mlp.MPL", ["did you mean 'trivium.supervised.models.mlp.MLP'"]),
+    ("model._target_=trivium.supervised.model.mlp.MLP", ["no module .*did you mean 'trivium.supervised.models.mlp'"]),
+    ("model._target_=nowhere_at_all.Net", ["there is no module nowhere_at_all"]),
+    ("model=null", ["learner.model: trivium.supervised.classifier.Classifier needs one; choose model=<.*mlp"]),
+    ("learner=vae model=mlp data=digits budget.epochs=1", ["learner.model: trivium.generative.vae.VAE takes no model"]),
+    ("env=gymnasium", ["learner.env: trivium.supervised.classifier.Classifier takes no env; choose env=null"]),
+    ("agent.gamma=0.9", ["agent.gamma: no agent is chosen; valid: agent=<.*ppo"]),
+    (
+        "experiment=mlp_digits agent=ppo",
+        ["learner and agent chosen: exactly one", "takes no model", "takes no data", "agent.env: .* needs one"],
+    ),
+    ("launch=null", ["launch=None: there is no such launch; valid: inline, ray"]),
+    ("learner=classifier model=mlp data=digits", ["budget: nothing ends this run; set at least one of epochs"]),
+    ("budget.epochs=0", ["budget.epochs=0: must be a number > 0"]),
+    ("budget.epochs=inf", ["budget.epochs=inf: must be a number > 0"]),
+    ("budget.updates=2.5", ["budget.updates=2.5: must be an integer >= 1"]),
+    ("budget.env_steps=5", ["budget.env_steps: the learner counts samples"]),
+    ("experiment=ppo_cartpole budget.epochs=5", ["budget.epochs: the agent counts env_steps"]),
+    ("budget.target=accuracy", ["budget.target=accuracy: must be a comparison such as eval/accuracy>=0.97"]),
+    ("budget.target=eval/accuracy>=0.9 evaluation.every_updates=null", ["evaluation: a target or patience needs"]),
+    ("monitor.patience=3 monitor.metric=null", ["monitor.patience: early stopping needs monitor.metric"]),
+    ("monitor.mode=maximum", ["monitor.mode=maximum: must be one of min, max"]),
+    (
+        "precision=bf17 compile=yes device=gpu",
+        ["precision=bf17: .*bf16", "compile=yes|compile=true", "device=gpu: .*cuda:<n>"],
+    ),
+    ("threads=0", ["threads=0: must be one of auto, an integer >= 1"]),
+    ("launch.workers=2", ["launch.workers=2: one process runs inline; several need launch=ray"]),
+    ("launch=ray launch.workers=0", ["launch.workers=0: must be an integer >= 1"]),
+    ("experiment=ppo_cartpole env.id=CartPol-v1", ["env.id=CartPol-v1: gymnasium knows no such id; .*'CartPole-v1'"]),
+    ("experiment=ppo_cartpole env.id=nowhere_at_all:X-v0", ["env.id=nowhere_at_all:X-v0: there is no module"]),
+    ("experiment=ppo_cartpole env.num_envs=0", ["env.num_envs=0: must be an integer >= 1"]),
+    ("experiment=ppo_cartpole agent.minibatch_size=999", ["minibatch_size=999"]),
+    ("data=mnist", ["data.path=datasets/mnist: must be a file or folder that exists .configs/data/mnist.yaml"]),
+    ("data.val_fraction=0.9 data.test_fraction=0.9", ["val_fraction=0.9 and test_fraction=0.9"]),
+    ("name=a/b", ["name=a/b: must be a name of letters"]),
+    ("learner.decay_samples=${budget.sampels}", ["learner.decay_samples: .*budget.sampels"]),
+    ("hydra.run.dir=x", ["hydra"]),
+    ("--config-dir nowhere", ["--config-dir: .*nowhere is not a folder"]),
+    ("--dir /proc/nothing/here budget.updates=1", ["the run folder /proc/nothing/here can't be written"]),
+]
+
+# What the user's own folder holds, what is typed, and a pattern for each line of the answer.
+OWN = [
+    ({"experiment/mine.yaml": SUPERVISED + "lerner:\n  lr: 1\nbudget:\n  epochs: 1\n"}, "experiment=mine",
+     [r"lerner: .*'learner'\? \(.*/experiment/mine.yaml\)"]),
+    ({"experiment/mine.yaml": SUPERVISED + "learner:\n  batchsize: 1\n  optimizer: {wd: 1}\nbudget:\n  epoch: 1\n"},
+     "experiment=mine sed=1",
+     [r"learner.batchsize: .*'learner.batch_size'\? \(.*mine.yaml\)", r"learner.optimizer.wd: .*\(.*mine.yaml\)",
+      r"budget.epoch: .*'budget.epochs'\? \(.*mine.yaml\)", r"sed: .*'seed'", "budget: nothing ends this run"]),
+    ({"experiment/mine.yaml": SUPERVISED + "learner:\n  lr: -1\n  batch_size: many\nbudget:\n  epochs: 1\n"},
+     "experiment=mine",
+     [r"learner.lr=-1: must be a number > 0 \(.*mine.yaml\)", r"learner.batch_size=many: must be .* \(.*mine.yaml\)"]),
+    ({"experiment/mine.yaml": SUPERVISED + "budget: 5\n"}, "experiment=mine", ["budget"]),
+    ({"experiment/mine.yaml": SUPERVISED.replace("classifier", "clasifier")}, "experiment=mine precison=3",
+     [r"learner=clasifier: .*'classifier'\? \(.*mine.yaml\)", "precison"]),
+    ({"experiment/mine.yaml": SUPERVISED.replace("/model", "/modle")}, "experiment=mine",
+     [r"defaults: override /modle: there is no such group; did you mean 'model'\? \(.*mine.yaml\)"]),
+    ({"experiment/mine.yaml": SUPERVISED.replace("override /data", "data")}, "experiment=mine",
+     [r"must be written 'override /data: digits' \(.*mine.yaml\)"]),
+    ({"experiment/mine.yaml": "# @package _global_\ndefaults:\n  - mpl_digits\n"}, "experiment=mine",
+     [r"experiment=mpl_digits: .*'mlp_digits'\? \(.*mine.yaml\)"]),
+    ({"experiment/mine.yaml": "# Mine.\nseed: 3\n"}, "experiment=mine",
+     ["must begin with the line '# @package _global_'"]),
+    ({"experiment/mine.yaml": SUPERVISED + "budget: [1\nseed: 3\n"}, "experiment=mine sed=3",
+     [r"mine.yaml:\d+: is not valid YAML: ", "sed: .*'seed'"]),
+    ({"experiment/mine.yaml": "# @package _global_\n- 3\n"}, "experiment=mine",
+     ["mine.yaml: must hold keys and values"]),
+    ({"experiment/mine.yaml": SUPERVISED + "seed: !!python/object/apply:os.system [touch gotcha]\n"}, "experiment=mine",
+     ["mine.yaml:.*not valid YAML: .*python/object"]),
+    ({"experiment/mine.yaml": SUPERVISED + "seed: 1\nseed: 2\nbudget: {epochs: 1}\n"}, "experiment=mine", ["seed"]),
+    ({"model/mynet.yaml": "# Mine.\n_target_: trivium.supervised.models.mlp.MLP\n_partial_: true\nhiden: [8]\n"},
+     "model=mynet", [r"model.hiden: .*MLP takes no such keyword; did you mean 'hidden'\? \(.*model/mynet.yaml\)"]),
+    ({"model/mynet.yaml": "# Mine.\n_target_: nowhere_at_all.Net\n_partial_: true\n"},
+     "model=mynet", [r"model._target_: there is no module nowhere_at_all \(.*model/mynet.yaml\)"]),
+    ({"model/mynet.yaml": "# Mine.\n_partial_: true\nhidden: [8]\n"}, "model=mynet",
+     [r"model: has no _target_.*mynet.yaml"]),
+    ({"model/mynet.yaml": "_target_: [\n"}, "model=mynet sed=1", [r"mynet.yaml:\d+: is not valid YAML", "sed"]),
+    ({"model/mynet.yaml": "# M.\n_target_: trivium.supervised.models.mlp.MLP\nhidden: ???\n_partial_: true\n"},
+     "model=mynet", ["model.hidden: Missing mandatory value"]),
+    ({"model/mynet.yaml": "# M.\n_target_: trivium.supervised.models.mlp.MLP\n"}, "model=mynet",
+     ["model.input_shape: .*needs a value for it; `_partial_: true` leaves it to the learner", "num_outputs"]),
+    ({"model/mlp.yaml": "# Mine.\n_target_: trivium.supervised.models.mlp.MLP\n"}, "model=mlp",
+     ["model=mlp: Trivium has one of this name too; rename .*/model/mlp.yaml"]),
+    ({"modle/mynet.yaml": "# Mine.\n"}, "model=mynet", ["--config-dir: .* has no folder named for a group"]),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds the working directory
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> list[str]:
+    """The lines of a refusal, after the checks that hold for all."""
+    assert cli.main(["train", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert lines
+    assert all(line.startswith("trivium: error: ") for line in lines), err
+    assert list(Path.cwd().iterdir()) == []
+    return lines
+
+
+def assert_one_each(lines: list[str], patterns: list[str]) -> None:
+    assert len(lines) == len(patterns), "\n".join(lines)
+    for pattern in patterns:
+        assert any(re.search(pattern, line) for line in lines), f"{pattern} is in none of:\n" + "\n".join(lines)
+
+
+@pytest.mark.parametrize(("typed", "patterns"), TYPED, ids=[typed for typed, _ in TYPED])
+def test_what_is_typed_wrong(capsys: pytest.CaptureFixture[str], typed: str, patterns: list[str]) -> None:
+    assert_one_each(refused(capsys, typed.split()), patterns)
+
+
+@pytest.mark.parametrize(("files", "typed", "patterns"), OWN, ids=[str(i) for i in range(len(OWN))])
+def test_what_is_wrong_in_a_folder_of_the_users(
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    files: dict[str, str],
+    typed: str,
+    patterns: list[str],
+) -> None:
+    mine = tmp_path_factory.mktemp("it's mine")
+    for name, text in files.items():
+        (mine / name).parent.mkdir(exist_ok=True)
+        (mine / name).write_text(text)
+    assert_one_each(refused(capsys, ["--config-dir", str(mine), *typed.split()]), patterns)
+
+
+def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("trivium.config_check.may_have_gpu", lambda: True)
+    assert compose(["device=cuda:1"])["device"] == "cuda:1"
+    assert_one_each(
+        refused(capsys, ["device=cuda:2"]), ["device=cuda:2: this machine has 2 CUDA devices; valid: auto, cpu"]
+    )
+
+
+def test_without_a_driver_no_gpu_is_looked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trivium.config_check.may_have_gpu", lambda: False)
+    assert_one_each(
+        refused(capsys, ["device=cuda"]), ["device=cuda: this machine has no CUDA device; valid: auto, cpu"]
+    )
+
+
+WITHOUT_TORCH = """
+import sys
+from trivium import cli
+for typed in sys.argv[1:]:
+    assert cli.main(["train", *typed.split()]) == 2, typed
+    assert "torch" not in sys.modules, typed
+    assert "ray" not in sys.modules, typed
+"""
+
+
+def test_a_mistake_is_told_without_importing_torch() -> None:
+    # Only a constructor's own objection needs it; and there may be a GPU.
+    needs_torch = ("activation=rellu", "minibatch_size=999", "val_fraction=0.9", "--dir")
+    every = [typed for typed, _ in TYPED if not any(word in typed for word in needs_torch)]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *every[::6]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_mistake_is_told_in_a_moment() -> None:
+    arguments = [str(Path(sys.executable).parent / "trivium"), "train", *TYPED[0][0].split()]
+    fastest = math.inf
+    for _ in range(3):  # the machine may be busy
+        started = time.perf_counter()
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        fastest = min(fastest, time.perf_counter() - started)
+    assert done.returncode == 2
+    assert done.stderr.count("trivium: error: ") == 3 == len(done.stderr.splitlines())
+    assert done.stdout == ""
+    assert list(Path.cwd().iterdir()) == []
+    assert fastest < 1.5
+
+
+def test_trace_shows_where_an_error_came_from(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert cli.main(["train", "seed=-1", "--trace"]) == 2
+    assert caplog.records[0].exc_info
+    assert "trivium: error: seed=-1" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------- what is right
+
+
+def test_without_arguments_the_default_experiment_is_trained() -> None:
+    assert compose() == compose(["experiment=mlp_digits"])
+
+
+def test_interpolations_are_resolved_and_the_result_is_plain_data() -> None:
+    config = compose(["experiment=ppo_cartpole", "budget.env_steps=4096"])
+    assert config["agent"]["lr_anneal_env_steps"] == 4096
+    assert yaml.safe_load(yaml.safe_dump(config)) == config
+    assert "hydra" not in config
+
+
+def test_a_whole_number_may_be_typed_as_1e6() -> None:
+    config = compose(["experiment=ppo_cartpole", "budget.env_steps=1e6"])
+    assert config["budget"]["env_steps"] == 1_000_000
+    assert type(config["agent"]["lr_anneal_env_steps"]) is int
+
+
+def test_a_target_needs_no_quotes() -> None:
+    assert compose(["budget.target=eval/accuracy>=0.97"])["budget"]["target"] == "eval/accuracy>=0.97"
+
+
+def test_keys_of_a_constructor_may_be_added_and_left_out() -> None:
+    config = compose(["+learner.optimizer.amsgrad=true", "~learner.optimizer.fused"])
+    assert config["learner"]["optimizer"]["amsgrad"] is True
+    assert "fused" not in config["learner"]["optimizer"]
+
+
+def test_an_agent_without_an_env_gets_gymnasiums() -> None:
+    assert compose(["agent=ppo", "budget.env_steps=8"])["env"]["_target_"] == "trivium.agents.envs.make"
+
+
+def test_what_a_users_own_keywords_mean_is_not_for_trivium_to_say(tmp_path_factory: pytest.TempPathFactory) -> None:
+    mine = tmp_path_factory.mktemp("mine")
+    (mine / "model").mkdir()
+    (mine / "model/net.yaml").write_text("# M.\n_target_: torch.nn.LazyLinear\n_partial_: true\nout_features: 10\n")
+    (mine / "net_of_mine.py").write_text("def net(*, hidden, beta, **other): ...\n")
+    (mine / "model/own.yaml").write_text("# M.\n_target_: net_of_mine.net\n_partial_: true\nhidden: 64\nbeta: -1\n")
+    sys.path.append(str(mine))
+    assert compose(["model=own"], mine)["model"]["hidden"] == 64
+    assert compose(["model=own", "model.hidden=[3]"], mine)["model"]["hidden"] == [3]
+    with pytest.raises(ConfigError, match=r"model\.hidden=wide: must be an integer"):
+        compose(["model=own", "model.hidden=wide"], mine)
+    assert compose(["model=net"], mine)["model"]["out_features"] == 10
+
+
+def test_hydra_of_the_caller_is_left_alone() -> None:
+    from hydra.core.global_hydra import GlobalHydra
+
+    before = GlobalHydra.instance().hydra
+    compose()
+    assert GlobalHydra.instance().hydra is before
+
+
+def test_nothing_changes_a_config_after_it_is_composed() -> None:
+    from trivium import launch
+    from trivium.progress import Display
+
+    config = compose(["budget.updates=2", "tracking.wandb=false"])
+    before = copy.deepcopy(config)
+    result = launch.train(config, dir=Path("run"), display=Display(quiet=True))
+    assert config == before
+    assert yaml.safe_load((result.dir / "config.yaml").read_text()) == before
+
+
+# ----------------------------------------------------------------------------------------------- run folders
+
+
+def test_a_resumed_run_may_have_another_budget_and_nothing_else() -> None:
+    config = compose()
+    before = copy.deepcopy(config)
+    changed = apply_overrides(config, ["budget.epochs=3", "budget.samples=1e6"])
+    assert changed["budget"]["epochs"] == 3
+    assert changed["budget"]["samples"] == 1_000_000
+    assert config == before
+    with pytest.raises(ConfigError) as refusal:
+        apply_overrides(
+            config, ["learner.lr=1", "budget.epoch=3", "log.every_updates=0", "~budget.samples", "budget=3"]
+        )
+    assert_one_each(
+        refusal.value.errors,
+        [
+            "learner.lr: can't change when a run is resumed; valid: budget",
+            "budget.epoch: .*'budget.epochs'",
+            "log.every_updates=0: must be an integer >= 1",
+            "~budget.samples: only key=value",
+            "budget=3: must be a group",
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        (None, "has no config.yaml"),
+        ("", "is not the config of a run"),
+        ("[1, 2]", "is not the config of a run"),
+        ("a: [", "is not valid YAML"),
+        ("!!python/object/apply:os.system ['touch gotcha']", "is not valid YAML: .*python/object"),
+        ("a: !!python/name:os.system", "is not valid YAML: .*python/name"),
+        (b"\xff\xfe\x00", "is not valid YAML"),
+        ({"threads": "many"}, "threads=many: must be one of auto"),
+        ({"budget": 3}, "budget=3: must be a group|budget.epochs: is missing"),
+        ({"checkpoint": {"every_updates": 1}}, "checkpoint.every_s: is missing"),
+    ],
+)
+def test_a_config_that_is_none_is_refused(text: Any, pattern: str) -> None:
+    folder = Path("run")
+    folder.mkdir()
+    if isinstance(text, dict):
+        text = yaml.safe_dump({**compose(), **text})
+    if text is not None:
+        (folder / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=pattern) as refusal:
+        read(folder)
+    assert all("\n" not in line for line in refusal.value.errors)
+    assert not Path("gotcha").exists()
+
+
+def test_the_config_of_a_run_is_read_back() -> None:
+    for experiment in ("mlp_digits", "ppo_cartpole"):
+        config = compose([f"experiment={experiment}"])
+        Path("config.yaml").write_text(yaml.safe_dump(config))
+        assert read(Path()) == config
+
+
+def test_the_error_can_be_caught_from_python() -> None:
+    with pytest.raises(trivium.ConfigError, match="sed: there is no such key"):
+        trivium.train("sed=1")
