@@ -36,14 +36,17 @@ def build_learner(config: Config, run: Run, *, trusted: Collection[str] = EVERYT
     """
     check_learner(config, trusted=trusted)
     groups = constructors.chosen_groups(config)
-    name = next(g for g in LEARNERS if g in groups)
+    building = ""
     try:
-        parts = {g: _build(groups[g], trusted) for g in PARTS if g in groups}
-        learner: Learner = _build(groups[name], trusted, run=run, **parts)
+        parts = {}
+        for building in (g for g in PARTS if g in groups):
+            parts[building] = _build(groups[building], trusted)
+        building = next(g for g in LEARNERS if g in groups)
+        learner: Learner = _build(groups[building], trusted, run=run, **parts)
     except ValueError as error:
-        raise ConfigError([f"{name}: {error}"]) from error
+        raise ConfigError([f"{building}: {error}"]) from error
     except TypeError as error:  # what many constructors raise at a value of another type; --trace tells it from a bug
-        raise ConfigError([f"{name}: {error} (TypeError; --trace shows where)"]) from error
+        raise ConfigError([f"{building}: {error} (TypeError; --trace shows where)"]) from error
     return learner
 
 

@@ -184,7 +184,7 @@ def _reachable(address: str) -> bool | None:
 def _wandb() -> str:
     if os.environ.get("WANDB_MODE", "").lower() == "disabled":
         return "disabled by WANDB_MODE"
-    from trivium.wandb_sink import choose_mode, logged_in
+    from trivium.wandb_process import choose_mode, logged_in
 
     mode = _within(ANSWER_S, choose_mode) or "offline"
     return f"{'logged in' if logged_in() else 'not logged in'}: runs are written {mode}"

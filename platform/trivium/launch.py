@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from trivium import environment, signals, worker
-from trivium.builder import EVERYTHING, check_learner
+from trivium.builder import check_learner
 from trivium.checkpoint import Checkpoints
-from trivium.config import Config, ConfigError, apply_overrides
+from trivium.config import Config, ConfigError, apply_overrides, read
 from trivium.learner import Learner
 from trivium.loop import Outcome
 from trivium.progress import Display
@@ -59,10 +59,11 @@ class Result:
     def learner(self) -> Learner:
         """The trained learner, with the weights of `checkpoint`."""
         if self._learner is None:
-            self._learner = _load_learner(self.dir, self.checkpoint, EVERYTHING)[0]
+            self._learner = _load_learner(self.dir, self.checkpoint, self._trusted)[0]
         return self._learner
 
     _learner: Learner | None = None
+    _trusted: Collection[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, one key per public attribute."""
@@ -110,6 +111,7 @@ def resume(
     dir, config = read_run(place)
     done = read_result(dir)
     if done and not overrides:
+        done._trusted = trusted
         return done
     if overrides:
         config = apply_overrides(config, overrides)
@@ -157,15 +159,7 @@ def read_run(place: Path | str) -> tuple[Path, Config]:
         Bucket(str(place)).pull(dir)
     else:
         dir = Path(place).absolute()
-    try:
-        config = yaml.safe_load((dir / "config.yaml").read_text())
-    except FileNotFoundError:
-        raise ConfigError([f"{place} is not a run folder: it has no config.yaml"]) from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{dir / 'config.yaml'} can't be read: {str(error).splitlines()[0]}"]) from error
-    if not isinstance(config, dict) or not {"name", "budget", "launch", "checkpoint"} <= set(config):
-        raise ConfigError([f"{dir / 'config.yaml'} is not the config of a run"])
-    return dir, config
+    return dir, read(dir)
 
 
 def read_result(dir: Path) -> Result | None:
@@ -237,15 +231,10 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
             if not resume:
                 _make_folder(task)
             display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
-            outcome = worker.work(
-                task,
-                run,
-                learner,
-                resume=resume,
-                show=display.show,
-                say=display.say,
-                stop_requested=asked,
-            )
+            with _nothing_left(task, unless=resume):
+                outcome = worker.work(
+                    task, run, learner, resume=resume, show=display.show, say=display.say, stop_requested=asked
+                )
     display.close()
     return _close(task, outcome, learner)
 
@@ -253,7 +242,7 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
 def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
     """Write the result and the report; without a result a run counts as unfinished."""
     result = Result(task.dir, task.config["name"], **asdict(outcome))
-    result._learner = learner
+    result._learner, result._trusted = learner, task.trusted
     _write(task.dir / RESULT, json.dumps(result.as_json(), indent=1))
     try:
         from trivium.report import write_report
@@ -286,7 +275,7 @@ def _prepare_ray() -> None:
 
 @contextlib.contextmanager
 def _nothing_left(task: Task, *, unless: bool) -> Iterator[None]:
-    """A new run that the workers could not even build leaves no folder behind."""
+    """A new run whose config turns out to be impossible before its first row leaves no folder behind."""
     try:
         yield
     except ConfigError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trivium import valid
+from trivium.budget import Budget, Cadence, metric
 from trivium.checkpoint import Checkpoints, rng_state, set_rng_state
-from trivium.config import Config, ConfigError
+from trivium.config import Config
 from trivium.learner import Learner, Picture, Run
 from trivium.progress import Status
 from trivium.tracking import Row, Tracker
 
+SHOW_S = 0.5  # how often the user is shown where the run is
 FIGURES_SHARE = 0.02  # of the run's time that pictures drawn while training may take
 
 
@@ -103,16 +103,12 @@ class Loop:
     _drawing_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self._limits = {k: v for k, v in self.config["budget"].items() if k != "target" and v is not None}
-        self._target = valid.TARGET.match(self.config["budget"]["target"] or "")
-        unknown = set(self._limits) - {"updates", "minutes"} - set(self.learner.counters())
-        if unknown:
-            raise ConfigError(
-                [
-                    f"budget.{k}: this learner counts {', '.join(self.learner.counters())} and updates"
-                    for k in sorted(unknown)
-                ]
-            )
+        self._budget = Budget(self.config["budget"], self.learner.counters())
+        self._log_cadence = Cadence(**self.config["log"])
+        self._evaluation = Cadence(**self.config["evaluation"])
+        checkpoint = self.config["checkpoint"]
+        self._checkpoint = Cadence(every_updates=checkpoint["every_updates"], every_s=checkpoint["every_s"])
+        self._cadences = (self._log_cadence, self._evaluation, self._checkpoint)
         # Several workers must agree on what depends on a clock or a signal, which costs a message: so only so often.
         self._agree_every = 1 if self.run.world_size == 1 else self.config["log"]["every_updates"] or 50
         self._axis = next(iter(self.learner.counters()))
@@ -131,14 +127,14 @@ class Loop:
     @property
     def fraction(self) -> float:
         """How much of the budget is spent, in [0, 1]."""
-        done = {**self.learner.counters(), "updates": self.updates, "minutes": self.elapsed_s / 60}
-        return min(1.0, max((done[k] / limit for k, limit in self._limits.items()), default=0.0))
+        return self._budget.fraction(self.learner.counters(), self.updates, self.elapsed_s)
 
     def _reset_clocks(self) -> None:
-        now = time.monotonic()
-        self._started = self._last_log = self._last_evaluation = self._last_checkpoint = now
+        for cadence in self._cadences:
+            cadence.restart()
+        self._started = now = time.monotonic()
         self._row_start = (now, self.step, self.updates)
-        self._shown, self._first_step, self._first_fraction = 0.0, (now, self.step), self.fraction
+        self._shown, self._first_step, self._first_fraction = now, (now, self.step), self.fraction
 
     def train(self) -> Outcome:
         """Train until the budget is spent, evaluate, and measure what one would publish.
@@ -147,69 +143,57 @@ class Loop:
             NonFiniteLoss, Interrupted, CheckpointError: as they say.
         """
         self._reset_clocks()
-        reason = self._why_stop()
+        reason = self._spent() or self._satisfied()
         while reason is None:
             self._window.append(self.learner.step())
             self.updates += 1
             log, evaluate, checkpoint, signal = self._due()
-            ending = self._why_stop() is not None
-            if log or evaluate or ending:
-                self._write_row(evaluate=evaluate or ending)
+            reason = self._spent()
+            if log or evaluate or reason:
+                self._write_row(evaluate=bool(evaluate or reason))
+                reason = reason or self._satisfied()
             if checkpoint or signal:
                 self._save()
             if signal:
                 raise Interrupted(signal, self.checkpoints.names()[-1])
             self._show()
-            reason = self._why_stop()
         return self._finish(reason)
 
     # ------------------------------------------------------------------------------------------- deciding
 
-    def _why_stop(self) -> str | None:
-        patience = self.config["monitor"]["patience"]
+    def _spent(self) -> str | None:
+        return self._budget.spent(self.learner.counters(), self.updates, time_over=self._minutes_spent)
+
+    def _satisfied(self) -> str | None:
+        """Why the last evaluation ends the run, if it does."""
+        monitor = self.config["monitor"]
         if self._target_met:
-            return f"target {self.config['budget']['target']} reached"
-        if patience is not None and self._without_improvement >= patience:
-            return f"no improvement of {self.config['monitor']['metric']} in {patience} evaluations"
-        counters = self.learner.counters()
-        for unit, limit in self._limits.items():
-            if unit == "minutes":
-                spent = self._minutes_spent
-            else:
-                spent = (self.updates if unit == "updates" else counters[unit]) >= limit
-            if spent:
-                return (
-                    f"{limit:g} {unit.replace('_', ' ')}"
-                    if isinstance(limit, float)
-                    else f"{limit} {unit.replace('_', ' ')}"
-                )
+            return f"target {self._budget.target} reached"
+        if monitor["patience"] is not None and self._without_improvement >= monitor["patience"]:
+            return f"no improvement of {monitor['metric']} in {monitor['patience']} evaluations"
         return None
+
+    @property
+    def _time_over_at(self) -> float:
+        return self._started + 60 * self._budget.minutes - self._elapsed_before_s
 
     def _due(self) -> tuple[bool, bool, bool, int]:
         """Whether a row, an evaluation, a checkpoint is due, and which signal asks to stop (0: none)."""
-        by_updates = [self._every_updates(kind) for kind in ("log", "evaluation", "checkpoint")]
+        log, evaluation, checkpoint = (cadence.by_updates(self.updates) for cadence in self._cadences)
         if self.updates % self._agree_every:
-            return by_updates[0], by_updates[1], by_updates[2], 0
+            return log, evaluation, checkpoint, 0
         now = time.monotonic()
-        last = {"log": self._last_log, "evaluation": self._last_evaluation, "checkpoint": self._last_checkpoint}
-        by_time = [self._every_s(kind, now - then) for kind, then in last.items()]
-        over = self.elapsed_s / 60 >= self._limits.get("minutes", math.inf)
-        signal = self.stop_requested() or 0
+        decided = [cadence.by_clock(now) for cadence in self._cadences]
+        decided += [
+            self._elapsed_before_s + now - self._started >= 60 * self._budget.minutes,
+            self.stop_requested() or 0,
+        ]
         if self.run.world_size > 1:
-            decided = torch.tensor([*by_time, over, signal], dtype=torch.int64, device=self.run.device)
-            torch.distributed.broadcast(decided, src=0)
-            *by_time, over, signal = decided.tolist()
-        self._minutes_spent = bool(over)
-        due = [bool(a or b) for a, b in zip(by_updates, by_time, strict=True)]
-        return due[0], due[1], due[2], signal
-
-    def _every_updates(self, kind: str) -> bool:
-        every = self.config[kind]["every_updates"]
-        return every is not None and self.updates % every == 0
-
-    def _every_s(self, kind: str, passed_s: float) -> bool:
-        every = self.config[kind]["every_s"]
-        return every is not None and passed_s >= every
+            told = torch.tensor(decided, dtype=torch.int64, device=self.run.device)
+            torch.distributed.broadcast(told, src=0)
+            decided = told.tolist()
+        self._minutes_spent = bool(decided[3])
+        return bool(log or decided[0]), bool(evaluation or decided[1]), bool(checkpoint or decided[2]), decided[4]
 
     # ------------------------------------------------------------------------------------------- rows
 
@@ -218,11 +202,11 @@ class Loop:
         row: Row = {"step": self.step, "updates": self.updates, **self._other_counters()}
         row.update({f"train/{k}": v for k, v in self._close_window().items()})
         row.update(self._rates())
-        self._last_log = time.monotonic()
+        self._log_cadence.restart()
         improved = evaluate and self._evaluate(row)
         if evaluate:
             self._draw_figures()
-            self._last_evaluation = time.monotonic()
+            self._evaluation.restart()
         self._log(row)
         if improved:
             self._save()
@@ -235,7 +219,7 @@ class Loop:
 
     def _show(self, row: Row | None = None) -> None:
         now = time.monotonic()
-        if row is None and now - self._shown < 0.5:
+        if row is None and now - self._shown < SHOW_S:
             return
         self._shown = now
         since, first = self._first_step
@@ -274,15 +258,17 @@ class Loop:
     def _stacked_window(self) -> tuple[list[str], Tensor]:
         """The metrics' names and float64 [updates, metrics] on the CPU: the one wait for the device."""
         names = list(self._window[0])
-        values = torch.stack([torch.stack([m[n] for n in names]) for m in self._window])
+        flat = torch.stack([value for metrics in self._window for value in metrics.values()])
+        values = flat.view(len(self._window), len(names))
         return names, values.double().cpu() if values.device.type != "mps" else values.cpu().double()
 
     def _guard(self, names: list[str], values: Tensor) -> None:
         """Stop all workers if the loss of any is NaN or Inf."""
         losses = [i for i, n in enumerate(names) if "loss" in n]
-        bad = (~values[:, losses].isfinite()).nonzero()
-        if not self.run.sum(torch.tensor(len(bad), device=self.run.device)):
+        finite = values[:, losses].isfinite()
+        if not self.run.sum((~finite.all()).long().to(self.run.device)):
             return
+        bad = (~finite).nonzero()
         saved = self.checkpoints.names()
         where = "on another worker"
         if len(bad):
@@ -315,13 +301,10 @@ class Loop:
         row.update(values)
         self._evaluated_at = self.updates
         monitor = self.config["monitor"]
-        if self._target:
-            name, comparison, value = self._target.groups()
-            compare = operator.ge if comparison == ">=" else operator.le
-            self._target_met = bool(compare(_metric("budget.target", name, values), float(value)))
+        self._target_met = self._budget.met(values)
         if monitor["metric"] is None:
             return False
-        value = _metric("monitor.metric", monitor["metric"], values)
+        value = metric("monitor.metric", monitor["metric"], values)
         sign = 1.0 if monitor["mode"] == "max" else -1.0
         improved = self._best is None or sign * (value - self._best) > monitor["min_delta"]
         if improved and not math.isnan(value):
@@ -375,7 +358,8 @@ class Loop:
         if self._window:
             self._guard(*self._stacked_window())
         self.checkpoints.save(self.state_dict(), step=self.step, updates=self.updates, best_step=self._best_step)
-        self._last_checkpoint, self._saved_at = time.monotonic(), self.updates
+        self._checkpoint.restart()
+        self._saved_at = self.updates
         self.tracker.checkpointed()
 
     def state_dict(self) -> dict[str, Any]:
@@ -412,9 +396,3 @@ class Loop:
         self._best, self._best_step = loop["best"], loop["best_step"]
         self._without_improvement, self._target_met = loop["without_improvement"], loop["target_met"]
         set_rng_state(state["rng"], self.run.device)
-
-
-def _metric(key: str, name: str, values: Mapping[str, float]) -> float:
-    if name not in values:
-        raise ConfigError([f"{key}: this learner reports no {name}; valid: {', '.join(sorted(values))}"])
-    return values[name]

@@ -128,6 +128,7 @@ BY_NAME: dict[str, Rule] = {
     "num_steps": COUNT,
     "num_epochs": COUNT,
     "hidden": Sizes(),
+    "activation": OneOf(("relu", "gelu", "silu", "tanh")),  # supervised.models.mlp.ACTIVATIONS, told without torch
     "latent_dim": COUNT,
     "dropout": BELOW_ONE,
     "label_smoothing": BELOW_ONE,

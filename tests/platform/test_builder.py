@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,8 +105,13 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=str)
-@pytest.mark.parametrize("place", ["data", "model", "learner", "learner.optimizer", "list", "deep"])
+PLACES = ["data", "model", "learner", "learner.optimizer", "list", "deep"]
+ATTACKS = [(n, "model") for n in NAMES] + [
+    (n, p) for n in ("evil.run", "os.system", "torch.load", None) for p in PLACES
+]
+
+
+@pytest.mark.parametrize(("name", "place"), ATTACKS, ids=str)
 def test_a_name_that_is_not_listed_is_refused(evil: Path, config: dict[str, Any], name: Any, place: str) -> None:
     attack = {"_target_": name, "command": "touch gotcha", "_partial_": False}
     if place == "learner.optimizer":
@@ -288,3 +294,13 @@ def test_launch_checks_before_it_writes(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="hiden"):
         launch.train(config)
     assert list(Path().iterdir()) == []
+
+
+def test_files_in_a_strangers_folder_hide_no_module(config: dict[str, Any]) -> None:
+    folder = stranger({**config, "tracking": {**config["tracking"], "wandb": True}})
+    for name in ("json", "yaml", "torch", "wandb", "gymnasium", "sitecustomize", "ray"):
+        (folder / f"{name}.py").write_text(f"open('imported-{name}', 'w')\nraise SystemExit(9)\n")
+    command = [str(Path(sys.executable).parent / "trivium"), "resume", ".", "--quiet"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert list(folder.glob("**/imported-*")) == []
+    assert done.returncode == 0, done.stderr

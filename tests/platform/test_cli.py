@@ -104,7 +104,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert done.stderr == ""
 
 
-# ----------------------------------------------------------------------------------------------- train, resume, evaluate
+# ----------------------------------------------------------------------------------------------- a run's life
 
 
 def test_train_resume_and_evaluate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,8 +84,8 @@ def test_a_ray_that_answers_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_doctor_does_not_wait_for_a_name_that_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trivium.environment.ANSWER_S", 0.1)
     monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setattr("trivium.wandb_sink.choose_mode", lambda: time.sleep(5))
-    monkeypatch.setattr("trivium.wandb_sink.logged_in", lambda: True)
+    monkeypatch.setattr("trivium.wandb_process.choose_mode", lambda: time.sleep(5))
+    monkeypatch.setattr("trivium.wandb_process.logged_in", lambda: True)
     started = time.monotonic()
     assert environment._wandb() == "logged in: runs are written offline"
     assert time.monotonic() - started < 2

@@ -71,7 +71,6 @@ def test_no_file_names_this_machine_or_a_registry() -> None:
     assert found == []
 
 
-@pytest.mark.slow  # builds a wheel
 def test_a_wheel_finds_its_configs(tmp_path: Path) -> None:
     # From a copy: a build leaves folders in the source tree.
     source = tmp_path / "source"

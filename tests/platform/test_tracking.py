@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trivium import wandb_sink
+from trivium import wandb_process
 from trivium.tracking import RunTracker, TensorBoard, read_rows, save_picture
-from trivium.wandb_sink import WandbSink, choose_mode, history, logged_in, records, wandb_files
+from trivium.wandb_process import choose_mode, history, logged_in, records, wandb_files
+from trivium.wandb_sink import WandbSink
 
 
 def row(step: int, **metrics: float) -> dict[str, Any]:
@@ -95,13 +94,6 @@ def test_tensorboard_holds_each_row_once_after_a_resume(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- W&B
 
 
-@pytest.fixture(autouse=True)
-def _no_run_left_open() -> Iterator[None]:
-    yield
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
-
-
 def sink(dir: Path, **config: Any) -> WandbSink:
     return WandbSink(dir, run_id="run1", name="test/run1", project="trivium", config=config)
 
@@ -167,25 +159,39 @@ def test_a_resumed_run_is_the_same_run_without_duplicated_or_missing_steps(tmp_p
     assert [r["_step"] for r in all_rows(tmp_path)] == [10, 20, 30, 40, 50]
 
 
-def test_a_kill_loses_no_row_older_than_two_seconds(tmp_path: Path) -> None:
-    code = f"""
+KILLED = """
 import os, signal, time
 from pathlib import Path
 from trivium.tracking import RunTracker
 from trivium.wandb_sink import WandbSink
-dir = Path({str(tmp_path)!r})
+dir = Path({dir!r})
 tracker = RunTracker(dir, open_sinks=lambda: [WandbSink(dir, run_id="run1", name="r", project="p", config={{}})])
 tracker.log({{"step": 1, "train/loss": 1.0}})
 while not list(dir.glob("wandb/*/run-run1.wandb")):
     time.sleep(0.05)
 for step in range(2, 6):
     tracker.log({{"step": step, "train/loss": 1.0}})
-time.sleep(2)
-os.kill(os.getpid(), signal.SIGKILL)
+time.sleep({wait_s})
+os.{kill}
 """
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "WANDB_MODE": "offline"})
-    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "kill"),
+    [
+        (0.1, "kill(os.getpid(), signal.SIGKILL)"),
+        (2.0, "kill(tracker._sinks[0]._process.pid, signal.SIGKILL) or os.kill(os.getpid(), signal.SIGKILL)"),
+    ],
+    ids=["the training process alone", "W&B's process too"],
+)
+def test_a_kill_loses_no_row_older_than_two_seconds(tmp_path: Path, wait_s: float, kill: str) -> None:
+    code = KILLED.format(dir=str(tmp_path), wait_s=wait_s, kill=kill)
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    again = sink(tmp_path)  # waits for the process of the run that was killed, and has nothing to add
+    again.finish(failed=False)
     assert [r["_step"] for r in all_rows(tmp_path)] == [1, 2, 3, 4, 5]
+    first = wandb_files(tmp_path, "run1")[0]
+    assert [r["_step"] for r in history(first)] == [1, 2, 3, 4, 5]
 
 
 def test_logging_costs_a_step_nothing_to_speak_of(tmp_path: Path) -> None:
@@ -219,50 +225,59 @@ class TestMode:
     def test_a_server_that_does_not_answer_is_offline_within_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
-            monkeypatch.setattr(wandb_sink, "_base_url", lambda: f"http://127.0.0.1:{closed.getsockname()[1]}")
+            monkeypatch.setattr(wandb_process, "_base_url", lambda: f"http://127.0.0.1:{closed.getsockname()[1]}")
             monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
             began = time.monotonic()
             assert choose_mode() == "offline"
-            assert time.monotonic() - began < 2 * wandb_sink.CONNECT_S
+            assert time.monotonic() - began < 2 * wandb_process.CONNECT_S
 
     def test_logged_in_and_reachable_is_online(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
-            monkeypatch.setattr(wandb_sink, "_base_url", lambda: f"http://127.0.0.1:{server.getsockname()[1]}")
+            monkeypatch.setattr(wandb_process, "_base_url", lambda: f"http://127.0.0.1:{server.getsockname()[1]}")
             (tmp_path / "netrc").write_text(f"machine 127.0.0.1:{server.getsockname()[1]} login user password key\n")
             assert logged_in()
             assert choose_mode() == "online"
 
 
 def test_a_server_that_takes_connections_and_never_answers_ends_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run goes on meanwhile, and every row is in the offline file in the end."""
+    import wandb
+
+    wandb.teardown()  # it keeps the settings of an earlier test
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.setenv("WANDB_MODE", "online")
-        monkeypatch.setattr(wandb_sink, "INIT_S", 2.0)
-        monkeypatch.setattr(wandb_sink, "choose_mode", lambda: "online")
-        tracked = sink(tmp_path)
-        for step in (1, 2):
-            tracked.log(row(step))
-        tracked.finish(failed=False)
+        monkeypatch.setattr(wandb_process, "INIT_S", 2.0)
+        messages = [{"dir": str(tmp_path), "id": "run1", "name": "r", "project": "p", "config": {}}]
+        messages += [{"row": row(1)}, {"row": row(2)}, {"finish": 0}]
+        wandb_process.main(map(json.dumps, messages))
+        wandb.teardown()
+    assert "trivium: W&B can't be reached (" in capsys.readouterr().err
     assert [r["_step"] for r in all_rows(tmp_path) if "train/loss" in r][-2:] == [1, 2]
-    assert any("can't be reached" in record.getMessage() for record in caplog.records)
 
 
 def test_when_wandb_fails_the_run_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import wandb
-
-    def broken(**_: Any) -> None:
-        raise RuntimeError("no service")
-
-    monkeypatch.setattr(wandb, "init", broken)
+    """The process has no wandb to import: an empty module stands before it on the path."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "wandb.py").write_text("raise RuntimeError('no service')")
+    monkeypatch.syspath_prepend(tmp_path / "broken")
     tracker = RunTracker(tmp_path, open_sinks=lambda: [sink(tmp_path)])
+    for step in (10, 20):
+        tracker.log(row(step))
+    tracker.finish()
+    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [10, 20]
+    assert "trivium: W&B tracking stopped (RuntimeError: no service)" in capfd.readouterr().err
+
+
+def test_a_wandb_process_that_dies_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracked = sink(tmp_path)
+    tracked._process.kill()
+    tracked._process.wait()
     with caplog.at_level(logging.WARNING):
-        tracker.log(row(10))
-        tracker.finish()
-    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [10]
-    assert "W&B tracking stopped (RuntimeError: no service)" in caplog.text
+        tracked.log(row(10))
+        tracked.finish(failed=False)
+    assert "W&B's process has gone" in caplog.text

@@ -80,3 +80,9 @@ def test_whole_numbers_become_integers_only_where_nothing_else_is_valid() -> Non
 
 def test_values_are_shown_as_they_are_typed() -> None:
     assert [valid.show(v) for v in (True, None, 0.5, "x")] == ["true", "null", "0.5", "x"]
+
+
+def test_the_activations_are_those_of_the_mlp() -> None:
+    from trivium.supervised.models.mlp import ACTIVATIONS
+
+    assert valid.BY_NAME["activation"] == valid.OneOf(tuple(ACTIVATIONS))
