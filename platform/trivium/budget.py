@@ -28,7 +28,7 @@ class Budget:
         self._limits = {unit: limit for unit, limit in limits.items() if unit != "target" and limit is not None}
         self._counted = [(unit, limit) for unit, limit in self._limits.items() if unit not in ("updates", "minutes")]
         self._updates = self._limits.get("updates", math.inf)
-        self.minutes = self._limits.get("minutes", math.inf)
+        self.minutes: float = self._limits.get("minutes", math.inf)
         unknown = sorted({unit for unit, _ in self._counted} - set(counted))
         if unknown:
             raise ConfigError([f"budget.{u}: this learner counts {', '.join(counted)} and updates" for u in unknown])

@@ -183,7 +183,7 @@ class Loop:
         if self.updates % self._agree_every:
             return log, evaluation, checkpoint, 0
         now = time.monotonic()
-        decided = [cadence.by_clock(now) for cadence in self._cadences]
+        decided: list[int] = [cadence.by_clock(now) for cadence in self._cadences]
         decided += [
             self._elapsed_before_s + now - self._started >= 60 * self._budget.minutes,
             self.stop_requested() or 0,

@@ -163,7 +163,7 @@ except CheckpointError as error:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="Not a directory: .*; there is none yet"):
+    with pytest.raises(CheckpointError, match=r"Not a directory: .*; there is none yet"):
         Checkpoints(tmp_path / "file" / "checkpoints", Run()).save(state(1), step=1, updates=1)
 
 

@@ -90,7 +90,7 @@ def test_a_target_ends_the_run_at_the_evaluation_that_meets_it(tmp_path: Path) -
 
 
 def test_a_budget_in_units_that_the_learner_does_not_count_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="budget.env_steps: this learner counts samples, epochs and updates"):
+    with pytest.raises(ConfigError, match=r"budget\.env_steps: this learner counts samples, epochs and updates"):
         loop(tmp_path, config(budget={"env_steps": 5}))
 
 
