@@ -295,7 +295,7 @@ class Loop:
     # ------------------------------------------------------------------------------------------- evaluating
 
     def _evaluate(self, row: Row) -> bool:
-        """Add an evaluation to the row; whether it is the best so far."""
+        """Add an evaluation to the row; whether none so far was better."""
         with self._rng_untouched():
             values = {f"eval/{k}": v for k, v in self.learner.evaluate().items()}
         row.update(values)
@@ -307,11 +307,13 @@ class Loop:
         value = metric("monitor.metric", monitor["metric"], values)
         sign = 1.0 if monitor["mode"] == "max" else -1.0
         improved = self._best is None or sign * (value - self._best) > monitor["min_delta"]
-        if improved and not math.isnan(value):
-            self._best, self._best_step, self._without_improvement = value, self.step, 0
-            return True
-        self._without_improvement += 1
-        return False
+        if math.isnan(value) or not (improved or value == self._best):
+            self._without_improvement += 1
+            return False
+        # Of equals the later is the best, for it has learned for longer; patience is not impressed.
+        self._best, self._best_step = value, self.step
+        self._without_improvement = 0 if improved else self._without_improvement + 1
+        return True
 
     def _draw_figures(self, *, always: bool = False) -> None:
         """Draw on rank 0; at evaluations only as long as all drawing takes under `FIGURES_SHARE` of the time."""

@@ -17,6 +17,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -83,12 +84,12 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
     """
     launch = task.config["launch"]
     workers, cpus = launch["workers"], launch["cpus_per_worker"]
-    with _cluster(math.ceil(workers * cpus)):
+    with _cluster(math.ceil(workers * cpus), import_from_here="*" in task.trusted):
         gpus = _gpus_per_worker(launch, display)
         mailbox = Mailbox.remote()  # type: ignore[attr-defined]
         trainer = TorchTrainer(
             _work,  # type: ignore[arg-type]  # it may return something
-            train_loop_config={"task": task, "mailbox": mailbox},
+            train_loop_config={"task": task, "mailbox": mailbox, "cwd": os.getcwd()},
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=train_config.ScalingConfig(
                 num_workers=workers,
@@ -151,6 +152,8 @@ def _work(message: dict[str, Any]) -> Outcome | Exception:
     failure: Exception | None = ray.get(mailbox.failed.remote())
     if failure:
         return failure
+    with contextlib.suppress(OSError):  # on another node there may be no such folder
+        os.chdir(message["cwd"])  # paths in the config are relative to where the user stands
     context = ray.train.get_context()
     logging.basicConfig(format="trivium: %(message)s", level=logging.WARNING)
     try:
@@ -194,18 +197,19 @@ class _Seldom:
 
 
 @contextlib.contextmanager
-def _cluster(cpus: int) -> Iterator[None]:
-    """The Ray that is running or that RAY_ADDRESS names, else one started here, for as long as the run takes."""
+def _cluster(cpus: int, *, import_from_here: bool) -> Iterator[None]:
+    """The Ray that is running or that RAY_ADDRESS names, else one started here, for as long as the run takes.
+
+    Ray puts the driver's working directory on the workers' import path: right for a config that the user types, wrong
+    where they stand in a stranger's run folder.
+    """
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True, logging_level=logging.ERROR)
-    else:
-        num_cpus = max(cpus, environment.cores())
-        ray.init(
-            address="local", num_cpus=num_cpus, include_dashboard=True, log_to_driver=True, logging_level=logging.ERROR
-        )
+    address = os.environ.get("RAY_ADDRESS", "local")
+    resources = {"num_cpus": max(cpus, environment.cores())} if address == "local" else {}
+    with contextlib.nullcontext() if import_from_here else contextlib.chdir(Path(__file__).parent):
+        ray.init(address=address, include_dashboard=True, logging_level=logging.ERROR, **resources)
     try:
         yield
     finally:

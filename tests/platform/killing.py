@@ -33,7 +33,7 @@ def context() -> ForkServerContext:
 
 def start(overrides: Sequence[str], dir: Path, *, kill_at: KillAt | None = None) -> ForkServerProcess:
     """Train in `dir`, or resume what is there; the process's exit code is that of the command line."""
-    process = context().Process(target=_child, args=(list(overrides), str(dir), kill_at))
+    process = context().Process(target=_child, args=(list(overrides), str(dir), kill_at, dict(os.environ)))
     process.start()
     return process
 
@@ -46,7 +46,8 @@ def finish(overrides: Sequence[str], dir: Path, *, kill_at: KillAt | None = None
     return process.exitcode
 
 
-def _child(overrides: list[str], dir: str, kill_at: KillAt | None) -> None:
+def _child(overrides: list[str], dir: str, kill_at: KillAt | None, environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # the fork server has that of the first test
     torch.set_num_threads(1)
     if kill_at:
         _install(kill_at)

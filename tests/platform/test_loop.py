@@ -171,6 +171,17 @@ def test_the_best_checkpoint_is_kept_and_judged(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "checkpoints" / "last") == "step-000000000090"
 
 
+def test_of_equals_the_later_is_the_best_and_patience_goes_on(tmp_path: Path) -> None:
+    conf = config(
+        budget={"updates": 100},
+        evaluation={"every_updates": 1},
+        monitor={"metric": "eval/score", "patience": 3},
+    )
+    outcome = loop(tmp_path, conf, scores=(5.0, 5.0, 4.0, 5.0, 5.0)).train()
+    assert outcome.updates == 4
+    assert outcome.checkpoint == "step-000000000040"
+
+
 def test_nan_in_the_loss_stops_the_run_and_names_the_update_and_the_last_good_checkpoint(tmp_path: Path) -> None:
     conf = config(budget={"updates": 50}, log={"every_updates": 10}, checkpoint={"every_updates": 5})
     training = loop(tmp_path, conf, nan_at=17)

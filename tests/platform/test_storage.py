@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from killing import finish, rows, states
 
 from trivium.checkpoint import Checkpoints
 from trivium.learner import Run
@@ -89,3 +95,35 @@ def test_a_run_folder_goes_to_a_bucket_and_back(place: str, tmp_path: Path) -> N
     assert (there / "figures" / "a.png").read_bytes() == b"png"
     assert (there / "config.yaml").read_text() == "newer"
     assert not (there / "checkpoints").exists()
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("place", ["file-url", "s3"], indirect=True)
+def test_a_run_in_a_bucket_survives_the_loss_of_its_machine(place: str, tmp_path: Path) -> None:
+    """Killed, its disk gone; resumed on another machine from the bucket alone, it ends with the same bits."""
+    exact = ["experiment=mlp_digits", "threads=1", "tracking.wandb=false", "budget.updates=40", "log.every_updates=7"]
+    exact += ["evaluation.every_updates=15", "checkpoint.every_updates=9"]
+    whole, lost = tmp_path / "whole", tmp_path / "lost" / "run1"
+    assert finish(exact, whole) == 0
+    kill_at = ("trivium.supervised.classifier", "Classifier.step", 31)
+    assert finish([*exact, f"storage={place}"], lost, kill_at=kill_at) == -signal.SIGKILL
+    shutil.rmtree(lost)
+    done = subprocess.run(
+        [sys.executable, "-m", "trivium.cli", "resume", join(place, "mlp_digits", "run1"), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resuming from step-" in done.stderr
+    folder = Path(json.loads(done.stdout.splitlines()[-1])["dir"])
+    assert folder == tmp_path / "runs" / "mlp_digits" / "run1"
+    assert rows(folder) == rows(whole)
+    state = Checkpoints(join(place, "mlp_digits", "run1", "checkpoints"), Run()).load()
+    assert state is not None
+    (expected,) = states(whole)
+    assert all((expected["learner"]["model"][k] == v).all() for k, v in state["learner"]["model"].items())
+    here = tmp_path / "here"
+    here.mkdir()
+    Bucket(join(place, "mlp_digits", "run1")).pull(here)
+    assert {"config.yaml", "metrics.jsonl", "result.json", "report.html"} <= {p.name for p in here.iterdir()}
