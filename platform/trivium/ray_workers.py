@@ -14,10 +14,10 @@ import math
 import os
 import pickle
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -208,12 +208,13 @@ def _cluster(cpus: int, *, import_from_here: bool) -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     resources = {"num_cpus": max(cpus, environment.cores())} if address == "local" else {}
-    with contextlib.nullcontext() if import_from_here else contextlib.chdir(Path(__file__).parent):
-        ray.init(address=address, include_dashboard=True, logging_level=logging.ERROR, **resources)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="trivium-") as empty:
+        with contextlib.nullcontext() if import_from_here else contextlib.chdir(empty):
+            ray.init(address=address, include_dashboard=True, logging_level=logging.ERROR, **resources)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _gpus_per_worker(launch: dict[str, Any], display: Display) -> int:
