@@ -7,6 +7,7 @@ a step is, the learner knows. Between two log rows it never waits for the device
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,8 @@ from trivium.config import Config
 from trivium.learner import Learner, Picture, Run
 from trivium.progress import Status
 from trivium.tracking import Row, Tracker
+
+log = logging.getLogger("trivium")
 
 SHOW_S = 0.5  # how often the user is shown where the run is
 FIGURES_SHARE = 0.02  # of the run's time that pictures drawn while training may take
@@ -368,6 +371,7 @@ class Loop:
         """Everything that the rest of the run depends on."""
         names, values = self._stacked_window() if self._window else ([], torch.empty(0, 0))
         return {
+            "computed_by": computed_by(self.run),
             "learner": self.learner.state_dict(),
             "rng": rng_state(self.run.device),
             "tracker": self.tracker.state_dict(),
@@ -387,6 +391,7 @@ class Loop:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         loop = state["loop"]
+        self._compute_as(state["computed_by"])
         self.learner.load_state_dict(state["learner"])
         self.tracker.load_state_dict(state["tracker"])
         self.updates = loop["updates"]
@@ -398,3 +403,23 @@ class Loop:
         self._best, self._best_step = loop["best"], loop["best_step"]
         self._without_improvement, self._target_met = loop["without_improvement"], loop["target_met"]
         set_rng_state(state["rng"], self.run.device)
+
+    def _compute_as(self, before: Mapping[str, Any]) -> None:
+        """Sums depend on how many threads share them: take as many as before, and say what else is not the same."""
+        if self.config["threads"] == "auto":
+            torch.set_num_threads(before["threads"])
+        now = computed_by(self.run)
+        different = [f"{what} {before[what]}, now {now[what]}" for what in now if now[what] != before[what]]
+        if different and self.run.rank == 0:
+            log.warning("the run goes on, but not to the same bits: it began on %s", "; ".join(different))
+
+
+def computed_by(run: Run) -> dict[str, Any]:
+    """What, besides the state, decides the bits of a result."""
+    return {
+        "torch": str(torch.__version__),
+        "device": run.device.type,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "compile": run.compile,
+    }

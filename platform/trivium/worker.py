@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import random
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ from trivium.loop import Loop, Outcome
 from trivium.progress import Status
 from trivium.storage import Bucket, is_bucket, join
 from trivium.tracking import RunTracker, Sink, TensorBoard, Tracker
+
+log = logging.getLogger("trivium")
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,13 @@ def _device(name: str) -> torch.device:
 
 def _compile(config: Config) -> bool:
     """`auto`: only when the budget is long enough to earn some half a minute of compilation back."""
-    if config["compile"] != "auto":
-        return bool(config["compile"])
+    if config["compile"] is False:
+        return False
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        log.warning("compile=%s: there is no C++ compiler here, so nothing is compiled", str(config["compile"]).lower())
+        return False
+    if config["compile"] is True:
+        return True
     enough = {"minutes": 20, "updates": 50_000, "samples": 20_000_000, "env_steps": 20_000_000, "epochs": math.inf}
     limits = {k: v for k, v in config["budget"].items() if k in enough and v is not None}
     return bool(limits) and all(v >= enough[k] for k, v in limits.items())

@@ -23,6 +23,7 @@ from trivium.tracking import RunTracker, read_rows
 def config(**changes: dict[str, Any]) -> Config:
     plain: Config = {
         "name": "counting",
+        "threads": "auto",
         "budget": dict.fromkeys(["epochs", "samples", "env_steps", "updates", "minutes", "target"]),
         "log": {"every_updates": 4, "every_s": None},
         "evaluation": {"every_updates": None, "every_s": None},
@@ -247,3 +248,21 @@ def test_a_run_killed_after_its_last_checkpoint_only_measures_again(tmp_path: Pa
     assert again.learner.evaluations == 1  # type: ignore[attr-defined]
     assert outcome.updates == 5
     assert timeless(tmp_path) == before
+
+
+def test_a_resumed_run_takes_as_many_threads_and_says_what_it_cannot_have(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    conf = config(budget={"updates": 5})
+    loop(tmp_path, conf).train()
+    again = loop(tmp_path, conf)
+    state = again.checkpoints.load()
+    assert state is not None
+    assert state["computed_by"]["threads"] == 1
+    torch.set_num_threads(2)
+    again.load_state_dict(state)
+    assert torch.get_num_threads() == 1
+    assert not caplog.records
+    again.load_state_dict({**state, "computed_by": {**state["computed_by"], "torch": "1.0", "compile": True}})
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert f"torch 1.0, now {torch.__version__}; compile True, now False" in message

@@ -166,3 +166,25 @@ def test_a_damaged_newest_checkpoint_still_ends_with_the_same_bits(
     newest.write_bytes(content)
     assert finish(overrides("mlp_digits"), folder) == 0
     assert_same_bits(folder, undisturbed["mlp_digits"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp_digits", "ppo_cartpole"])
+def test_a_compiled_run_ends_with_the_same_bits_too(name: str, tmp_path: Path) -> None:
+    compiled = [*overrides(name), "compile=true"]
+    assert finish(compiled, tmp_path / "whole") == 0
+    loop_at = ("trivium.loop", "Loop._due", 15)
+    assert finish(compiled, tmp_path / "hurt", kill_at=loop_at) == -signal.SIGKILL
+    assert finish(compiled, tmp_path / "hurt") == 0
+    assert_same_bits(tmp_path / "hurt", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_ends_with_the_same_bits_too(precision: str, tmp_path: Path) -> None:
+    mixed = [*overrides("mlp_digits"), f"precision={precision}", "learner.max_grad_norm=1.0", "learner.accumulate=2"]
+    assert finish(mixed, tmp_path / "whole") == 0
+    at = ("trivium.supervised.classifier", "Classifier.step", 37)
+    assert finish(mixed, tmp_path / "hurt", kill_at=at) == -signal.SIGKILL
+    assert finish(mixed, tmp_path / "hurt") == 0
+    assert_same_bits(tmp_path / "hurt", tmp_path / "whole")
