@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,7 +80,7 @@ def _failed(error: Exception, *, trace: bool) -> int:
     lines = error.errors if isinstance(error, ConfigError) else [str(error) or kind]
     known = kind in ("ConfigError", "Interrupted", "NonFiniteLoss", "CheckpointError")
     if trace or not known:
-        logging.getLogger("trivium").error("%s", lines[0], exc_info=error)
+        traceback.print_exception(error)
     for line in lines if known else [f"{kind}: {lines[0]}"]:
         prefix = "trivium: " if kind == "Interrupted" else "trivium: error: "
         print(prefix + line, file=sys.stderr)

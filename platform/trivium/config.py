@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,8 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
         for group in replaced:
             tree[group] = beside.get(group)
     config: Config = valid.with_integers(_resolved(tree, found))
+    if config.get("name") == reference["name"] and not experiment:
+        config["name"] = _name(config, choices)
     check.check_values(config, reference, where, found)
     if not unclear:
         check.check_whole(config, found)
@@ -184,6 +186,13 @@ def _sort_overrides(
     if groups.get("agent", "null") != "null" and "experiment" not in groups:
         groups.setdefault("env", "gymnasium")
     return groups, values, unclear
+
+
+def _name(config: Config, choices: Mapping[str, str]) -> str:
+    """What a run without an experiment is called: what on what, as experiments are."""
+    what = next((choices[g] for g in LEARNERS if g in choices), "run")
+    on = (config.get("env") or {}).get("id") if "env" in choices else choices.get("data")
+    return re.sub(r"[^\w.-]+", "-", f"{what}_{on}" if on else what)
 
 
 def _known(override: Override, base: Config, file: str, library: Library, found: Found) -> bool:

@@ -106,7 +106,7 @@ def doctor() -> tuple[list[tuple[str, str]], list[str]]:
         ("threads", f"{torch.get_num_threads()} by torch's default; threads=auto gives a run {cores()}"),
         ("compiler", _compiler() or "none"),
         ("ray", _ray()),
-        ("ray auth", os.environ.get("RAY_AUTH_MODE") or "unset"),
+        ("ray auth", os.environ.get("RAY_AUTH_MODE") or "unset: a Ray started here gets a token of its own"),
         ("wandb", _wandb()),
     ]
     return found, list(_problems())
@@ -135,7 +135,7 @@ def _problems() -> Iterator[str]:
     address = os.environ.get("RAY_ADDRESS", "")
     if address and not os.environ.get("RAY_AUTH_MODE"):
         yield "RAY_ADDRESS is set and RAY_AUTH_MODE is not: say token or disabled, as the cluster does"
-    if address and _reachable(address) is False:
+    if address and reachable(address) is False:
         yield f"no Ray answers at RAY_ADDRESS={address}"
 
 
@@ -168,7 +168,7 @@ def _ray() -> str:
     return f"the cluster at {address}" if address else "one is started here when launch=ray"
 
 
-def _reachable(address: str) -> bool | None:
+def reachable(address: str) -> bool | None:
     """Whether something listens at `host:port`, in a URL or bare; None if it is neither."""
     host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
     if not colon or not port.isdigit():

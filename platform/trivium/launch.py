@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,8 @@ def resume(
     done = read_result(dir)
     if done and not overrides:
         done._trusted = trusted
+        if display:
+            display.say(f"finished already, with {done.reason}; a larger budget continues it: budget.<unit>=<more>")
         return done
     if overrides:
         config = apply_overrides(config, overrides)
@@ -155,8 +157,7 @@ def read_run(place: Path | str) -> tuple[Path, Config]:
     if is_bucket(place):
         url = str(place).partition("?")[0].rstrip("/")
         dir = Path("runs", *url.split("/")[-2:]).absolute()
-        dir.mkdir(parents=True, exist_ok=True)
-        Bucket(str(place)).pull(dir)
+        _reach(str(place), lambda: Bucket(str(place)).pull(dir))
     else:
         dir = Path(place).absolute()
     return dir, read(dir)
@@ -168,6 +169,13 @@ def read_result(dir: Path) -> Result | None:
         content = json.loads((dir / RESULT).read_text())
         return Result(**{**content, "dir": dir})
     return None
+
+
+def _reach(url: str, use: Callable[[], object]) -> None:
+    try:
+        use()
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{url} can't be reached: {str(error).splitlines()[0]}"]) from error
 
 
 def _write_config(dir: Path, config: Config) -> None:
@@ -190,6 +198,9 @@ def _make_folder(task: Task) -> None:
         _write(task.dir / "environment.json", json.dumps(environment.describe(), indent=1))
     except OSError as error:
         raise ConfigError([f"the run folder {task.dir} can't be written: {error.strerror or error}"]) from error
+    if task.bucket:
+        with _nothing_left(task, unless=False):
+            _reach(task.config["storage"], lambda: Bucket(str(task.bucket)).push(task.dir))
 
 
 def _load_learner(
@@ -248,7 +259,7 @@ def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
         from trivium.report import write_report
 
         write_report(task.dir)
-    except Exception as error:  # a report can be written again: trivium report
+    except Exception as error:  # a run is worth more than its report
         log.warning("no report was written: %s: %s", type(error).__name__, error)
     if task.bucket:
         Bucket(task.bucket).push(task.dir)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trivium.budget import Budget, Cadence, metric
 from trivium.checkpoint import Checkpoints, rng_state, set_rng_state
@@ -23,6 +22,7 @@ from trivium.config import Config
 from trivium.learner import Learner, Picture, Run
 from trivium.progress import Status
 from trivium.tracking import Row, Tracker
+from trivium.window import Window
 
 log = logging.getLogger("trivium")
 
@@ -95,7 +95,6 @@ class Loop:
     updates: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     _elapsed_before_s: float = 0.0
-    _window: list[dict[str, Tensor]] = field(default_factory=list)
     _evaluated_at: int = -1
     _saved_at: int = -1
     _best: float | None = None
@@ -106,6 +105,7 @@ class Loop:
     _drawing_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self._window = Window(self.run)
         self._budget = Budget(self.config["budget"], self.learner.counters())
         self._log_cadence = Cadence(**self.config["log"])
         self._evaluation = Cadence(**self.config["evaluation"])
@@ -203,7 +203,8 @@ class Loop:
     def _write_row(self, *, evaluate: bool) -> None:
         """One row: what the window's updates said, and an evaluation if it is due."""
         row: Row = {"step": self.step, "updates": self.updates, **self._other_counters()}
-        row.update({f"train/{k}": v for k, v in self._close_window().items()})
+        self._guard()
+        row.update({f"train/{k}": v for k, v in self._window.means().items()})
         row.update(self._rates())
         self._log_cadence.restart()
         improved = evaluate and self._evaluate(row)
@@ -247,41 +248,15 @@ class Loop:
     def _other_counters(self) -> dict[str, float]:
         return dict(list(self.learner.counters().items())[1:])
 
-    def _close_window(self) -> dict[str, float]:
-        """The mean of each metric over the window and the workers, without NaN."""
-        if not self._window:
-            return {}
-        names, values = self._stacked_window()
-        self._guard(names, values)
-        self._window.clear()
-        known = ~values.isnan()
-        sums = self.run.sum(torch.stack([values.nan_to_num(0.0).sum(0), known.sum(0)]).to(self.run.device)).cpu()
-        return {n: (s / c).item() for n, s, c in zip(names, *sums, strict=True) if c > 0}
-
-    def _stacked_window(self) -> tuple[list[str], Tensor]:
-        """The metrics' names and float64 [updates, metrics] on the CPU: the one wait for the device."""
-        names = list(self._window[0])
-        flat = torch.stack([value for metrics in self._window for value in metrics.values()])
-        values = flat.view(len(self._window), len(names))
-        return names, values.double().cpu() if values.device.type != "mps" else values.cpu().double()
-
-    def _guard(self, names: list[str], values: Tensor) -> None:
-        """Stop all workers if the loss of any is NaN or Inf."""
-        losses = [i for i, n in enumerate(names) if "loss" in n]
-        finite = values[:, losses].isfinite()
-        if not self.run.sum((~finite.all()).long().to(self.run.device)):
+    def _guard(self) -> None:
+        """Stop all workers if the loss of any has been NaN or Inf since the last row."""
+        found = self._window.non_finite_loss()
+        if found is None:
             return
-        bad = (~finite).nonzero()
+        ago, what = found
         saved = self.checkpoints.names()
-        where = "on another worker"
-        if len(bad):
-            row, column = bad[0].tolist()
-            name, update = names[losses[column]], self.updates - len(values) + 1 + row
-            where = f"train/{name} is {values[row, losses[column]].item()} at update {update}"
-        raise NonFiniteLoss(
-            f"{where} (before step {self.step}); "
-            + (f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet")
-        )
+        last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet"
+        raise NonFiniteLoss(f"{what} at update {self.updates - ago} (by step {self.step}); {last}")
 
     def _rates(self) -> Row:
         since, step, updates = self._row_start
@@ -360,8 +335,7 @@ class Loop:
     def _save(self) -> None:
         if self._saved_at == self.updates:
             return
-        if self._window:
-            self._guard(*self._stacked_window())
+        self._guard()
         self.checkpoints.save(self.state_dict(), step=self.step, updates=self.updates, best_step=self._best_step)
         self._checkpoint.restart()
         self._saved_at = self.updates
@@ -369,7 +343,6 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""
-        names, values = self._stacked_window() if self._window else ([], torch.empty(0, 0))
         return {
             "computed_by": computed_by(self.run),
             "learner": self.learner.state_dict(),
@@ -378,7 +351,7 @@ class Loop:
             "loop": {
                 "updates": self.updates,
                 "elapsed_s": self.elapsed_s,
-                "window": {"names": names, "values": values},
+                "window": self._window.state_dict(),
                 "metrics": dict(self.metrics),
                 "evaluated_at": self._evaluated_at,
                 "best": self._best,
@@ -396,8 +369,7 @@ class Loop:
         self.tracker.load_state_dict(state["tracker"])
         self.updates = loop["updates"]
         self._elapsed_before_s = loop["elapsed_s"]
-        names, values = loop["window"]["names"], loop["window"]["values"].float().to(self.run.device)
-        self._window = [dict(zip(names, row, strict=True)) for row in values] if names else []
+        self._window.load_state_dict(loop["window"])
         self.metrics = dict(loop["metrics"])
         self._evaluated_at = loop["evaluated_at"]
         self._best, self._best_step = loop["best"], loop["best_step"]

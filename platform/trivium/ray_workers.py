@@ -9,11 +9,13 @@ report waits for Ray to collect it, and its checkpoints must lie in a folder of 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import os
 import pickle
 import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -31,8 +33,10 @@ from trivium.checkpoint import CheckpointError
 from trivium.config import ConfigError
 from trivium.loop import Interrupted, NonFiniteLoss, Outcome
 from trivium.progress import Display, Status
-from trivium.storage import join
+from trivium.storage import Bucket, join
 from trivium.worker import Task
+
+log = logging.getLogger("trivium")
 
 COLLECTIVE = (NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
 RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: Ray restarts the group
@@ -106,8 +110,13 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
         )
         verb = "resuming" if resume else "training"
         display.say(f"{verb} {task.config['name']} in {task.dir} on {workers} workers")
-        with signals.listen() as asked:  # here, for Ray has just installed handlers of its own
-            return _drive(trainer, mailbox, display, asked)
+        try:
+            with signals.listen() as asked:  # here, for Ray has just installed handlers of its own
+                return _drive(trainer, mailbox, display, asked)
+        finally:  # Ray's bookkeeping, of which nothing is used
+            if task.bucket:
+                Bucket(task.bucket).clear("ray")
+            shutil.rmtree(task.dir / "ray", ignore_errors=True)
 
 
 def _drive(trainer: TorchTrainer, mailbox: Any, display: Display, stop_requested: Callable[[], int | None]) -> Outcome:
@@ -152,28 +161,9 @@ def _work(message: dict[str, Any]) -> Outcome | Exception:
     failure: Exception | None = ray.get(mailbox.failed.remote())
     if failure:
         return failure
-    with contextlib.suppress(OSError):  # on another node there may be no such folder
-        os.chdir(message["cwd"])  # paths in the config are relative to where the user stands
-    context = ray.train.get_context()
-    logging.basicConfig(format="trivium: %(message)s", level=logging.WARNING)
     try:
-        with worker.torch_settings(task.config, processes_on_node=context.get_local_world_size()):
-            run = worker.make_run(
-                task.config,
-                task.dir,
-                device=ray.train.torch.get_device(),
-                rank=context.get_world_rank(),
-                world_size=context.get_world_size(),
-            )
-            return worker.work(
-                task,
-                run,
-                worker.make_learner(task, run),
-                resume=True,  # from nothing the first time, from the last checkpoint after a restart
-                show=lambda status: mailbox.show.remote(status),
-                say=lambda sentence: ray.get(mailbox.say.remote(sentence)),
-                stop_requested=_Seldom(lambda: ray.get(mailbox.asked_to_stop.remote()), every_s=0.5),
-            )
+        with _printing_to(mailbox, ray.train.get_context().get_world_rank()):
+            return _train(task, mailbox, message["cwd"])
     except COLLECTIVE as error:
         return error
     except RETRIED:
@@ -181,6 +171,53 @@ def _work(message: dict[str, Any]) -> Outcome | Exception:
     except Exception as error:  # a fault of the program: the restarted group finds it in the mailbox and returns it
         ray.get(mailbox.fail.remote(_picklable(error)))
         raise
+
+
+def _train(task: Task, mailbox: Any, cwd: str) -> Outcome:
+    context = ray.train.get_context()
+    with contextlib.suppress(OSError):  # on another node there may be no such folder
+        os.chdir(cwd)  # paths in the config are relative to where the user stands
+    with worker.torch_settings(task.config, processes_on_node=context.get_local_world_size()):
+        run = worker.make_run(
+            task.config,
+            task.dir,
+            device=ray.train.torch.get_device(),
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+        )
+        return worker.work(
+            task,
+            run,
+            worker.make_learner(task, run),
+            resume=True,  # from nothing the first time, from the last checkpoint after a restart
+            show=lambda status: mailbox.show.remote(status),
+            say=lambda sentence: ray.get(mailbox.say.remote(sentence)),
+            stop_requested=_Seldom(lambda: ray.get(mailbox.asked_to_stop.remote()), every_s=0.5),
+        )
+
+
+@contextlib.contextmanager
+def _printing_to(mailbox: Any, rank: int) -> Iterator[None]:
+    """Send what this worker prints and logs to the user, line by line, with the rank before it."""
+
+    class Lines(io.TextIOBase):
+        waiting = ""
+
+        def write(self, text: str) -> int:
+            *lines, self.waiting = (self.waiting + text).split("\n")
+            for line in lines:
+                mailbox.say.remote(f"[rank {rank}] {line}")
+            return len(text)
+
+    lines = Lines()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(logging.Formatter("trivium: %(message)s"))
+    log.addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
+            yield
+    finally:
+        log.removeHandler(handler)
 
 
 class _Seldom:
@@ -206,11 +243,14 @@ def _cluster(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if environment.reachable(address) is False:  # Ray itself would ask for minutes
+        raise ConfigError([f"RAY_ADDRESS={address}: no Ray answers there"])
     resources = {"num_cpus": max(cpus, environment.cores())} if address == "local" else {}
     with tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         with contextlib.nullcontext() if import_from_here else contextlib.chdir(empty):
-            ray.init(address=address, include_dashboard=True, logging_level=logging.ERROR, **resources)
+            # What the workers print comes through the mailbox; what else Ray has to say is in its log files.
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **resources)
         try:
             yield
         finally:

@@ -171,11 +171,16 @@ class Bucket:
         pass
 
     def push(self, folder: Path) -> None:
-        """Copy a run folder's own files (not its checkpoints, which are written here directly) into the bucket."""
+        """Copy a run folder's own files into the bucket: not its checkpoints, which are written here directly."""
         for file in (
             p for p in folder.rglob("*") if p.is_file() and not p.is_symlink() and "checkpoints" not in p.parts
         ):
             self._put(str(file.relative_to(folder)), functools.partial(_copy, file))
+
+    def clear(self, name: str) -> None:
+        """Remove a folder and all in it, if it is there."""
+        with contextlib.suppress(OSError):
+            self.files.delete_dir(f"{self.path}/{name}")
 
     def pull(self, folder: Path) -> None:
         """Bring a run folder's own files here, keeping those that are here already."""
@@ -196,6 +201,10 @@ class Bucket:
     def _list(self) -> list[str]:
         selector: Any = self._fs.FileSelector(self.path, recursive=True, allow_not_found=True)
         return [i.path for i in self.files.get_file_info(selector) if i.type == self._fs.FileType.File]
+
+
+def _own(name: Path) -> bool:
+    return name.parts[0] not in ("checkpoints", "ray") and not name.name.startswith(".")
 
 
 def _copy(file: Path, stream: BinaryIO) -> None:

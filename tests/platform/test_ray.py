@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -136,6 +137,8 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_bits(name: s
         stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     assert "resuming from step-" in stderr
+    assert "Traceback" not in stderr
+    assert not (hurt / "ray").exists()
     assert_same_bits(hurt, whole)
     steps = [row["step"] for row in read_rows(hurt / "metrics.jsonl") if "train/loss" in row]
     assert steps == sorted(set(steps))
@@ -178,6 +181,34 @@ def test_workers_errors_reach_the_user_in_one_line(tmp_path: Path) -> None:
     errors = [line for line in done.stderr.splitlines() if line.startswith("trivium: error")]
     assert errors == ["trivium: error: learner: batch_size=63 must be a positive multiple of the 2 workers"]
     assert not folder.exists()
+
+
+def test_what_workers_print_and_log_reaches_the_driver_with_their_rank() -> None:
+    from types import SimpleNamespace
+
+    from trivium.ray_workers import _printing_to
+
+    said: list[str] = []
+    with _printing_to(SimpleNamespace(say=SimpleNamespace(remote=said.append)), rank=1):
+        print("from the user's model", 3)
+        print("a warning", file=sys.stderr)
+        logging.getLogger("trivium").warning("a checkpoint is damaged")
+    print("not sent")
+    assert said == [
+        "[rank 1] from the user's model 3",
+        "[rank 1] a warning",
+        "[rank 1] trivium: a checkpoint is damaged",
+    ]
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    overrides = [*SMALL["mlp_digits"], "launch=ray"]
+    done = subprocess.run(command(overrides, tmp_path / "run"), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2, done.stderr
+    assert "trivium: error: RAY_ADDRESS=127.0.0.1:1: no Ray answers there" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_gpus_that_are_not_there_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,3 +188,14 @@ def test_mixed_precision_ends_with_the_same_bits_too(precision: str, tmp_path: P
     assert finish(mixed, tmp_path / "hurt", kill_at=at) == -signal.SIGKILL
     assert finish(mixed, tmp_path / "hurt") == 0
     assert_same_bits(tmp_path / "hurt", tmp_path / "whole")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["mlp_digits", "vae_digits", "ppo_cartpole"])
+def test_a_run_on_a_gpu_ends_with_the_same_bits_too(name: str, tmp_path: Path) -> None:
+    on_gpu = [*overrides(name), "device=cuda", "deterministic=true"]
+    assert finish(on_gpu, tmp_path / "whole") == 0
+    at = ("trivium.loop", "Loop._due", 15)
+    assert finish(on_gpu, tmp_path / "hurt", kill_at=at) == -signal.SIGKILL
+    assert finish(on_gpu, tmp_path / "hurt") == 0
+    assert_same_bits(tmp_path / "hurt", tmp_path / "whole")

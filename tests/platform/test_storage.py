@@ -127,3 +127,16 @@ def test_a_run_in_a_bucket_survives_the_loss_of_its_machine(place: str, tmp_path
     here.mkdir()
     Bucket(join(place, "mlp_digits", "run1")).pull(here)
     assert {"config.yaml", "metrics.jsonl", "result.json", "report.html"} <= {p.name for p in here.iterdir()}
+
+
+def test_a_bucket_that_does_not_answer_is_one_line_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trivium import cli
+
+    (tmp_path / "a-file").write_text("")
+    assert cli.main(["train", f"storage=file://{tmp_path}/a-file/runs"]) == 2
+    assert cli.main(["evaluate", f"file://{tmp_path}/a-file/runs/mlp_digits/x"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert all(line.startswith("trivium: error: ") for line in lines), lines
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "a-file"]
