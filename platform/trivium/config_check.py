@@ -80,7 +80,8 @@ def no_such_option(group: str, option: Any, library: Library, file: str = "") ->
     near = difflib.get_close_matches(str(option), options, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(options)}"
     found = library.find(group, near[0]) if near else None
-    where = file or (library.named(found) if found else f"configs/{group}/")
+    users_own = found is not None and not found.is_relative_to(library.own)
+    where = file or (str(found) if users_own else f"configs/{group}/")
     return f"{group}={option}: there is no such {group}; {hint} ({where})", near[0] if near else None
 
 

@@ -253,15 +253,27 @@ def test_a_mistake_is_told_in_a_moment() -> None:
     assert fastest < 1.5
 
 
-def test_trace_shows_where_an_error_came_from(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_trace_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "seed=-1", "--trace"]) == 2
-    assert caplog.records[0].exc_info
-    assert "trivium: error: seed=-1" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last):")
+    assert shown.splitlines()[-1].startswith("trivium: error: seed=-1")
 
 
 # ----------------------------------------------------------------------------------------------- what is right
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        (["learner=classifier", "model=mlp", "data=digits", "budget.updates=1"], "classifier_digits"),
+        (["agent=ppo", "env.id=Acrobot-v1", "budget.updates=1"], "ppo_Acrobot-v1"),
+        (["agent=ppo", "budget.updates=1", "name=mine"], "mine"),
+        (["experiment=ppo_cartpole"], "ppo_cartpole"),
+    ],
+)
+def test_a_run_without_an_experiment_is_named_for_what_on_what(typed: list[str], name: str) -> None:
+    assert compose(typed)["name"] == name
 
 
 def test_without_arguments_the_default_experiment_is_trained() -> None:

@@ -76,9 +76,9 @@ def test_problems_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_ray_that_answers_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        assert environment._reachable(f"ray://127.0.0.1:{port}") is True
-        assert environment._reachable(f"http://127.0.0.1:{port}/") is True
-    assert environment._reachable("auto") is None
+        assert environment.reachable(f"ray://127.0.0.1:{port}") is True
+        assert environment.reachable(f"http://127.0.0.1:{port}/") is True
+    assert environment.reachable("auto") is None
 
 
 def test_the_doctor_does_not_wait_for_a_name_that_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
