@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import pickle
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from trivium.learner import Run
 from trivium.storage import MANIFEST, Storage, open_storage
 
 FORMAT = 1
+OTHER_WORLD = "was written by"
 log = logging.getLogger("trivium")
 
 
@@ -81,9 +81,13 @@ class Checkpoints:
             }
             try:
                 self.storage.commit(name, json.dumps(manifest, indent=1).encode())
-                self._prune(best_step)
             except OSError as error:
                 problem = _reason(error)
+            else:
+                try:
+                    self._prune(best_step)
+                except OSError as error:  # the checkpoint itself is safe
+                    log.warning("old checkpoints in %s can't be removed: %s", self.place, _reason(error))
         problem = self._gather({"problem": problem})[0]["problem"] or problem
         if problem:
             if self.run.rank == 0:
@@ -108,9 +112,8 @@ class Checkpoints:
         Raises:
             CheckpointError: there are checkpoints and none is sound, or it is of another world size.
         """
-        names = self.names()
+        names, best = self._agreed((self.names(), self.best() if which == "best" else None))
         if which == "best":
-            best = self.best()
             names = [*names, best] if best else names
         elif which != "last":
             if which not in names:
@@ -120,6 +123,8 @@ class Checkpoints:
         for name in reversed(names):
             state, problem = self._read(name, any_world_size)
             problems = [e["problem"] for e in self._gather({"problem": problem}) if e["problem"]]
+            if any(p.startswith(OTHER_WORLD) for p in problems):
+                raise CheckpointError(f"checkpoint {name} {problems[0]}")
             if not problems:
                 assert state is not None
                 if damaged and self.run.rank == 0:
@@ -170,22 +175,24 @@ class Checkpoints:
         file = f"rank-{self.run.rank}.pt"
         try:
             manifest = json.loads(self.storage.read(name, MANIFEST))
-            entry = manifest["files"].get(file)
-            if manifest["world_size"] != self.run.world_size and not any_world_size:
-                raise CheckpointError(
-                    f"checkpoint {name} was written by {manifest['world_size']} workers; {self.run.world_size} can't "
-                    f"resume it exactly, launch.workers={manifest['world_size']} does"
+            workers = manifest["world_size"]
+            if workers != self.run.world_size and not any_world_size:
+                here = self.run.world_size
+                return (
+                    None,
+                    f"{OTHER_WORLD} {workers} workers: launch.workers={workers} resumes it exactly, {here} can't",
                 )
+            size, digest = manifest["files"][file]["bytes"], manifest["files"][file]["sha256"]
             content = self.storage.read(name, file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return None, _reason(error)
-        if len(content) != entry["bytes"]:
-            return None, f"{file} has {len(content)} of {entry['bytes']} bytes"
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            return None, f"{file}: {_reason(error)}" if isinstance(error, KeyError) else _reason(error)
+        if len(content) != size:
+            return None, f"{file} has {len(content)} of {size} bytes"
+        if hashlib.sha256(content).hexdigest() != digest:
             return None, f"{file} does not match its checksum"
         try:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), ""
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except Exception as error:  # whatever a stranger's bytes may cause
             return None, f"{file} can't be loaded without running code: {_reason(error)}"
 
     def _prune(self, best_step: int | None) -> None:
@@ -197,6 +204,14 @@ class Checkpoints:
         self.storage.point("last", names[-1])
         if best in names:
             self.storage.point("best", best)
+
+    def _agreed(self, value: Any) -> Any:
+        """Rank 0's value: what each reads of a bucket or a network disk need not be the same."""
+        if self.run.world_size > 1:
+            holder = [value]
+            torch.distributed.broadcast_object_list(holder, src=0)
+            value = holder[0]
+        return value
 
     def _gather(self, value: dict[str, Any]) -> list[dict[str, Any]]:
         if self.run.world_size == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import json
 import logging
 import math
@@ -79,6 +80,8 @@ def _failed(error: Exception, *, trace: bool) -> int:
     code = {"ConfigError": 2, "Interrupted": 128 + getattr(error, "signal", 0)}.get(kind, 1)
     lines = error.errors if isinstance(error, ConfigError) else [str(error) or kind]
     known = kind in ("ConfigError", "Interrupted", "NonFiniteLoss", "CheckpointError")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):
+        known, lines = True, [f"{error.filename or 'the run folder'} can't be written: {error.strerror}"]
     if trace or not known:
         traceback.print_exception(error)
     for line in lines if known else [f"{kind}: {lines[0]}"]:

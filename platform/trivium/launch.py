@@ -88,6 +88,8 @@ def train(config: Config, *, dir: Path | None = None, display: Display | None = 
     dir = dir.absolute()
     if (dir / "config.yaml").exists():
         raise ConfigError([f"--dir: {dir} holds a run already; trivium resume {dir} continues it"])
+    if dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
+        raise ConfigError([f"--dir: {dir} exists and is not an empty folder"])
     return _launch(Task(config, dir), resume=False, display=display or Display())
 
 
@@ -115,11 +117,15 @@ def resume(
         if display:
             display.say(f"finished already, with {done.reason}; a larger budget continues it: budget.<unit>=<more>")
         return done
-    if overrides:
-        config = apply_overrides(config, overrides)
-        (dir / RESULT).unlink(missing_ok=True)
-        _write_config(dir, config)
-    return _launch(Task(config, dir, trusted), resume=True, display=display or Display())
+    if not overrides:
+        return _launch(Task(config, dir, trusted), resume=True, display=display or Display())
+    task = Task(apply_overrides(config, overrides), dir, trusted)
+    _become(task, task.config, None)
+    try:
+        return _launch(task, resume=True, display=display or Display())
+    except ConfigError:  # the run is what it was
+        _become(task, config, done)
+        raise
 
 
 def evaluate(
@@ -157,9 +163,10 @@ def read_run(place: Path | str) -> tuple[Path, Config]:
     if is_bucket(place):
         url = str(place).partition("?")[0].rstrip("/")
         dir = Path("runs", *url.split("/")[-2:]).absolute()
-        _reach(str(place), lambda: Bucket(str(place)).pull(dir))
+        _reach(str(place), lambda: Bucket(str(place)).pull(dir, anew=True))
     else:
         dir = Path(place).absolute()
+    _refuse_links_out_of(dir)
     return dir, read(dir)
 
 
@@ -167,8 +174,31 @@ def read_result(dir: Path) -> Result | None:
     """The result of a finished run, None of one that is not."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         content = json.loads((dir / RESULT).read_text())
-        return Result(**{**content, "dir": dir})
+        fields = ("name", "reason", "metrics", "counters", "updates", "elapsed_s", "checkpoint")
+        numbers = {k: {n: float(v) for n, v in content[k].items()} for k in ("metrics", "counters")}
+        return Result(dir=dir, **{k: content[k] for k in fields} | numbers)
     return None
+
+
+def _refuse_links_out_of(dir: Path) -> None:
+    """A stranger's run folder must not make us write, or read, elsewhere."""
+    root = dir.resolve()
+    for folder, folders, names in os.walk(root):
+        for path in (Path(folder, name) for name in (*folders, *names)):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise ConfigError([f"{path} is a link out of the run folder: remove it if the run is yours"])
+
+
+def _become(task: Task, config: Config, result: Result | None) -> None:
+    """Make a run folder, and its copy in a bucket, that of this config, with this result or unfinished."""
+    _write_config(task.dir, config)
+    if result:
+        _write(task.dir / RESULT, json.dumps(result.as_json(), indent=1))
+    else:
+        (task.dir / RESULT).unlink(missing_ok=True)
+    if task.bucket:
+        bucket = Bucket(task.bucket)
+        _reach(task.config["storage"], lambda: bucket.push(task.dir) if result else bucket.remove(RESULT))
 
 
 def _reach(url: str, use: Callable[[], object]) -> None:
@@ -184,7 +214,8 @@ def _write_config(dir: Path, config: Config) -> None:
 
 def _write(path: Path, text: str) -> None:
     staged = path.with_name(f".{path.name}")
-    with open(staged, "w") as stream:
+    staged.unlink(missing_ok=True)
+    with open(staged, "x") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
@@ -212,6 +243,7 @@ def _load_learner(
         if config.get(group) and keywords:
             config[group] = {**config[group], **keywords}
     task = Task(config, dir, trusted)
+    config["device"] = worker.usable_device(config["device"])
     run = worker.make_run(config, dir)
     learner = worker.make_learner(task, run)
     state = Checkpoints(task.checkpoints_place, run).load(checkpoint, any_world_size=True)
@@ -225,6 +257,14 @@ def _load_learner(
 
 
 def _launch(task: Task, *, resume: bool, display: Display) -> Result:
+    try:
+        outcome, learner = _run(task, resume=resume, display=display)
+    finally:
+        display.close()
+    return _close(task, outcome, learner)
+
+
+def _run(task: Task, *, resume: bool, display: Display) -> tuple[Outcome, Learner | None]:
     learner: Learner | None = None
     if task.config["launch"]["engine"] == "ray":
         check_learner(task.config, trusted=task.trusted)
@@ -246,14 +286,15 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
                 outcome = worker.work(
                     task, run, learner, resume=resume, show=display.show, say=display.say, stop_requested=asked
                 )
-    display.close()
-    return _close(task, outcome, learner)
+    return outcome, learner
 
 
 def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
     """Write the result and the report; without a result a run counts as unfinished."""
     result = Result(task.dir, task.config["name"], **asdict(outcome))
     result._learner, result._trusted = learner, task.trusted
+    if task.bucket:
+        Bucket(task.bucket).pull(task.dir)  # rank 0 may have been on another node
     _write(task.dir / RESULT, json.dumps(result.as_json(), indent=1))
     try:
         from trivium.report import write_report

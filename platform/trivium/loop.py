@@ -187,10 +187,7 @@ class Loop:
             return log, evaluation, checkpoint, 0
         now = time.monotonic()
         decided: list[int] = [cadence.by_clock(now) for cadence in self._cadences]
-        decided += [
-            self._elapsed_before_s + now - self._started >= 60 * self._budget.minutes,
-            self.stop_requested() or 0,
-        ]
+        decided += [now >= self._time_over_at, self.stop_requested() or 0]
         if self.run.world_size > 1:
             told = torch.tensor(decided, dtype=torch.int64, device=self.run.device)
             torch.distributed.broadcast(told, src=0)
@@ -358,6 +355,7 @@ class Loop:
                 "best_step": self._best_step,
                 "without_improvement": self._without_improvement,
                 "target_met": self._target_met,
+                "judged_by": self._judged_by(),
             },
         }
 
@@ -372,9 +370,17 @@ class Loop:
         self._window.load_state_dict(loop["window"])
         self.metrics = dict(loop["metrics"])
         self._evaluated_at = loop["evaluated_at"]
-        self._best, self._best_step = loop["best"], loop["best_step"]
-        self._without_improvement, self._target_met = loop["without_improvement"], loop["target_met"]
+        self._saved_at = self.updates
+        if loop["judged_by"]["monitor"] == self._judged_by()["monitor"]:
+            self._best, self._best_step = loop["best"], loop["best_step"]
+            self._without_improvement = loop["without_improvement"]
+        self._target_met = loop["target_met"] and loop["judged_by"]["target"] == self._budget.target
         set_rng_state(state["rng"], self.run.device)
+
+    def _judged_by(self) -> dict[str, Any]:
+        """What a resumed run may have changed; what was found by another measure counts no more."""
+        monitor = self.config["monitor"]
+        return {"monitor": [monitor["metric"], monitor["mode"]], "target": self._budget.target}
 
     def _compute_as(self, before: Mapping[str, Any]) -> None:
         """Sums depend on how many threads share them: take as many as before, and say what else is not the same."""

@@ -246,7 +246,7 @@ def _cluster(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     if environment.reachable(address) is False:  # Ray itself would ask for minutes
         raise ConfigError([f"RAY_ADDRESS={address}: no Ray answers there"])
-    resources = {"num_cpus": max(cpus, environment.cores())} if address == "local" else {}
+    resources: dict[str, Any] = {"num_cpus": max(cpus, environment.cores())} if address == "local" else {}
     with tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         with contextlib.nullcontext() if import_from_here else contextlib.chdir(empty):
             # What the workers print comes through the mailbox; what else Ray has to say is in its log files.

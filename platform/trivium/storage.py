@@ -97,6 +97,11 @@ class Folder:
     def names(self) -> list[str]:
         if not self.path.is_dir():
             return []
+        for orphan in self.path.glob(".replaced-step-*"):  # killed between the two renames of a commit
+            original = self.path / orphan.name.removeprefix(".replaced-")
+            if not original.exists():
+                with contextlib.suppress(OSError):
+                    orphan.rename(original)
         return sorted(p.name for p in self.path.iterdir() if p.is_dir() and p.name.startswith("step-"))
 
     def read(self, name: str, file: str) -> bytes:
@@ -116,9 +121,10 @@ class Folder:
         link, fresh = self.path / alias, self.path / f".{alias}"
         if link.is_symlink() and os.readlink(link) == name:
             return
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(name)
-        fresh.replace(link)
+        with contextlib.suppress(OSError):  # a convenience: some file systems have no links
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(name)
+            fresh.replace(link)
 
     def _staged(self, name: str) -> Path:
         return self.path / f".staged-{name}"
@@ -148,7 +154,7 @@ class Bucket:
         return sorted(
             {
                 p.rsplit("/", 2)[-2]
-                for p in self._list()
+                for p in (info.path for info in self._files())
                 if p.endswith("/" + MANIFEST) and p.rsplit("/", 2)[-2].startswith("step-")
             }
         )
@@ -172,24 +178,34 @@ class Bucket:
 
     def push(self, folder: Path) -> None:
         """Copy a run folder's own files into the bucket: not its checkpoints, which are written here directly."""
-        for file in (
-            p for p in folder.rglob("*") if p.is_file() and not p.is_symlink() and "checkpoints" not in p.parts
-        ):
-            self._put(str(file.relative_to(folder)), functools.partial(_copy, file))
+        for file in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
+            name = file.relative_to(folder)
+            if _own(name):
+                self._put(str(name), functools.partial(_copy, file))
+
+    def remove(self, name: str) -> None:
+        """Remove one of a run's own files, if it is there."""
+        if self.files.get_file_info(f"{self.path}/{name}").type == self._fs.FileType.File:
+            self.files.delete_file(f"{self.path}/{name}")
 
     def clear(self, name: str) -> None:
         """Remove a folder and all in it, if it is there."""
         with contextlib.suppress(OSError):
             self.files.delete_dir(f"{self.path}/{name}")
 
-    def pull(self, folder: Path) -> None:
-        """Bring a run folder's own files here, keeping those that are here already."""
-        for path in (p for p in self._list() if "/checkpoints/" not in p):
-            name = Path(path).relative_to(self.path)
-            if not (folder / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                with self.files.open_input_stream(path) as stream:
-                    (folder / name).write_bytes(stream.read())
+    def pull(self, folder: Path, *, anew: bool = False) -> None:
+        """Bring a run folder's own files here.
+
+        Args:
+            anew: all of them; otherwise those that are not here, or shorter here than there.
+        """
+        for info in self._files():
+            name = Path(info.path).relative_to(self.path)
+            here = folder / name
+            if _own(name) and (anew or not here.exists() or here.stat().st_size < info.size):
+                here.parent.mkdir(parents=True, exist_ok=True)
+                with self.files.open_input_stream(info.path) as stream:
+                    here.write_bytes(stream.read())
 
     def _put(self, name: str, writer: Callable[[BinaryIO], object]) -> None:
         path = f"{self.path}/{name}"
@@ -198,9 +214,9 @@ class Bucket:
         with self.files.open_output_stream(path) as stream:
             writer(stream)
 
-    def _list(self) -> list[str]:
+    def _files(self) -> list[Any]:
         selector: Any = self._fs.FileSelector(self.path, recursive=True, allow_not_found=True)
-        return [i.path for i in self.files.get_file_info(selector) if i.type == self._fs.FileType.File]
+        return [info for info in self.files.get_file_info(selector) if info.type == self._fs.FileType.File]
 
 
 def _own(name: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,8 @@ import torch
 
 from trivium.learner import Picture
 from trivium.progress import Status
+
+log = logging.getLogger("trivium")
 
 Row = dict[str, Any]
 """`step` and `updates` (ints), perhaps `epochs`, and metrics: floats by name."""
@@ -104,15 +107,17 @@ class RunTracker(Tracker):
         assert self._file is not None
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()
-        for sink in self._sinks or ():
-            sink.log(row)
+        self._tell(lambda sink: sink.log(row))
 
     def figures(self, step: int, pictures: Mapping[str, Picture]) -> None:
         self._start()
-        paths = {name: save_picture(self.dir / "figures" / name, picture) for name, picture in pictures.items()}
+        try:
+            paths = {name: save_picture(self.dir / "figures" / name, picture) for name, picture in pictures.items()}
+        except OSError as error:
+            log.warning("figures can't be written: %s", error)
+            return
         if paths:
-            for sink in self._sinks or ():
-                sink.figures(step, paths)
+            self._tell(lambda sink: sink.figures(step, paths))
 
     def show(self, status: Status) -> None:
         self._show(status)
@@ -136,8 +141,7 @@ class RunTracker(Tracker):
         self._start(state["metrics_bytes"])
 
     def finish(self, *, failed: bool = False) -> None:
-        for sink in self._sinks or ():
-            sink.finish(failed=failed)
+        self._tell(lambda sink: sink.finish(failed=failed))
         self._sinks = []
         if self._file:
             self._file.close()
@@ -147,9 +151,26 @@ class RunTracker(Tracker):
         """Cut the file back to where the run starts, then open the sinks, which may read it."""
         if self._file is None:
             self._file = open(self.path, "ab")  # noqa: SIM115 (closed by finish)
-            self._file.truncate(length)
-            self._file.seek(length)
-            self._sinks = list(self._open_sinks())
+            there = self._file.tell()
+            if there < length:
+                log.warning("%s is %d bytes short of its checkpoint: rows are missing", self.path, length - there)
+            self._file.truncate(min(length, there))
+            self._file.seek(0, os.SEEK_END)
+            try:
+                self._sinks = list(self._open_sinks())
+            except Exception as error:
+                self._sinks = []
+                _warn_of(error)
+
+    def _tell(self, what: Callable[[Sink], object]) -> None:
+        """Tell all sinks; one that fails is told no more, and the run goes on."""
+        for sink in list(self._sinks or ()):
+            try:
+                what(sink)
+            except Exception as error:
+                assert self._sinks is not None
+                self._sinks.remove(sink)
+                _warn_of(error)
 
 
 class TensorBoard:
@@ -204,6 +225,10 @@ def save_picture(path: Path, picture: Picture) -> Path:
         first.save(staged, format="gif", save_all=True, append_images=rest, duration=40, loop=0)
     staged.replace(path)
     return path
+
+
+def _warn_of(error: Exception) -> None:
+    log.warning("tracking failed (%s: %s); the run goes on, metrics.jsonl has every row", type(error).__name__, error)
 
 
 def _finite(value: Any) -> Any:

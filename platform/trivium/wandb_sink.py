@@ -38,6 +38,7 @@ class WandbSink:
             [sys.executable, "-P", "-m", "trivium.wandb_process"],
             stdin=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if os.path.isabs(path))},
+            cwd=os.sep,  # W&B reads settings, even its server's address, from the working directory
             start_new_session=True,  # the terminal's Ctrl-C is not meant for it
         )
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()

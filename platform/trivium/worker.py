@@ -6,6 +6,7 @@ The same for the one worker that runs inline and for each of many on Ray.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ import torch
 from trivium import environment
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
-from trivium.config import Config
+from trivium.config import Config, ConfigError
 from trivium.learner import Learner, Run
 from trivium.loop import Loop, Outcome
 from trivium.progress import Status
@@ -118,6 +119,37 @@ def work(
         show, say: let the user see a status, a sentence; called on rank 0.
         stop_requested: see `trivium.loop.Loop`.
     """
+    with contextlib.ExitStack() as held:
+        if run.rank == 0:
+            held.enter_context(_alone_in(task.dir))
+        return _work(task, run, learner, resume=resume, show=show, say=say, stop_requested=stop_requested)
+
+
+@contextlib.contextmanager
+def _alone_in(dir: Path) -> Iterator[None]:
+    """Hold the run folder's lock, which the system frees however the process ends."""
+    dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError([f"{dir} is being trained by another process"]) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _work(
+    task: Task,
+    run: Run,
+    learner: Learner,
+    *,
+    resume: bool,
+    show: Callable[[Status], None],
+    say: Callable[[str], None],
+    stop_requested: Callable[[], int | None],
+) -> Outcome:
     checkpoints = Checkpoints(task.checkpoints_place, run, keep=task.config["checkpoint"]["keep"])
     state = None
     if resume:
@@ -165,7 +197,10 @@ def _tracker(task: Task, run: Run, show: Callable[[Status], None], *, resumed_st
 
     def push() -> None:
         if task.bucket:
-            Bucket(task.bucket).push(task.dir)
+            try:
+                Bucket(task.bucket).push(task.dir)
+            except OSError as error:  # the checkpoint itself is there; the next push brings the rest
+                log.warning("the run folder could not be copied to %s: %s", task.bucket, error)
 
     return RunTracker(task.dir, open_sinks=open_sinks, show=show, device=run.device, on_checkpoint=push)
 
@@ -183,6 +218,15 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def usable_device(name: str) -> str:
+    """The device of a run, or `auto` where there is none such."""
+    try:
+        torch.empty(0, device=name if name != "auto" else "cpu")
+    except (RuntimeError, AssertionError):
+        return "auto"
+    return name
 
 
 def _device(name: str) -> torch.device:

@@ -90,10 +90,14 @@ def test_a_run_folder_goes_to_a_bucket_and_back(place: str, tmp_path: Path) -> N
     (here / "checkpoints" / "not-mine").write_text("")
     Bucket(place).push(here)
     there.mkdir()
-    (there / "config.yaml").write_text("newer")
+    (there / "config.yaml").write_text("longer, so newer")
+    (there / "figures").mkdir()
+    (there / "figures" / "a.png").write_bytes(b"")  # stale
     Bucket(place).pull(there)
     assert (there / "figures" / "a.png").read_bytes() == b"png"
-    assert (there / "config.yaml").read_text() == "newer"
+    assert (there / "config.yaml").read_text() == "longer, so newer"
+    Bucket(place).pull(there, anew=True)
+    assert (there / "config.yaml").read_text() == "name: x"
     assert not (there / "checkpoints").exists()
 
 

@@ -1,0 +1,139 @@
+"""What happens around a run: folders, results, and what a stranger's folder may not do."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+
+import trivium
+from trivium import cli
+
+SHORT = ["tracking.wandb=false", "threads=1", "budget.epochs=null", "budget.updates=20", "evaluation.every_updates=10"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    trivium.train(*SHORT, dir=folder)
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("trivium: error: ")]
+
+
+def test_python_gets_metrics_folder_and_learner(tmp_path: Path) -> None:
+    result = trivium.train(*SHORT, dir=tmp_path / "run")
+    assert result.metrics["test/accuracy"] > 0.5
+    assert result.dir == tmp_path / "run"
+    assert result.learner.counters()["samples"] == 20 * 64
+    evaluated = trivium.evaluate(result.dir)
+    assert evaluated["checkpoint"] == result.checkpoint
+    assert evaluated["metrics"]["test/accuracy"] == result.metrics["test/accuracy"]
+    assert trivium.resume(result.dir).learner.evaluate(final=True)["accuracy"] == result.metrics["test/accuracy"]
+
+
+def test_a_folder_with_files_in_it_is_refused_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").write_text("hi")
+    assert cli.main(["train", *SHORT, "--dir", str(tmp_path / "mine")]) == 2
+    assert errors(capsys) == [f"trivium: error: --dir: {tmp_path / 'mine'} exists and is not an empty folder"]
+    assert (tmp_path / "mine" / "precious").read_text() == "hi"
+
+
+def test_what_turns_out_impossible_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", *SHORT, "monitor.metric=eval/nope", "--dir", str(tmp_path / "run")]) == 2
+    assert "no eval/nope; valid: eval/accuracy, eval/loss" in errors(capsys)[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_that_turn_out_impossible_leave_the_run_as_it_was(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def contents() -> tuple[str, dict[str, object]]:
+        result = json.loads((run / "result.json").read_text())
+        return (run / "config.yaml").read_text(), {k: v for k, v in result.items() if k != "dir"}
+
+    before = contents()
+    assert cli.main(["resume", str(run), "monitor.metric=eval/nope", "budget.updates=40", "--quiet"]) == 2
+    assert "no eval/nope" in errors(capsys)[0]
+    assert contents() == before
+
+
+def test_a_target_or_monitor_that_is_changed_forgets_what_was_found_by_the_old_one(tmp_path: Path) -> None:
+    first = trivium.train(*SHORT, "budget.target=eval/accuracy>=0.1", dir=tmp_path / "run")
+    assert (first.updates, first.reason) == (10, "target eval/accuracy>=0.1 reached")
+    again = trivium.resume(tmp_path / "run", "budget.target=eval/accuracy>=1.1", "monitor.metric=eval/accuracy")
+    assert (again.updates, again.reason) == (20, "20 updates")
+
+
+def test_only_one_process_trains_in_a_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open(run / ".lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(["resume", str(run), "budget.updates=40", "--quiet"]) == 2
+    assert errors(capsys) == [f"trivium: error: {run} is being trained by another process"]
+    assert cli.main(["resume", str(run), "budget.updates=25", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("name", [".result.json", "metrics.jsonl", "figures/confusion.png", "checkpoints"])
+def test_a_strangers_links_are_not_followed(
+    run: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bashrc").write_text("mine")
+    path = run / name
+    if path.is_dir():
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.unlink(missing_ok=True)
+        path.symlink_to(tmp_path / "bashrc")
+    for command in (["resume", str(run), "budget.updates=30"], ["evaluate", str(run)]):
+        assert cli.main(command) == 2
+        assert "is a link out of the run folder" in errors(capsys)[0]
+    assert (tmp_path / "bashrc").read_text() == "mine"
+
+
+def test_a_strangers_result_holds_numbers_only(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "_trusted": ["*"], "metrics": {"test/a": "x"}}))
+    from trivium.launch import read_result
+
+    assert read_result(run) is None
+    (run / "result.json").write_text(json.dumps({**result, "_trusted": ["*"]}))
+    read = read_result(run)
+    assert read is not None
+    assert read._trusted == ()
+
+
+def test_a_run_of_a_device_that_is_not_here_can_be_evaluated(run: Path) -> None:
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("device: auto", "device: cuda:7"))
+    assert trivium.evaluate(run)["metrics"]["test/accuracy"] > 0.5
+
+
+def test_tracking_that_fails_does_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trivium import wandb_sink
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("no processes left")
+
+    monkeypatch.setattr(wandb_sink.subprocess, "Popen", broken)
+    result = trivium.train(*SHORT[1:], dir=tmp_path / "run")
+    assert result.updates == 20
+    assert "tracking failed (OSError: no processes left); the run goes on" in caplog.text
