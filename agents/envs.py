@@ -94,7 +94,7 @@ def make(*, id: str, num_envs: int, run: Run, stream: str, native: bool = True) 
         num_envs: of the whole run for the stream `train`, divided among the workers; else of this worker.
         run: gives the device and, with the worker's rank and `stream`, the seeds.
         stream: `train`, `eval` or `test`: each has episodes of its own.
-        native: use Trivium's batched implementation where there is one (CartPole-v1).
+        native: use Trivium's batched implementation where there is one (`classic_control.TASKS`).
 
     Raises:
         ValueError: the id is unknown or its package is missing, a space is not supported, or `num_envs` is not a
@@ -102,10 +102,11 @@ def make(*, id: str, num_envs: int, run: Run, stream: str, native: bool = True) 
     """
     if stream == "train":
         num_envs = run.share(num_envs, "env.num_envs")
-    if native and id == "CartPole-v1":
-        from trivium.agents.cartpole import CartPole  # imports this file
+    from trivium.agents.classic_control import TASKS, ClassicControl  # imports this file
 
-        return CartPole(num_envs=num_envs, seed=run.seed_for("env", stream, run.rank), device=run.device)
+    if native and id in TASKS:
+        seed = run.seed_for("env", stream, run.rank)
+        return ClassicControl(id=id, num_envs=num_envs, seed=seed, device=run.device)
     # 31 bits: some simulators take no longer seeds
     seeds = [run.seed_for("env", stream, run.rank, i) % 2**31 for i in range(num_envs)]
     return GymEnvs(id=id, seeds=seeds, device=run.device)

@@ -39,11 +39,38 @@ def mlp(
     return nn.Sequential(*layers, linear(num_inputs, num_outputs, gain=out_gain, generator=generator))
 
 
+class Features(nn.Module):
+    """Observations as the envs give them, [B, ...], to float32 [B, D]. Without parameters.
+
+    Args:
+        observation_space: Box (flattened; uint8 divided by 255) or Discrete (one-hot).
+
+    Raises:
+        ValueError: another kind of space.
+    """
+
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__()
+        if isinstance(observation_space, gym.spaces.Discrete):
+            self.size = int(observation_space.n)
+        elif isinstance(observation_space, gym.spaces.Box):
+            self.size = math.prod(observation_space.shape)
+        else:
+            raise ValueError(f"observation space {observation_space}: valid are Box and Discrete")
+        self.one_hot = isinstance(observation_space, gym.spaces.Discrete)
+        self.bytes = observation_space.dtype == np.uint8
+
+    def forward(self, obs: Tensor) -> Tensor:
+        if self.one_hot:
+            return F.one_hot(obs, self.size).float()
+        return (obs / 255 if self.bytes else obs).flatten(1)
+
+
 class ActorCritic(nn.Module):
     """A policy and a value of the same observation, by two separate MLPs.
 
     Args:
-        observation_space: Box (flattened; uint8 divided by 255) or Discrete (one-hot).
+        observation_space: see `Features`.
         action_space: Discrete (`Categorical`) or Box (`Gaussian`, log std a parameter that starts at 0).
         hidden: widths of the hidden layers, of each MLP.
         generator: on the CPU; all initial weights come from it.
@@ -64,14 +91,7 @@ class ActorCritic(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        if isinstance(observation_space, gym.spaces.Discrete):
-            self.num_features = int(observation_space.n)
-        elif isinstance(observation_space, gym.spaces.Box):
-            self.num_features = math.prod(observation_space.shape)
-        else:
-            raise ValueError(f"observation space {observation_space}: valid are Box and Discrete")
-        self.one_hot = isinstance(observation_space, gym.spaces.Discrete)
-        self.bytes = observation_space.dtype == np.uint8
+        self.features = Features(observation_space)
         self.action_shape = action_space.shape or ()
 
         if isinstance(action_space, gym.spaces.Discrete):
@@ -84,14 +104,8 @@ class ActorCritic(nn.Module):
             self.register_buffer("action_high", torch.tensor(action_space.high).float(), persistent=False)
         else:
             raise ValueError(f"action space {action_space}: valid are Discrete and Box")
-        self.actor = mlp(self.num_features, hidden, num_outputs, out_gain=0.01, generator=generator)
-        self.critic = mlp(self.num_features, hidden, 1, out_gain=1.0, generator=generator)
-
-    def features(self, obs: Tensor) -> Tensor:
-        """Observations as the envs give them, [B, ...], to float32 [B, D]."""
-        if self.one_hot:
-            return F.one_hot(obs, self.num_features).float()
-        return (obs / 255 if self.bytes else obs).flatten(1)
+        self.actor = mlp(self.features.size, hidden, num_outputs, out_gain=0.01, generator=generator)
+        self.critic = mlp(self.features.size, hidden, 1, out_gain=1.0, generator=generator)
 
     def policy(self, obs: Tensor) -> Policy:
         """The policy alone, for acting."""

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from trivium.agents.envs import Envs
+from trivium.agents.evaluation import Evaluation
 from trivium.agents.networks import ActorCritic
+from trivium.agents.normalise import Normaliser
 from trivium.agents.returns import explained_variance, gae, mean_where, running_sum
 from trivium.learner import Run
 
@@ -91,6 +93,7 @@ class PPO:
         entropy_coef: weight of the entropy bonus, >= 0.
         max_grad_norm: gradients are scaled down to this global norm; > 0, inf for never.
         normalize_advantage: see `normalized`.
+        normalize_observation, normalize_reward: see `Normaliser`.
         hidden: widths of the hidden layers, see `ActorCritic`.
         eval_episodes: of an evaluation during training, over all workers.
         test_episodes: of the final one.
@@ -119,6 +122,8 @@ class PPO:
         entropy_coef: float = 0.0,
         max_grad_norm: float = 0.5,
         normalize_advantage: bool = True,
+        normalize_observation: bool = False,
+        normalize_reward: bool = False,
         hidden: Sequence[int] = (64, 64),
         eval_episodes: int = 10,
         test_episodes: int = 100,
@@ -164,10 +169,7 @@ class PPO:
         self.entropy_coef = entropy_coef
         self.max_grad_norm = max_grad_norm
         self.normalize_advantage = normalize_advantage
-        self.eval_episodes = eval_episodes
-        self.test_episodes = test_episodes
         self.eval_deterministic = eval_deterministic
-        self.max_eval_steps = max_eval_steps
 
         self.net = ActorCritic(
             observation_space=self.envs.observation_space,
@@ -179,10 +181,19 @@ class PPO:
         self.params = list(self.net.parameters())
         self.optimizer = torch.optim.Adam(self.params, lr=lr, eps=1e-5, fused=True)
         self.scaler = run.grad_scaler()
+        self.normaliser = Normaliser(
+            run=run,
+            observation_space=self.envs.observation_space,
+            num_envs=self.envs.num_envs,
+            observations=normalize_observation,
+            rewards=normalize_reward,
+            gamma=gamma,
+        )
         self.act_rng = run.generator("act", run.rank, device=run.device)
         self.shuffle_rng = run.generator("shuffle", run.rank, device=run.device)
-        self.make_env = env
-        self.eval_envs: dict[str, Envs] = {}
+        self.evaluation = Evaluation(
+            run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
+        )
         self.env_steps = 0
         self.envs.reset()
         self.return_N = torch.zeros(self.envs.num_envs, device=run.device)  # so far, of the episodes in progress
@@ -232,19 +243,23 @@ class PPO:
 
     @torch.no_grad()
     def _collect(self) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """One rollout: obs, action, log-probability, advantage and return, [T * N, ...] each; and its metrics."""
+        """One rollout: obs (normalised), action, log-probability, advantage and return, [T * N, ...] each; and its
+        metrics."""
         obs, transitions = self.envs.obs, []
         for _ in range(self.num_steps):
             with self.run.autocast():
-                action = self.net.policy(obs).sample(self.act_rng)
+                action = self.net.policy(self.normaliser.obs(obs)).sample(self.act_rng)
             step = self.envs.step(self.net.to_env(action))
             transitions.append((obs, action, step.reward, step.terminated, step.truncated, step.next_obs))
             obs = step.obs
         self.env_steps += self.batch * self.run.world_size
 
         columns = [torch.stack(column) for column in zip(*transitions, strict=True)]
-        obs_TN, action_TN, reward_TN, terminated_TN, truncated_TN, next_obs_TN = columns
+        raw_obs_TN, action_TN, raw_reward_TN, terminated_TN, truncated_TN, raw_next_obs_TN = columns
         ended_TN = terminated_TN | truncated_TN
+        obs_TN, next_obs_TN = self.normaliser.obs(raw_obs_TN), self.normaliser.obs(raw_next_obs_TN)
+        reward_TN = self.normaliser.reward(raw_reward_TN, ended_TN)
+        self.normaliser.observe(raw_obs_TN)
         # Values, and the log-probabilities of the policy that acted, in one pass over the rollout: cheaper than in T.
         with self.run.autocast():
             policy, value = self.net(obs_TN.flatten(0, 1))
@@ -256,7 +271,7 @@ class PPO:
         )
         return_TN = advantage_TN + value_TN
 
-        episode_return_TN, self.return_N = running_sum(reward_TN, ended_TN, self.return_N)
+        episode_return_TN, self.return_N = running_sum(raw_reward_TN, ended_TN, self.return_N)
         episode_length_TN, self.length_N = running_sum(torch.ones_like(reward_TN), ended_TN, self.length_N)
         metrics = {
             "explained_variance": explained_variance(value_TN, return_TN),
@@ -266,45 +281,14 @@ class PPO:
         rollout = [obs_TN, action_TN, log_prob.view_as(reward_TN), advantage_TN, return_TN]
         return [tensor.flatten(0, 1) for tensor in rollout], metrics
 
-    @torch.no_grad()
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
-        """The undiscounted return of whole episodes, the same ones at each call: `return_mean`, its standard error
-        `return_std_err` (NaN for one episode), `return_min`, `return_max`; and `length_mean` in env steps."""
-        total = self.test_episodes if final else self.eval_episodes
-        episodes = total // self.run.world_size + (self.run.rank < total % self.run.world_size)
-        result = torch.zeros(0, 2, dtype=torch.float64, device=self.run.device)
-        if episodes:
-            result = self._play("test" if final else "eval", episodes)
-        returns, lengths = self.run.gather(result).unbind(1)
-        return {
-            "return_mean": returns.mean().item(),
-            "return_std_err": returns.std().item() / math.sqrt(total) if total > 1 else math.nan,
-            "return_min": returns.min().item(),
-            "return_max": returns.max().item(),
-            "length_mean": lengths.mean().item(),
-        }
+        """See `Evaluation`."""
+        return self.evaluation(self._act_in_evaluation, final=final)
 
-    def _play(self, stream: str, episodes: int) -> Tensor:
-        """The first episode of each of so many envs: float64 [episodes, 2], return and length."""
-        if stream not in self.eval_envs:
-            self.eval_envs[stream] = self.make_env(run=self.run, stream=stream, num_envs=episodes)
-        envs = self.eval_envs[stream]
-        generator = self.run.generator("act", stream, self.run.rank, device=self.run.device)
-        obs = envs.reset(reseed=True)
-        result_N2 = torch.zeros(episodes, 2, dtype=torch.float64, device=self.run.device)
-        running_N = torch.ones(episodes, dtype=torch.bool, device=self.run.device)
-        for _ in range(self.max_eval_steps):
-            with self.run.autocast():
-                policy = self.net.policy(obs)
-            action = policy.mode() if self.eval_deterministic else policy.sample(generator)
-            step = envs.step(self.net.to_env(action))
-            gain_N2 = torch.stack((step.reward, torch.ones_like(step.reward)), 1)
-            result_N2 += gain_N2.masked_fill(~running_N.unsqueeze(1), 0.0)
-            running_N &= ~(step.terminated | step.truncated)
-            obs = step.obs
-            if not running_N.any():
-                break
-        return result_N2
+    def _act_in_evaluation(self, obs: Tensor, generator: torch.Generator) -> Tensor:
+        with self.run.autocast():
+            policy = self.net.policy(self.normaliser.obs(obs))
+        return self.net.to_env(policy.mode() if self.eval_deterministic else policy.sample(generator))
 
     def counters(self) -> dict[str, float]:
         return {"env_steps": self.env_steps}
@@ -314,6 +298,7 @@ class PPO:
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "normaliser": self.normaliser.state_dict(),
             "env_steps": self.env_steps,
             "envs": self.envs.state_dict(),
             "return": self.return_N,
@@ -324,6 +309,7 @@ class PPO:
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
+        self.normaliser.load_weights(state["normaliser"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)
@@ -331,6 +317,7 @@ class PPO:
         self.scaler.load_state_dict(state["scaler"])
         self.env_steps = state["env_steps"]
         begun_anew_N = self.envs.load_state_dict(state["envs"])
+        self.normaliser.load_state_dict(state["normaliser"], begun_anew_N)
         self.return_N = state["return"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
         self.length_N = state["length"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
         self.act_rng.set_state(state["act_rng"].cpu())

@@ -24,7 +24,13 @@ RUNS = {
     "ppo_acrobot": [*CADENCE, "budget.updates=24", "checkpoint.every_updates=4", "evaluation.every_updates=9"],
 }
 BASE = {
-    "ppo_acrobot": ["experiment=ppo_cartpole", "env.id=Acrobot-v1", "agent.eval_episodes=2", "agent.test_episodes=2"]
+    "ppo_acrobot": [
+        "experiment=ppo_cartpole",
+        "env.id=Acrobot-v1",
+        "env.native=false",
+        "agent.eval_episodes=2",
+        "agent.test_episodes=2",
+    ]
 }
 FOLDER = "trivium.storage"
 POSITIONS: dict[str, list[tuple[str, KillAt]]] = {
@@ -43,7 +49,7 @@ POSITIONS: dict[str, list[tuple[str, KillAt]]] = {
     ]
 }
 PPO_POSITIONS: list[tuple[str, KillAt]] = [
-    ("mid-rollout", ("trivium.agents.cartpole", "CartPole.step", 421)),
+    ("mid-rollout", ("trivium.agents.classic_control", "ClassicControl.step", 421)),
     ("at a rollout's start", ("trivium.agents.ppo", "PPO.step", 6)),
     ("before a checkpoint appears", (FOLDER, "Folder.commit", 3)),
     ("while a checkpoint is written", (FOLDER, "Folder.write", 6)),

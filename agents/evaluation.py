@@ -1,0 +1,79 @@
+"""How well an agent acts: the returns of whole episodes in environments of their own.
+
+Shapes: N envs of this worker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from trivium.agents.envs import Envs
+from trivium.learner import Run
+
+
+class Evaluation:
+    """Plays the first episode of each of so many envs, the same ones at each call; the envs are kept between calls.
+
+    Args:
+        run: where this worker runs; the episodes are shared out among the workers.
+        env: makes `Envs`, see `envs.make`.
+        eval_episodes: of an evaluation during training, over all workers, >= 1.
+        test_episodes: of the final one, >= 1.
+        max_steps: an episode is cut after so many steps, for envs without a time limit.
+    """
+
+    def __init__(
+        self, *, run: Run, env: Callable[..., Envs], eval_episodes: int, test_episodes: int, max_steps: int
+    ) -> None:
+        self.run = run
+        self.make_env = env
+        self.eval_episodes = eval_episodes
+        self.test_episodes = test_episodes
+        self.max_steps = max_steps
+        self.envs: dict[str, Envs] = {}
+
+    @torch.no_grad()
+    def __call__(self, act: Callable[[Tensor, torch.Generator], Tensor], *, final: bool) -> dict[str, float]:
+        """The undiscounted return of whole episodes: `return_mean`, its standard error `return_std_err` (NaN for one
+        episode), `return_min`, `return_max`; and `length_mean` in env steps. The same on every worker.
+
+        Args:
+            act: from observations [N, ...] and a generator, begun anew at each call, to actions as the envs take them.
+            final: `test_episodes` of the stream `test`, else `eval_episodes` of the stream `eval`.
+        """
+        total = self.test_episodes if final else self.eval_episodes
+        episodes = total // self.run.world_size + (self.run.rank < total % self.run.world_size)
+        result = torch.zeros(0, 2, dtype=torch.float64, device=self.run.device)
+        if episodes:
+            result = self._play("test" if final else "eval", episodes, act)
+        returns, lengths = self.run.gather(result).unbind(1)
+        return {
+            "return_mean": returns.mean().item(),
+            "return_std_err": returns.std().item() / math.sqrt(total) if total > 1 else math.nan,
+            "return_min": returns.min().item(),
+            "return_max": returns.max().item(),
+            "length_mean": lengths.mean().item(),
+        }
+
+    def _play(self, stream: str, episodes: int, act: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
+        """The first episode of each of so many envs: float64 [episodes, 2], return and length."""
+        if stream not in self.envs:
+            self.envs[stream] = self.make_env(run=self.run, stream=stream, num_envs=episodes)
+        envs = self.envs[stream]
+        generator = self.run.generator("act", stream, self.run.rank, device=self.run.device)
+        obs = envs.reset(reseed=True)
+        result_N2 = torch.zeros(episodes, 2, dtype=torch.float64, device=self.run.device)
+        running_N = torch.ones(episodes, dtype=torch.bool, device=self.run.device)
+        for _ in range(self.max_steps):
+            step = envs.step(act(obs, generator))
+            gain_N2 = torch.stack((step.reward, torch.ones_like(step.reward)), 1)
+            result_N2 += gain_N2.masked_fill(~running_N.unsqueeze(1), 0.0)
+            running_N &= ~(step.terminated | step.truncated)
+            obs = step.obs
+            if not running_N.any():
+                break
+        return result_N2

@@ -1,0 +1,146 @@
+"""What every agent promises as a `Learner`, checked; `build(**keywords)` makes one, `saved` is the fixture."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from trivium.learner import Learner, Run
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+Build = Callable[..., Any]
+
+
+def train(learner: Learner, updates: int) -> list[dict[str, float]]:
+    return [{name: value.item() for name, value in learner.step().items()} for _ in range(updates)]
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict of leaves."""
+    if isinstance(state, dict | list | tuple):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for key, value in items for k, v in flat(value, f"{prefix}/{key}").items()}
+    return {prefix: state}
+
+
+def assert_equal_states(first: Any, second: Any) -> None:
+    a, b = flat(first), flat(second)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]) if isinstance(value, Tensor) else value == b[name], name
+
+
+def check_metrics(build: Build, names: set[str]) -> None:
+    learner = build()
+    assert isinstance(learner, Learner)
+    for _ in range(3):
+        metrics = learner.step()
+        assert set(metrics) == names
+        assert all(value.ndim == 0 and not value.requires_grad for value in metrics.values())
+
+
+def check_resumes(build: Build, saved: Callable[[Any], Any]) -> None:
+    whole = build()
+    metrics = train(whole, 6)
+
+    first = build()
+    train(first, 3)
+    state = saved(first.state_dict())
+    random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    second = build()
+    train(second, 1)  # whatever it was before is forgotten
+    second.load_state_dict(state)
+    assert_equal_states(saved(second.state_dict()), state)
+    assert str(train(second, 3)) == str(metrics[3:])
+    assert_equal_states(saved(second.state_dict()), saved(whole.state_dict()))
+
+
+def check_seeds(build: Build) -> None:
+    states = []
+    for seed, other in ((3, 1), (3, 2), (4, 1)):
+        torch.manual_seed(other)
+        learner = build(seed=seed)
+        train(learner, 2)
+        states.append(learner.net.state_dict())
+    assert_equal_states(states[0], states[1])
+    assert not torch.equal(states[0]["actor.0.weight"], states[2]["actor.0.weight"])
+
+
+def check_evaluation(build: Build, saved: Callable[[Any], Any]) -> None:
+    """Touches nothing, repeats itself, and depends on the weights only."""
+    keywords = {"eval_episodes": 3, "test_episodes": 5, "max_eval_steps": 50}
+    learner = build(**keywords)
+    train(learner, 1)
+    before, rngs = saved(learner.state_dict()), (random.getstate(), str(np.random.get_state()), torch.get_rng_state())
+    result, final = learner.evaluate(), learner.evaluate(final=True)
+    assert learner.evaluate() == result
+    assert learner.evaluate(final=True) == final
+    assert_equal_states(saved(learner.state_dict()), before)
+    assert (random.getstate(), str(np.random.get_state())) == rngs[:2]
+    assert torch.equal(torch.get_rng_state(), rngs[2])
+
+    resumed = build(**keywords)
+    resumed.load_weights(before)
+    assert resumed.evaluate() == result
+
+
+def check_normalised_evaluation(build: Build) -> None:
+    """`build` makes an agent that normalises observations: evaluation normalises them too, by frozen statistics."""
+    learner = build()
+    train(learner, 1)
+    result, moments = learner.evaluate(), learner.normaliser.obs_moments
+    learner.normaliser.load_weights({"obs": moments._replace(mean=moments.mean + 100)._asdict()})
+    assert learner.evaluate() != result
+
+
+def check_yaml(path: str, target: Callable[..., Any]) -> None:
+    """Its keys and values are the keywords and defaults of the constructor."""
+    yaml = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{path}.yaml"))
+    assert isinstance(yaml, dict)
+    keywords = {name: value for name, value in yaml.items() if not str(name).startswith("_")}
+    parameters = inspect.signature(target).parameters
+    assert set(keywords) == set(parameters) - {"run", "env"}
+    for name, value in keywords.items():
+        default = parameters[name].default
+        assert value == (list(default) if isinstance(default, tuple) else default), name
+
+
+def work(rank: int, folder: str, build: Build) -> None:
+    """One of two workers, for `torch.multiprocessing.spawn`: two steps, and one, a resume and another."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    run = Run(rank=rank, world_size=2)
+    whole = build(run=run)
+    train(whole, 2)
+    half = build(run=run)
+    train(half, 1)
+    resumed = build(run=run)
+    resumed.load_state_dict(half.state_dict())
+    train(resumed, 1)
+    result = {"whole": whole.state_dict(), "resumed": resumed.state_dict(), "eval": whole.evaluate()}
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def check_workers(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """After `work`: equal weights from other episodes, exact resumes, one evaluation; returns what they saved."""
+    first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert_equal_states(first["whole"]["net"], second["whole"]["net"])
+    assert first["whole"]["env_steps"] == second["whole"]["env_steps"]
+    assert not torch.equal(first["whole"]["envs"]["state"], second["whole"]["envs"]["state"])
+    assert not torch.equal(first["whole"]["act_rng"], second["whole"]["act_rng"])
+    assert first["eval"] == second["eval"]
+    for worker in (first, second):
+        assert_equal_states(worker["whole"], worker["resumed"])
+    return first, second

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import contract
+import pytest
+import torch
+import torch.multiprocessing as mp
+from contract import assert_equal_states, train
+from torch import Tensor
+
+from trivium.agents.envs import make
+from trivium.agents.reinforce import REINFORCE, first_episodes, returns_to_go
+from trivium.learner import Run
+
+
+def build(
+    id: str = "CartPole-v1", *, seed: int = 0, num_envs: int = 4, run: Run | None = None, **keywords: Any
+) -> REINFORCE:
+    env = partial(make, id=id, num_envs=num_envs)
+    return REINFORCE(run=run or Run(seed=seed), env=env, **({"hidden": [16]} | keywords))
+
+
+def gradient(learner: REINFORCE) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in learner.net.actor.parameters()])
+
+
+# returns and episodes
+
+
+@pytest.mark.parametrize(("bootstrap", "expected"), [(0.0, [1.5, 1, 1]), (4.0, [2.5, 3, 1])])
+def test_returns_to_go_by_hand(bootstrap: float, expected: list[float]) -> None:
+    reward, ended = torch.ones(3, 1), torch.tensor([[False], [True], [False]])
+    values = torch.tensor([[9.0], [bootstrap], [9.0]])
+    assert returns_to_go(reward, values, ended, gamma=0.5).flatten().tolist() == expected
+
+
+def test_first_episodes_by_hand() -> None:
+    ended = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]], dtype=torch.bool)
+    expected = torch.tensor([[1, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]], dtype=torch.bool)
+    assert torch.equal(first_episodes(ended), expected)
+
+
+def test_an_update_is_one_whole_episode_of_each_env() -> None:
+    learner, env_steps = build("Lasts-v0", num_envs=20, baseline=False, gamma=1.0), 0
+    for _ in range(2):
+        obs_B, _, return_B, whole_B, metrics = learner._collect()
+        steps = len(obs_B) // 20
+        obs, returns, whole = obs_B.view(steps, 20), return_B.view(steps, 20), whole_B.view(steps, 20)
+        lengths = obs[0]  # an episode lasts as many steps as it observes
+        assert torch.equal(whole.sum(0), lengths), "short or long, each counts, from its first step on"
+        assert lengths.max() == steps > lengths.min(), "no longer than the longest takes"
+        remaining = lengths - torch.arange(steps).unsqueeze(1)
+        assert torch.equal(returns * whole, remaining * whole)
+        assert metrics["episode_length"] == metrics["episode_return"] == lengths.mean()
+        env_steps += steps * 20
+    assert learner.counters() == {"env_steps": env_steps}, "also those that are thrown away"
+
+
+def test_an_unfinished_episode_is_left_out() -> None:
+    learner = build("Lasts-v0", num_envs=20, max_steps=5)
+    obs, _, _, whole, metrics = learner._collect()
+    lengths = obs.view(5, 20)[0]
+    assert torch.equal(whole.view(5, 20).sum(0), torch.where(lengths <= 5, lengths, 0))
+    assert metrics["episode_length"] == lengths[lengths <= 5].mean()
+
+    before = build("Wild-v0", max_steps=3)  # its episodes never end
+    weights = copy.deepcopy(before.net.state_dict())
+    (metrics_of_none,) = train(before, 1)
+    assert metrics_of_none["loss"] == 0
+    assert math.isnan(metrics_of_none["episode_return"])
+    assert_equal_states(before.net.state_dict(), weights)
+
+
+def test_a_truncated_episode_bootstraps_with_a_baseline_only() -> None:
+    # an episode of 8 steps with reward 1, truncated
+    with_baseline, without = build("Forever-v0", gamma=0.5), build("Forever-v0", gamma=0.5, baseline=False)
+    value = with_baseline.net.value(torch.zeros(1, 1)).item()
+    for learner, expected in ((with_baseline, 1 + 0.5 * value), (without, 1.0)):
+        return_B = learner._collect()[2]
+        assert return_B.view(8, 4)[7].tolist() == pytest.approx([expected] * 4)
+    assert build("Lasts-v0", gamma=0.5)._collect()[2].max() < 2, "a terminated one never does"
+
+
+# the update
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_the_gradient_is_the_analytic_one_and_a_baseline_does_not_bias_it(baseline: bool) -> None:
+    """A bandit with two arms, rewards +1 and -1, and one parameter vector of logits z. With p = softmax(z) the expected
+    return is J = p1 - p0, and dJ/dz1 = -dJ/dz0 = p1 (1 - J) = 2 p0 p1."""
+    learner = build(
+        *("Choose-v0",), num_envs=4000, hidden=[], lr=1e-12, baseline=baseline, value_coef=0.0, max_grad_norm=math.inf,
+        normalize_advantage=False,
+    )  # fmt: skip
+    head = learner.net.actor[0]
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([0.4, -0.4]))
+        learner.net.critic[0].bias.fill_(0.7)  # any baseline, also a wrong one
+    learner.step()
+    p0, p1 = head.bias.detach().softmax(0).tolist()
+    error = (1.7**2 if baseline else 1.0) ** 0.5 / 2 / 4000**0.5
+    assert head.bias.grad is not None
+    assert head.bias.grad.tolist() == pytest.approx([2 * p0 * p1, -2 * p0 * p1], abs=4 * error)
+
+
+def test_a_baseline_lowers_the_variance() -> None:
+    """Here of the right value: with rewards 1 more, only the baseline makes the gradient a small one."""
+    norms = []
+    for value in (0.0, 1.0):
+        learner = build("Constant-v0", num_envs=8, hidden=[], normalize_advantage=False)
+        with torch.no_grad():
+            learner.net.critic[0].bias.fill_(value)
+        norms.append(abs(train(learner, 1)[0]["value_loss"]))
+    assert norms == [1, 0]
+
+
+def test_the_loss_by_hand() -> None:
+    """Two envs with episodes of different length: the mean over the steps that count, and over them alone."""
+    keywords = {"num_envs": 6, "gamma": 0.5, "value_coef": 0.25, "entropy_coef": 0.1, "normalize_advantage": False}
+    learner = build("Lasts-v0", max_grad_norm=math.inf, **keywords)
+    net = copy.deepcopy(learner.net)
+    obs, action, returns, whole, _ = collected = learner._collect()
+    learner._collect = lambda: collected  # type: ignore[method-assign]
+    metrics = train(learner, 1)[0]
+    keep = whole.bool()
+    assert 0 < keep.sum() < len(keep)
+    log_prob = net.policy(obs).logits_BA.log_softmax(1)[keep]  # type: ignore[union-attr]
+    value, target = net.value(obs)[keep], returns[keep]
+    chosen = log_prob[torch.arange(len(log_prob)), action[keep]]
+    entropy = -(log_prob.exp() * log_prob).sum(1)
+    loss = (-chosen * (target - value).detach() + 0.25 * (target - value) ** 2 - 0.1 * entropy).mean()
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    loss.backward()
+    for (name, ours), reference in zip(learner.net.named_parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_normalised_advantages_are_those_of_the_steps_that_count() -> None:
+    learner = build("Lasts-v0", num_envs=10)
+    _, _, returns, whole, _ = learner._collect()
+    normalized = learner._normalized(returns, whole)[whole.bool()]
+    assert normalized.mean().item() == pytest.approx(0, abs=1e-5)
+    assert normalized.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_it_is_a_learner() -> None:
+    names = {"loss", "policy_loss", "entropy", "grad_norm", "lr", "episode_return", "episode_length"}
+    contract.check_metrics(build, names | {"value_loss"})
+    contract.check_metrics(partial(build, baseline=False), names)
+    assert all(not parameter.requires_grad for parameter in build(baseline=False).net.critic.parameters())
+
+
+def test_lr_reaches_its_end() -> None:
+    learner = build("Forever-v0", lr=0.1, lr_anneal_env_steps=64)
+    assert [m["lr"] for m in train(learner, 2)] == pytest.approx([0.1, 0.05])
+    before = copy.deepcopy(learner.net.state_dict())
+    assert learner.step()["lr"].item() == 0
+    assert_equal_states(learner.net.state_dict(), before)
+
+
+def test_what_is_wrong_is_named() -> None:
+    for keywords, message in (
+        ({"gamma": 1.5}, r"agent.gamma=1.5 must be in \[0, 1\]"),
+        ({"max_steps": 0}, "agent.max_steps=0"),
+        ({"id": "Blackjack-v1"}, "observation space Tuple"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(**keywords)  # type: ignore[arg-type]
+
+
+def test_the_yaml_mirrors_the_constructor() -> None:
+    contract.check_yaml("agent/reinforce", REINFORCE)
+
+
+# what it learns
+
+
+def probe(id: str, updates: int, **keywords: Any) -> REINFORCE:
+    settings = {"num_envs": 32, "lr": 1e-2, "gamma": 0.5}
+    learner = build(id, **(settings | keywords))
+    train(learner, updates)
+    return learner
+
+
+def values(learner: REINFORCE, *obs: float) -> Tensor:
+    with torch.no_grad():
+        return learner.net.value(torch.tensor(obs).unsqueeze(1))
+
+
+def test_probe_1_a_constant_value() -> None:
+    torch.testing.assert_close(values(probe("Constant-v0", 100), 0.0), torch.tensor([1.0]), rtol=0, atol=0.1)
+
+
+def test_probe_2_a_value_of_the_observation() -> None:
+    expected = torch.tensor([-1.0, 1.0])
+    torch.testing.assert_close(values(probe("Predict-v0", 100), -1.0, 1.0), expected, rtol=0, atol=0.1)
+
+
+def test_probe_3_a_discounted_value() -> None:
+    torch.testing.assert_close(values(probe("Delay-v0", 100), 0.0, 1.0), torch.tensor([0.5, 1.0]), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_probe_5_an_action_that_depends_on_the_observation(baseline: bool, normalize: bool) -> None:
+    learner = probe("Match-v0", 100, baseline=baseline, normalize_advantage=normalize)
+    assert learner.evaluate(final=True)["return_mean"] == 1
+
+
+def test_continuous_actions() -> None:
+    assert probe("Reach-v0", 100, log_std=-2.5).evaluate(final=True)["return_mean"] > -0.01
+
+
+def test_a_time_limit_is_not_an_end() -> None:
+    """Reward 1 for ever is worth 1 / (1 - gamma) = 2, though every episode is cut after 8 steps."""
+    assert values(probe("Forever-v0", 100, num_envs=4), 0.0).item() == pytest.approx(2, abs=0.1)
+
+
+# resuming, determinism, evaluation
+
+
+@pytest.mark.parametrize(
+    ("id", "keywords"),
+    [
+        ("CartPole-v1", {"lr_anneal_env_steps": 1000}),
+        ("CartPole-v1", {"baseline": False}),
+        ("Drift-v0", {}),
+        ("Identity-v0", {"entropy_coef": 0.01}),
+    ],
+)
+def test_resumes_bit_for_bit(saved: Callable[[Any], Any], id: str, keywords: dict[str, Any]) -> None:
+    contract.check_resumes(partial(build, id, **keywords), saved)
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Reach-v0"])
+def test_equal_seeds_give_equal_weights(id: str) -> None:
+    contract.check_seeds(partial(build, id))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_evaluation_touches_nothing_and_repeats_itself(saved: Callable[[Any], Any], deterministic: bool) -> None:
+    contract.check_evaluation(partial(build, "Drift-v0", eval_deterministic=deterministic), saved)
+
+
+def test_half_precision_trains() -> None:
+    for metrics in train(build(run=Run(precision="bf16")), 2):
+        assert math.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_two_workers_with_episodes_of_different_lengths(tmp_path: Path, baseline: bool) -> None:
+    mp.spawn(contract.work, (str(tmp_path), partial(build, baseline=baseline, eval_episodes=3)), nprocs=2)
+    contract.check_workers(tmp_path)
+
+
+def test_workers_together_have_the_gradient_of_one_with_all_their_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean over all steps, however many each worker holds: here 3 and 5 episodes, in two threads."""
+    whole = build("Lasts-v0", num_envs=8, max_grad_norm=math.inf)
+    obs, action, returns, keep, _ = whole._collect()
+    whole._collect = lambda: (obs, action, returns, keep, {})  # type: ignore[method-assign]
+    whole.step()
+
+    sent, barrier = [torch.zeros(()), torch.zeros(())], threading.Barrier(2)
+
+    def all_reduce(run: Run, x: Tensor) -> Tensor:
+        sent[run.rank] = x
+        barrier.wait(timeout=20)
+        total = sent[0] + sent[1]
+        barrier.wait(timeout=20)
+        return total
+
+    def work(rank: int) -> Tensor:
+        learner = build("Lasts-v0", num_envs=8, max_grad_norm=math.inf)
+        learner.run = Run(rank=rank, world_size=2)
+        half = [x.view(-1, 8, *x.shape[1:])[:, [slice(3), slice(3, 8)][rank]] for x in (obs, action, returns, keep)]
+        obs_B, action_B, return_B, keep_B = (x.flatten(0, 1) for x in half)
+        learner._collect = lambda: (obs_B, action_B, return_B, keep_B, {})  # type: ignore[method-assign]
+        learner.step()
+        return gradient(learner)
+
+    monkeypatch.setattr(Run, "sum", all_reduce)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(work, range(2))
+    assert not torch.equal(first, second)
+    torch.testing.assert_close((first + second) / 2, gradient(whole), rtol=1e-4, atol=1e-7)
