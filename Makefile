@@ -10,7 +10,7 @@ demo: $(READY)  ## train one learner of each family, with a report for each
 	@$(BIN)/python -m trivium.demo
 
 test: $(READY)  ## all tests but the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -22,7 +22,7 @@ check: $(READY)  ## format, lint, types, quick tests
 	@rm -rf build/types && mkdir -p build/types/trivium
 	@ln -s $(CURDIR)/platform/trivium/* $(CURDIR)/agents $(CURDIR)/configs $(CURDIR)/generative $(CURDIR)/supervised build/types/trivium
 	cd build/types && $(CURDIR)/$(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml -p trivium
-	$(BIN)/python -m pytest -m "not slow and not gpu and not ray and not kill"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu and not ray and not kill"
 
 format: $(READY)  ## format and mend what ruff can
 	$(BIN)/ruff check --fix-only --quiet .

@@ -15,14 +15,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from trivium.agents.acting import Acting
+from trivium.agents.collector import Rollout, episodes, make_collector, training_envs
 from trivium.agents.envs import Envs
 from trivium.agents.evaluation import Evaluation
+from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
 from trivium.agents.normalise import Normaliser
-from trivium.agents.returns import explained_variance, gae, mean_where, running_sum
-from trivium.learner import Run
+from trivium.agents.play import Film, agent_figures
+from trivium.agents.policies import Actions
+from trivium.agents.returns import explained_variance, gae, linear_schedule
+from trivium.learner import Picture, Run
 
 
 def policy_gradient_loss(log_prob_B: Tensor, advantage_B: Tensor) -> Tensor:
@@ -61,7 +66,10 @@ class A2C:
         normalize_advantage: to mean 0 and standard deviation 1 in each rollout.
         normalize_observation, normalize_reward: see `Normaliser`.
         hidden: widths of the hidden layers, see `ActorCritic`.
-        log_std: of the policy at the start, for Box actions, whose scale it should suit.
+        images, std, log_std: see `ActorCritic`.
+        squash: see `Actions`.
+        env_runners: Ray actors that the envs are on, see `EnvRunners`; 0: none, they are here.
+        env_timeout_s: a rollout there that takes longer has an env that hangs.
         eval_episodes: of an evaluation during training, over all workers.
         test_episodes: of the final one.
         eval_deterministic: act by the mode of the policy in evaluation, else sample.
@@ -90,7 +98,12 @@ class A2C:
         normalize_observation: bool = False,
         normalize_reward: bool = False,
         hidden: Sequence[int] = (64, 64),
+        images: Literal["nature", "impala"] = "nature",
+        std: Literal["free", "state"] = "free",
         log_std: float = 0.0,
+        squash: bool = False,
+        env_runners: int = 0,
+        env_timeout_s: float = 300.0,
         eval_episodes: int = 10,
         test_episodes: int = 100,
         eval_deterministic: bool = True,
@@ -106,6 +119,8 @@ class A2C:
             ("entropy_coef", entropy_coef, 0, math.inf),
             ("max_grad_norm", max_grad_norm, 1e-12, math.inf),
             ("log_std", log_std, -20, 2),
+            ("env_runners", env_runners, 0, math.inf),
+            ("env_timeout_s", env_timeout_s, 1e-12, math.inf),
             ("eval_episodes", eval_episodes, 1, math.inf),
             ("test_episodes", test_episodes, 1, math.inf),
             ("max_eval_steps", max_eval_steps, 1, math.inf),
@@ -115,7 +130,7 @@ class A2C:
         if optimizer not in ("rmsprop", "adam"):
             raise ValueError(f"agent.optimizer={optimizer!r} must be rmsprop or adam")
         self.run = run
-        self.envs = env(run=run, stream="train")
+        envs, num_envs = training_envs(run, env, env_runners)
         self.num_steps = num_steps
         self.lr = lr
         self.lr_anneal_env_steps = lr_anneal_env_steps
@@ -125,54 +140,82 @@ class A2C:
         self.entropy_coef = entropy_coef
         self.max_grad_norm = max_grad_norm
         self.normalize_advantage = normalize_advantage
-        self.eval_deterministic = eval_deterministic
 
+        self.actions = Actions(envs.action_space, squash=squash, device=run.device)
         self.net = ActorCritic(
-            observation_space=self.envs.observation_space,
-            action_space=self.envs.action_space,
+            observation_space=envs.observation_space,
+            actions=self.actions,
             hidden=hidden,
             generator=run.generator("init"),
+            normalized=normalize_observation,
+            images=images,
+            std=std,
+            log_std=log_std,
         ).to(run.device)
-        if self.net.log_std_A is not None:
-            nn.init.constant_(self.net.log_std_A, log_std)
-        self.train_net = run.wrap(self.net)
-        self.params = list(self.net.parameters())
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.RMSprop(self.params, lr=lr, alpha=0.99, eps=1e-5, foreach=True)
-            if optimizer == "rmsprop"
-            else torch.optim.Adam(self.params, lr=lr, eps=1e-5, fused=True)
-        )
-        self.scaler = run.grad_scaler()
+        self.flat = Flat(self.net)
+        self.acting = Acting(run, self.flat, self.actions, deterministic=eval_deterministic)
+        self.optimizer = Optimizer(self.flat.theta, kind=optimizer, eps=1e-5, fp16=run.precision == "fp16")
         self.normaliser = Normaliser(
-            run=run,
-            observation_space=self.envs.observation_space,
-            num_envs=self.envs.num_envs,
-            observations=normalize_observation,
-            rewards=normalize_reward,
-            gamma=gamma,
+            run=run, encoder=self.net.encoder, num_envs=num_envs, rewards=normalize_reward, gamma=gamma
         )
         self.act_rng = run.generator("act", run.rank, device=run.device)
+        self.collector = make_collector(
+            run=run,
+            env=env,
+            envs=envs,
+            act=self.acting,
+            num_runners=env_runners,
+            timeout_s=env_timeout_s,
+        )
         self.evaluation = Evaluation(
             run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
         )
-        self.env_steps = 0
-        self.envs.reset()
-        self.return_N = torch.zeros(self.envs.num_envs, device=run.device)  # so far, of the episodes in progress
-        self.length_N = torch.zeros(self.envs.num_envs, device=run.device)
+        self._update = run.compiled(self._update)  # type: ignore[method-assign]
 
     def step(self) -> dict[str, Tensor]:
-        lr = self.lr
-        if self.lr_anneal_env_steps is not None:
-            lr *= max(0.0, 1 - self.env_steps / self.lr_anneal_env_steps)
-        self.optimizer.param_groups[0]["lr"] = lr
-        obs_TN, action_TN, reward_TN, next_value_TN, terminated_TN, ended_TN, metrics = self._collect()
+        collector = self.collector
+        lr = torch.full(
+            (), linear_schedule(self.lr, 0.0, collector.env_steps, self.lr_anneal_env_steps), device=self.run.device
+        )
+        rollout = collector.collect(self.actions.noise(self.num_steps, collector.num_envs, self.act_rng))
+        reward_TN = self.normaliser.reward(rollout.reward, rollout.ended)
+        metrics, collector.return_N, collector.length_N = self._update(
+            rollout, reward_TN, collector.return_N, collector.length_N, lr
+        )
+        self.normaliser.observe(rollout.obs.flatten(0, 1))
+        return metrics | {"lr": lr}
 
+    @torch.no_grad()
+    def _update(
+        self, rollout: Rollout, reward_TN: Tensor, return_N: Tensor, length_N: Tensor, lr: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """One update; its metrics, and what came so far of the episodes in progress, see `episodes`.
+
+        Args:
+            reward_TN: as the agent is to see them.
+        """
+        gradient_P, metrics = self.flat.gradient(self._loss, rollout, reward_TN)
+        gradient_P = self.optimizer.unscaled(self.run.mean(gradient_P))
+        gradient_P, metrics["grad_norm"] = clipped(gradient_P, self.max_grad_norm)
+        self.optimizer.step(gradient_P, lr)
+        of_episodes, return_N, length_N = episodes(rollout.reward, rollout.ended, return_N, length_N)
+        return metrics | of_episodes, return_N, length_N
+
+    def _loss(self, theta: Tensor, rollout: Rollout, reward_TN: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self.run.autocast():
-            policy, value_B = self.train_net(obs_TN.flatten(0, 1))
-        log_prob_B, entropy_B = policy.log_prob_and_entropy(action_TN.flatten(0, 1))
-        value_TN = value_B.detach().view_as(reward_TN)
+            policy, value_B, _ = self.flat(theta, rollout.obs.flatten(0, 1))
+            with torch.no_grad():
+                _, next_value_B, _ = self.flat(theta, rollout.next_obs.flatten(0, 1), policy=False)
+        log_prob_B, entropy_B = policy.log_prob_and_entropy(rollout.kept[0].flatten(0, 1))
+        value_TN, next_value_TN = value_B.detach().view_as(reward_TN), next_value_B.detach().view_as(reward_TN)
         advantage_TN = gae(
-            reward_TN, value_TN, next_value_TN, terminated_TN, ended_TN, gamma=self.gamma, lam=self.gae_lambda
+            reward_TN,
+            value_TN,
+            next_value_TN,
+            rollout.terminated,
+            rollout.ended,
+            gamma=self.gamma,
+            lam=self.gae_lambda,
         )
         return_TN = advantage_TN + value_TN
         if self.normalize_advantage and advantage_TN.numel() > 1:
@@ -183,90 +226,49 @@ class A2C:
         critic_loss = value_loss(value_B, return_TN.flatten())
         entropy = entropy_B.mean()
         loss = policy_loss + self.value_coef * critic_loss - self.entropy_coef * entropy
-
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(self.params, self.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-        return metrics | {
+        metrics = {
             "loss": loss.detach(),
             "policy_loss": policy_loss.detach(),
             "value_loss": critic_loss.detach(),
             "entropy": entropy.detach(),
-            "grad_norm": grad_norm,
             "explained_variance": explained_variance(value_TN, return_TN),
-            "lr": torch.full((), lr, device=self.run.device),
         }
-
-    @torch.no_grad()
-    def _collect(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """One rollout: obs, action, reward, V(next obs), terminated, ended, [T, N, ...] each, observations and rewards
-        normalised; and its metrics."""
-        obs, transitions = self.envs.obs, []
-        for _ in range(self.num_steps):
-            with self.run.autocast():
-                action = self.net.policy(self.normaliser.obs(obs)).sample(self.act_rng)
-            step = self.envs.step(self.net.to_env(action))
-            transitions.append((obs, action, step.reward, step.terminated, step.truncated, step.next_obs))
-            obs = step.obs
-        self.env_steps += self.num_steps * self.envs.num_envs * self.run.world_size
-
-        columns = [torch.stack(column) for column in zip(*transitions, strict=True)]
-        raw_obs_TN, action_TN, raw_reward_TN, terminated_TN, truncated_TN, raw_next_obs_TN = columns
-        ended_TN = terminated_TN | truncated_TN
-        obs_TN, next_obs_TN = self.normaliser.obs(raw_obs_TN), self.normaliser.obs(raw_next_obs_TN)
-        reward_TN = self.normaliser.reward(raw_reward_TN, ended_TN)
-        self.normaliser.observe(raw_obs_TN)
-        with self.run.autocast():
-            next_value_B = self.net.value(next_obs_TN.flatten(0, 1))
-
-        episode_return_TN, self.return_N = running_sum(raw_reward_TN, ended_TN, self.return_N)
-        episode_length_TN, self.length_N = running_sum(torch.ones_like(reward_TN), ended_TN, self.length_N)
-        metrics = {
-            "episode_return": mean_where(episode_return_TN, ended_TN),
-            "episode_length": mean_where(episode_length_TN, ended_TN),
-        }
-        return obs_TN, action_TN, reward_TN, next_value_B.view_as(reward_TN), terminated_TN, ended_TN, metrics
+        return loss * self.optimizer.scale if self.optimizer.fp16 else loss, metrics
 
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         """See `Evaluation`."""
-        return self.evaluation(self._act_in_evaluation, final=final)
+        return self.evaluation(self.acting.in_evaluation, final=final)
 
-    def _act_in_evaluation(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        with self.run.autocast():
-            policy = self.net.policy(self.normaliser.obs(obs))
-        return self.net.to_env(policy.mode() if self.eval_deterministic else policy.sample(generator))
+    def close(self) -> None:
+        """End the env runners, if there are any."""
+        self.collector.close()
+
+    def figures(self) -> dict[str, Picture]:
+        """See `agent_figures`."""
+        return agent_figures(self.evaluation, self.acting.in_evaluation)
+
+    def play(self, **keywords: Any) -> Film:
+        """See `Film`."""
+        return Film(self.evaluation, self.acting.in_evaluation, **keywords)
 
     def counters(self) -> dict[str, float]:
-        return {"env_steps": self.env_steps}
+        return {"env_steps": self.collector.env_steps}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
             "normaliser": self.normaliser.state_dict(),
-            "env_steps": self.env_steps,
-            "envs": self.envs.state_dict(),
-            "return": self.return_N,
-            "length": self.length_N,
+            "collector": self.collector.state_dict(),
             "act_rng": self.act_rng.get_state(),
         }
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
-        self.normaliser.load_weights(state["normaliser"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.env_steps = state["env_steps"]
-        begun_anew_N = self.envs.load_state_dict(state["envs"])
+        begun_anew_N = self.collector.load_state_dict(state["collector"])
         self.normaliser.load_state_dict(state["normaliser"], begun_anew_N)
-        self.return_N = state["return"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
-        self.length_N = state["length"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
         self.act_rng.set_state(state["act_rng"].cpu())

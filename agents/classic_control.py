@@ -242,7 +242,7 @@ TASKS = {
 
 
 class ClassicControl:
-    """`Envs` of one of the `TASKS`.
+    """`PureEnvs` of one of the `TASKS`.
 
     The state is float64 and observations are float32, as in gymnasium. All envs draw their first states from one
     generator: a draw for each env at each step, needed or not, so that no step waits for the device.
@@ -268,45 +268,50 @@ class ClassicControl:
         self._generator = torch.Generator(device).manual_seed(seed)
         self._first_low_S = torch.tensor(task.first_low, dtype=torch.float64, device=device)
         self._first_range_S = torch.tensor(task.first_high, dtype=torch.float64, device=device) - self._first_low_S
-        self._state_NS = torch.zeros(num_envs, len(task.first_low), dtype=torch.float64, device=device)
-        self._steps_N = torch.zeros(num_envs, dtype=torch.int64, device=device)
-        self._obs_NO = task.observe(self._state_NS)
+        state_NS = torch.zeros(num_envs, len(task.first_low), dtype=torch.float64, device=device)
+        self.state: tuple[Tensor, ...] = (state_NS, torch.zeros(num_envs, dtype=torch.int64, device=device))
 
     @property
     def obs(self) -> Tensor:
-        return self._obs_NO
+        return self._task.observe(self.state[0])
 
     def reset(self, *, reseed: bool = False) -> Tensor:
         if reseed:
             self._generator.manual_seed(self._seed)
-        self._state_NS = self._first_states()
-        self._steps_N = torch.zeros_like(self._steps_N)
-        self._obs_NO = self._task.observe(self._state_NS)
-        return self._obs_NO
+        self.state = (self.draw(1)[0], torch.zeros_like(self.state[1]))
+        return self.obs
 
     def step(self, action: Tensor) -> Step:
-        last_NS, reward_N, terminated_N = self._task.dynamics(self._state_NS, action)
-        steps_N = self._steps_N + 1
+        self.state, step = self.transition(self.state, action, self.draw(1)[0])
+        return step
+
+    def draw(self, num_steps: int) -> Tensor:
+        """float64 [T, N, S], states that an episode may begin with."""
+        shape, device = (num_steps, *self.state[0].shape), self.state[0].device
+        uniform_TNS = torch.rand(shape, dtype=torch.float64, generator=self._generator, device=device)
+        return torch.addcmul(self._first_low_S, uniform_TNS, self._first_range_S)
+
+    def transition(self, state: tuple[Tensor, ...], action: Tensor, draw: Tensor) -> tuple[tuple[Tensor, ...], Step]:
+        """See `PureEnvs`; the state is float64 [N, S], and int64 [N], the steps since the episode began."""
+        state_NS, steps_N = state
+        last_NS, reward_N, terminated_N = self._task.dynamics(state_NS, action)
+        steps_N = steps_N + 1
         truncated_N = steps_N >= self._task.max_steps
         ended_N = terminated_N | truncated_N
-        self._state_NS = torch.where(ended_N.unsqueeze(1), self._first_states(), last_NS)
-        self._steps_N = steps_N.masked_fill_(ended_N, 0)
-        self._obs_NO = self._task.observe(self._state_NS)
-        return Step(self._obs_NO, reward_N.float(), terminated_N, truncated_N, self._task.observe(last_NS))
+        state_NS = torch.where(ended_N.unsqueeze(1), draw, last_NS)
+        step = Step(
+            self._task.observe(state_NS), reward_N.float(), terminated_N, truncated_N, self._task.observe(last_NS)
+        )
+        return (state_NS, steps_N.masked_fill(ended_N, 0)), step
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": self._state_NS, "steps": self._steps_N, "generator": self._generator.get_state()}
+        state_NS, steps_N = self.state
+        return {"state": state_NS, "steps": steps_N, "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
-        if state["state"].shape != self._state_NS.shape:
+        state_NS, steps_N = self.state
+        if state["state"].shape != state_NS.shape:
             raise ValueError(f"saved with {len(state['state'])} envs on this worker, now there are {self.num_envs}")
-        device = self._state_NS.device
-        self._state_NS = state["state"].to(device)
-        self._steps_N = state["steps"].to(device)
+        self.state = (state["state"].to(state_NS.device), state["steps"].to(steps_N.device))
         self._generator.set_state(state["generator"].cpu())
-        self._obs_NO = self._task.observe(self._state_NS)
-        return torch.zeros_like(self._steps_N, dtype=torch.bool)
-
-    def _first_states(self) -> Tensor:
-        uniform_NS = torch.empty_like(self._state_NS).uniform_(generator=self._generator)
-        return torch.addcmul(self._first_low_S, uniform_NS, self._first_range_S)
+        return torch.zeros_like(steps_N, dtype=torch.bool)

@@ -9,8 +9,7 @@
 
 All at once are Rainbow (arXiv:1710.02298). From the paper: a replay buffer, a target network, errors clipped (the Huber
 loss), epsilon falling linearly. Not from it: Adam for RMSProp, several envs, rewards as they are, gradients clipped by
-their global norm; truncated episodes bootstrap from their own last observation. The paper's convolutions are not here:
-networks are MLPs of flattened observations.
+their global norm; truncated episodes bootstrap from their own last observation.
 
 Shapes: T rows of a rollout, N envs of this worker, B batch of this worker, A actions, K atoms.
 """
@@ -25,25 +24,19 @@ from typing import Any, Literal
 import gymnasium as gym
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from trivium.agents.collector import Collector, episodes, make_collector, training_envs
+from trivium.agents.env_runners import Begun, EnvRunners
 from trivium.agents.envs import Envs
 from trivium.agents.evaluation import Evaluation
+from trivium.agents.flat import Flat, Optimizer, clipped
+from trivium.agents.play import Film, agent_figures
+from trivium.agents.policies import FORBIDDEN
 from trivium.agents.q_networks import QNetwork
 from trivium.agents.replay import Batch, Priorities, Replay, Transitions
-from trivium.agents.returns import mean_where, running_sum
-from trivium.learner import Run
-
-
-def linear_schedule(start: float, end: float, env_steps: int, anneal_env_steps: int | None) -> float:
-    """From `start` at 0 env steps in a straight line to `end` at `anneal_env_steps`, and `end` from there on.
-
-    None: `start` for ever. Monotone, and exact at both ends.
-    """
-    if anneal_env_steps is None:
-        return start
-    fraction = min(env_steps / anneal_env_steps, 1.0)
-    return start * (1 - fraction) + end * fraction
+from trivium.agents.returns import linear_schedule
+from trivium.learner import Picture, Run
 
 
 def next_action(target_q_BA: Tensor, online_q_BA: Tensor | None) -> Tensor:
@@ -97,6 +90,43 @@ def categorical_loss(log_prob_BK: Tensor, target_BK: Tensor) -> Tensor:
     return F.kl_div(log_prob_BK, target_BK, reduction="none").sum(1)
 
 
+class EpsilonGreedy:
+    """`collector.Act` of a Q function, and greedily, without noise, `evaluation.Act` as `in_evaluation`.
+
+    Args:
+        run: gives the precision.
+        flat: the network.
+        atom_K: float32 [K], of a categorical one; None: it gives the Q values themselves.
+    """
+
+    shared_noise = 2  # epsilon and the noise of noisy networks, see `EnvRunners`
+
+    def __init__(self, run: Run, flat: Flat[QNetwork], atom_K: Tensor | None) -> None:
+        self.autocast = run.autocast
+        self.flat = flat
+        self.atom_K = atom_K
+
+    def __call__(
+        self, obs: Tensor, state_NM: Tensor, chance_N: Tensor, random_NA: Tensor, epsilon: Tensor, noise_Z: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Kept is the action. A random one is that of the valid ones with the largest of random numbers in [0, 1)."""
+        with self.autocast():
+            q_NA = self.q(obs, self.flat(self.flat.theta, obs, noise_Z))
+        explore_NA = random_NA.masked_fill(q_NA <= FORBIDDEN, -1.0)
+        action_N = torch.where((chance_N < epsilon).unsqueeze(1), explore_NA, q_NA).argmax(1)
+        return action_N, state_NM, (action_N,)
+
+    def in_evaluation(self, obs: Tensor, state_NM: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            return self.q(obs, self.flat(self.flat.theta, obs)).argmax(1), state_NM
+
+    def q(self, obs: Tensor, output: Tensor) -> Tensor:
+        """Q values, float32 [B, A], from what a `QNetwork` returned; those of invalid actions are `FORBIDDEN`."""
+        q_BA = output if self.atom_K is None else (output.softmax(2) * self.atom_K).sum(2)
+        mask_BA = self.flat.module.encoder.layout.action_mask(obs)
+        return q_BA if mask_BA is None else q_BA.masked_fill(~mask_BA, FORBIDDEN)
+
+
 class DQN:
     """A `Learner`: each step collects `train_every_env_steps` transitions and makes `gradient_steps` updates.
 
@@ -104,6 +134,8 @@ class DQN:
     accordingly long. Where an interval of env steps is over during the collecting, the target network is updated once,
     between collecting and updates: nothing is learnt in between. Sizes are those of the whole run; workers have equal
     shares of the envs, of the buffer and of each batch, priorities of their own, and average their gradients.
+
+    With `env_runners` the next rollout is under way while updates are made: it acts by the weights from before them.
 
     Actions are chosen for each env by a draw of its own; the noise of noisy networks is one sample while collecting and
     three in each update (the online network, the target network, the choice of the next action), and is left out in
@@ -129,6 +161,7 @@ class DQN:
         loss: `huber` or `mse`, see `td_loss`; without effect if `categorical`.
         max_grad_norm: gradients are scaled down to this global norm; > 0, inf for never.
         hidden: widths of the hidden layers, see `QNetwork`.
+        images: see `networks.Encoder`.
         double: see `next_action`.
         dueling: see `QNetwork`.
         prioritized: see `Priorities`.
@@ -142,6 +175,8 @@ class DQN:
         num_atoms: K, at least 2.
         v_min: the least return that the atoms can express.
         v_max: and the largest.
+        env_runners: Ray actors that the envs are on, see `EnvRunners`; 0: none, they are here.
+        env_timeout_s: a rollout there that takes longer has an env that hangs.
         eval_episodes: of an evaluation during training, over all workers.
         test_episodes: of the final one.
         max_eval_steps: an episode of evaluation is cut after so many steps, for envs without a time limit.
@@ -172,6 +207,7 @@ class DQN:
         loss: Literal["huber", "mse"] = "huber",
         max_grad_norm: float = 10.0,
         hidden: Sequence[int] = (256, 256),
+        images: Literal["nature", "impala"] = "nature",
         double: bool = False,
         dueling: bool = False,
         prioritized: bool = False,
@@ -185,6 +221,8 @@ class DQN:
         num_atoms: int = 51,
         v_min: float = -10.0,
         v_max: float = 10.0,
+        env_runners: int = 0,
+        env_timeout_s: float = 300.0,
         eval_episodes: int = 10,
         test_episodes: int = 100,
         max_eval_steps: int = 100_000,
@@ -207,6 +245,8 @@ class DQN:
             ("n_step", n_step, 1, math.inf),
             ("noisy_sigma", noisy_sigma, 1e-12, math.inf),
             ("num_atoms", num_atoms, 2, math.inf),
+            ("env_runners", env_runners, 0, math.inf),
+            ("env_timeout_s", env_timeout_s, 1e-12, math.inf),
             ("eval_episodes", eval_episodes, 1, math.inf),
             ("test_episodes", test_episodes, 1, math.inf),
             ("max_eval_steps", max_eval_steps, 1, math.inf),
@@ -223,11 +263,12 @@ class DQN:
         if not v_min < v_max:
             raise ValueError(f"agent.v_min={v_min} must be less than agent.v_max={v_max}")
         self.run = run
-        self.envs = env(run=run, stream="train")
-        action_space = self.envs.action_space
-        if not isinstance(action_space, gym.spaces.Discrete):
-            raise ValueError(f"DQN needs an env with Discrete actions, this one has the action space {action_space}")
-        num_envs = self.envs.num_envs * run.world_size
+        envs, num_envs = training_envs(run, env, env_runners)
+        if not isinstance(envs.action_space, gym.spaces.Discrete):
+            raise ValueError(
+                f"DQN needs an env with Discrete actions, this one has the action space {envs.action_space}"
+            )
+        own_envs, num_envs = num_envs, num_envs * run.world_size
         if train_every_env_steps < 1 or train_every_env_steps % num_envs:
             raise ValueError(
                 f"agent.train_every_env_steps={train_every_env_steps} must be a positive multiple of "
@@ -239,7 +280,7 @@ class DQN:
             )
         self.num_steps = train_every_env_steps // num_envs
         self.num_envs = num_envs
-        self.num_actions = int(action_space.n)
+        self.num_actions = int(envs.action_space.n)
         self.batch_size = run.share(batch_size, "agent.batch_size")
         self.lr = lr
         self.lr_anneal_env_steps = lr_anneal_env_steps
@@ -261,26 +302,35 @@ class DQN:
         self.categorical = categorical
 
         self.net = QNetwork(
-            observation_space=self.envs.observation_space,
+            observation_space=envs.observation_space,
             num_actions=self.num_actions,
             hidden=hidden,
             generator=run.generator("init"),
+            images=images,
             dueling=dueling,
             noisy_sigma=noisy_sigma if noisy else None,
             num_atoms=num_atoms if categorical else None,
         ).to(run.device)
-        self.target_net = copy.deepcopy(self.net).requires_grad_(False)
-        self.train_net = run.wrap(self.net)
-        self.params = list(self.net.parameters())
-        self.target_params = list(self.target_net.parameters())
-        self.optimizer = torch.optim.Adam(self.params, lr=lr, fused=True)
-        self.scaler = run.grad_scaler()
+        self.target_net = copy.deepcopy(self.net)
+        self.target_flat = Flat(self.target_net)
+        self.target_net.requires_grad_(False)
+        self.flat = Flat(self.net)
+        self.optimizer = Optimizer(self.flat.theta, kind="adam", fp16=run.precision == "fp16")
         self.atom_K = torch.linspace(v_min, v_max, num_atoms, device=run.device)
-        obs = self.envs.reset()
-        self.replay = Replay(num_rows=buffer_size // num_envs, obs=obs)
+        self.acting = EpsilonGreedy(run, self.flat, self.atom_K if categorical else None)
+        self.collector = make_collector(
+            run=run,
+            env=env,
+            envs=envs,
+            act=self.acting,
+            num_runners=env_runners,
+            timeout_s=env_timeout_s,
+        )
+        self.ahead: Begun | None = None  # the rollout that env runners are at
+        self.replay = Replay(num_rows=buffer_size // num_envs, obs=self.collector.obs)
         self.priorities: Priorities | None = None
         if prioritized:
-            size = self.replay.num_rows * self.envs.num_envs
+            size = self.replay.num_rows * own_envs
             self.priorities = Priorities(size, alpha=priority_alpha, device=run.device)
         self.act_rng = run.generator("act", run.rank, device=run.device)
         self.noise_rng = run.generator("noise", run.rank, device=run.device)
@@ -288,162 +338,180 @@ class DQN:
         self.evaluation = Evaluation(
             run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
         )
-        self.env_steps = 0
-        self.return_N = torch.zeros(self.envs.num_envs, device=run.device)  # so far, of the episodes in progress
-        self.length_N = torch.zeros(self.envs.num_envs, device=run.device)
+        self._updates = run.compiled(self._updates)  # type: ignore[method-assign]
+        # One graph of several updates; priorities must be known before the next one.
+        self.block = 1 if prioritized else max(n for n in range(1, 9) if gradient_steps % n == 0)
 
-    @property
-    def epsilon(self) -> float:
-        """The probability of a random action."""
-        if self.env_steps < self.learning_starts:
+    def epsilon(self, env_steps: int) -> float:
+        """The probability of a random action after so many env steps."""
+        if env_steps < self.learning_starts:
             return 1.0
         if self.noisy:
             return 0.0
-        return linear_schedule(self.epsilon_start, self.epsilon_end, self.env_steps, self.epsilon_anneal_env_steps)
+        return linear_schedule(self.epsilon_start, self.epsilon_end, env_steps, self.epsilon_anneal_env_steps)
 
     @property
     def beta(self) -> float:
-        """How much of the bias of prioritised replay is undone."""
-        return linear_schedule(self.priority_beta, 1.0, self.env_steps, self.priority_beta_anneal_env_steps)
+        """The exponent of the importance weights; rises to 1."""
+        return linear_schedule(self.priority_beta, 1.0, self.collector.env_steps, self.priority_beta_anneal_env_steps)
 
     def step(self) -> dict[str, Tensor]:
-        lr = linear_schedule(self.lr, 0.0, self.env_steps, self.lr_anneal_env_steps)
-        self.optimizer.param_groups[0]["lr"] = lr
         metrics = self._collect()
+        env_steps, device = self.collector.env_steps, self.run.device
+        lr = torch.tensor(linear_schedule(self.lr, 0.0, env_steps, self.lr_anneal_env_steps), device=device)
+        noise_G3Z = self.net.noise(3 * self.gradient_steps, self.noise_rng).unflatten(0, (-1, 3))
         updates = []
-        for index_B, weight_B, batch in self._batches():
-            target = self._target(batch)
-            with self.run.autocast():
-                output = self.train_net(batch.obs, self.net.sample_noise(self.noise_rng))
-            output = output[torch.arange(len(output), device=output.device), batch.action]
-            if self.categorical:
-                log_prob_BK = output.log_softmax(1)
-                loss_B = error_B = categorical_loss(log_prob_BK, target)
-                q_B = (log_prob_BK.detach().exp() * self.atom_K).sum(1)
-            else:
-                loss_B = td_loss(output, target, self.loss)
-                q_B, error_B = output.detach(), target - output.detach()
-            loss = loss_B.mean() if weight_B is None else (weight_B * loss_B).mean()
-
-            self.optimizer.zero_grad()
-            self.scaler.scale(loss).backward()
-            self.scaler.unscale_(self.optimizer)
-            grad_norm = nn.utils.clip_grad_norm_(self.params, self.max_grad_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-
+        for index, weight, batch, noise_U3Z in self._blocks(noise_G3Z):
+            of_updates, error = self._updates(batch, weight, noise_U3Z, lr)
+            updates.append(of_updates)
             if self.priorities is not None:
-                self.priorities.update(index_B, error_B.detach())
-            if self.target_tau is not None:
-                self._move_target(self.target_tau)
-            updates.append((loss.detach(), q_B.mean(), grad_norm))
+                self.priorities.update(index, error)
+        means = torch.cat(updates).mean(0)
+        metrics |= dict(zip(("loss", "q_mean", "grad_norm"), means.unbind(), strict=True))
+        return metrics | {"lr": lr, "epsilon": torch.tensor(self.epsilon(env_steps), device=device)}
 
-        for name, values in zip(("loss", "q_mean", "grad_norm"), zip(*updates, strict=True), strict=True):
-            metrics[name] = torch.stack(values).mean()
-        metrics["lr"] = torch.tensor(lr, device=self.run.device)
-        metrics["epsilon"] = torch.tensor(self.epsilon, device=self.run.device)
-        return metrics
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None, Batch]]:
-        """For each update the indices, the weights if prioritised, and what they are of."""
+    def _blocks(self, noise_G3Z: Tensor) -> Iterator[tuple[Tensor, Tensor, Batch, Tensor]]:
+        """For each block of U updates the indices and weights [U * B], what they are of, and noise [U, 3, Z]."""
+        number, device = self.block * self.batch_size, self.run.device
         if self.priorities is None:  # what is drawn does not depend on the updates: all at once is cheaper
             index = self.replay.sample(self.gradient_steps * self.batch_size, self.replay_rng)
             batch = self.replay.batch(index, num_steps=self.n_step, gamma=self.gamma)
-            parts = zip(*(tensor.split(self.batch_size) for tensor in (index, *batch)), strict=True)
-            for index_B, *tensors in parts:
-                yield index_B, None, Batch(*tensors)
+            weight = torch.ones(number, device=device)
+            parts = zip(*(tensor.split(number) for tensor in (index, *batch)), noise_G3Z.split(self.block), strict=True)
+            for index_B, *tensors, noise_U3Z in parts:
+                yield index_B, weight, Batch(*tensors), noise_U3Z
             return
-        for _ in range(self.gradient_steps):
-            index_B = self.priorities.sample(self.batch_size, self.replay_rng)
+        for noise_U3Z in noise_G3Z.split(1):
+            index_B = self.priorities.sample(number, self.replay_rng)
             weight_B = self.priorities.weights(index_B, len(self.replay), beta=self.beta)
-            yield index_B, weight_B, self.replay.batch(index_B, num_steps=self.n_step, gamma=self.gamma)
+            yield index_B, weight_B, self.replay.batch(index_B, num_steps=self.n_step, gamma=self.gamma), noise_U3Z
 
     @torch.no_grad()
-    def _target(self, batch: Batch) -> Tensor:
+    def _updates(self, batch: Batch, weight: Tensor, noise_U3Z: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """So many updates, of equal parts of the batch [U * B, ...]; loss, mean Q and gradient norm of each, float32
+        [U, 3], and the errors of the transitions, [U * B]."""
+        metrics, errors = [], []
+        parts = zip(*(tensor.chunk(len(noise_U3Z)) for tensor in (weight, *batch)), noise_U3Z.unbind(), strict=True)
+        for weight_B, *tensors, noise_3Z in parts:
+            one = Batch(*tensors)
+            target = self._target(one, noise_3Z)
+            gradient_P, (loss, q_mean, error_B) = self.flat.gradient(self._loss, one, weight_B, target, noise_3Z[0])
+            gradient_P = self.optimizer.unscaled(self.run.mean(gradient_P))
+            gradient_P, grad_norm = clipped(gradient_P, self.max_grad_norm)
+            self.optimizer.step(gradient_P, lr)
+            if self.target_tau is not None:
+                self.target_flat.theta.lerp_(self.flat.theta, self.target_tau)
+            metrics.append(torch.stack((loss, q_mean, grad_norm)))
+            errors.append(error_B)
+        return torch.stack(metrics), torch.cat(errors)
+
+    def _loss(
+        self, theta: Tensor, batch: Batch, weight_B: Tensor, target: Tensor, noise_Z: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """The loss; and itself, the mean Q and the error of each transition, detached."""
+        with self.run.autocast():
+            output = self.flat(theta, batch.obs, noise_Z)
+        output = output[torch.arange(len(output), device=output.device), batch.action]
+        if self.categorical:
+            log_prob_BK = output.log_softmax(1)
+            loss_B = error_B = categorical_loss(log_prob_BK, target)
+            q_B = (log_prob_BK.exp() * self.atom_K).sum(1)
+        else:
+            loss_B = td_loss(output, target, self.loss)
+            q_B, error_B = output, target - output
+        loss = (weight_B * loss_B).mean()
+        scaled = loss * self.optimizer.scale if self.optimizer.fp16 else loss
+        return scaled, (loss.detach(), q_B.mean().detach(), error_B.detach())
+
+    def _target(self, batch: Batch, noise_3Z: Tensor) -> Tensor:
         """What Q(obs, action) should be: float32 [B], or with atoms a distribution, float32 [B, K]."""
         with self.run.autocast():
-            output = self.target_net(batch.next_obs, self.target_net.sample_noise(self.noise_rng))
-            online_q_BA = self._q(self.net, batch.next_obs, explore=True) if self.double else None
-        action_B = next_action(self._expectation(output), online_q_BA)
+            output = self.target_flat(self.target_flat.theta, batch.next_obs, noise_3Z[1])
+            online_q_BA = None
+            if self.double:
+                online = self.flat(self.flat.theta, batch.next_obs, noise_3Z[2])
+                online_q_BA = self.acting.q(batch.next_obs, online)
+        action_B = next_action(self.acting.q(batch.next_obs, output), online_q_BA)
         output = output[torch.arange(len(output), device=output.device), action_B]
         if self.categorical:
             return categorical_projection(output.softmax(1), batch.return_, batch.discount, self.atom_K)
         return td_target(batch.return_, batch.discount, output)
 
-    def _expectation(self, output: Tensor) -> Tensor:
-        """Q values, float32 [B, A], from what a `QNetwork` returned."""
-        return (output.softmax(2) * self.atom_K).sum(2) if self.categorical else output
-
-    def _q(self, net: QNetwork, obs: Tensor, *, explore: bool) -> Tensor:
-        return self._expectation(net(obs, net.sample_noise(self.noise_rng) if explore else []))
-
-    @torch.no_grad()
-    def _move_target(self, tau: float) -> None:
-        for target, param in zip(self.target_params, self.params, strict=True):
-            target.lerp_(param, tau)
-
-    @torch.no_grad()
     def _collect(self) -> dict[str, Tensor]:
         """`train_every_env_steps` transitions into the buffer, more in the first step; the metrics of episodes."""
-        began_at, parts = self.env_steps, [self._rollout()]
-        while self.env_steps < self.learning_starts:
+        collector = self.collector
+        began_at, parts = collector.env_steps, [self._rollout()]
+        while collector.env_steps < self.learning_starts:
             parts.append(self._rollout())
         every = self.target_update_every_env_steps
-        if every is not None and self.env_steps // every > began_at // every:
-            self._move_target(1.0)
+        if every is not None and collector.env_steps // every > began_at // every:
+            self.target_flat.theta.copy_(self.flat.theta)
 
         reward_TN, ended_TN = (torch.cat(part) for part in zip(*parts, strict=True))
-        episode_return_TN, self.return_N = running_sum(reward_TN, ended_TN, self.return_N)
-        episode_length_TN, self.length_N = running_sum(torch.ones_like(reward_TN), ended_TN, self.length_N)
-        return {
-            "episode_return": mean_where(episode_return_TN, ended_TN),
-            "episode_length": mean_where(episode_length_TN, ended_TN),
-        }
+        metrics, collector.return_N, collector.length_N = episodes(
+            reward_TN, ended_TN, collector.return_N, collector.length_N
+        )
+        return metrics
 
     def _rollout(self) -> tuple[Tensor, Tensor]:
         """T rows into the buffer: rewards, and where episodes ended, [T, N] each."""
-        shape, device = (self.num_steps, self.envs.num_envs), self.run.device
-        chance_TN = torch.rand(shape, generator=self.act_rng, device=device)
-        random_TN = torch.randint(self.num_actions, shape, generator=self.act_rng, device=device)
-        noise = self.net.sample_noise(self.noise_rng)
-        obs, transitions = self.envs.obs, []
-        for chance_N, random_N in zip(chance_TN, random_TN, strict=True):
-            action_N, epsilon = random_N, self.epsilon
-            if epsilon < 1:
-                with self.run.autocast():
-                    q_NA = self._expectation(self.net(obs, noise))
-                action_N = torch.where(chance_N < epsilon, random_N, q_NA.argmax(1))
-            step = self.envs.step(action_N)
-            transitions.append((obs, action_N, step.reward, step.terminated, step.truncated, step.next_obs))
-            obs = step.obs
-            self.env_steps += self.num_envs
-        rollout = Transitions(*(torch.stack(column) for column in zip(*transitions, strict=True)))
-        index = self.replay.add(rollout)
+        if isinstance(self.collector, Collector):
+            rollout = self.collector.collect(*self._exploration())
+        else:  # runners go on while this worker learns, with the weights from before it does
+            if self.ahead is None:
+                self.ahead = self.collector.begin(self._exploration())
+            rollout = self.collector.finish(self.ahead)
+            self.ahead = self.collector.begin(self._exploration())
+        index = self.replay.add(
+            Transitions(
+                rollout.obs,
+                rollout.kept[0],
+                rollout.reward,
+                rollout.terminated,
+                rollout.truncated,
+                rollout.next_obs,
+            )
+        )
         if self.priorities is not None:
             self.priorities.add(index)
-        return rollout.reward, rollout.terminated | rollout.truncated
+        return rollout.reward, rollout.ended
+
+    def _exploration(self) -> tuple[Tensor, ...]:
+        """The noise of the next rollout; see `EpsilonGreedy`."""
+        device = self.run.device
+        shape = (self.num_steps, self.collector.num_envs)
+        chance_TN = torch.rand(shape, generator=self.act_rng, device=device)
+        random_TNA = torch.rand(*shape, self.num_actions, generator=self.act_rng, device=device)
+        env_steps = range(self.collector.env_steps, self.collector.env_steps + shape[0] * self.num_envs, self.num_envs)
+        epsilon_T = torch.tensor([self.epsilon(step) for step in env_steps]).to(device)
+        return chance_TN, random_TNA, epsilon_T, self.net.noise(1, self.noise_rng).expand(shape[0], -1)
 
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         """Greedily, without noise; see `Evaluation`."""
-        return self.evaluation(self._act_in_evaluation, final=final)
+        return self.evaluation(self.acting.in_evaluation, final=final)
 
-    def _act_in_evaluation(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        with self.run.autocast():
-            return self._expectation(self.net(obs, [])).argmax(1)
+    def close(self) -> None:
+        """End the env runners, if there are any."""
+        self.collector.close()
+
+    def figures(self) -> dict[str, Picture]:
+        """See `agent_figures`."""
+        return agent_figures(self.evaluation, self.acting.in_evaluation)
+
+    def play(self, **keywords: Any) -> Film:
+        """See `Film`."""
+        return Film(self.evaluation, self.acting.in_evaluation, **keywords)
 
     def counters(self) -> dict[str, float]:
-        return {"env_steps": self.env_steps}
+        return {"env_steps": self.collector.env_steps}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
             "target_net": self.target_net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "env_steps": self.env_steps,
-            "envs": self.envs.state_dict(),
-            "return": self.return_N,
-            "length": self.length_N,
+            "collector": self.collector.state_dict(),
+            "ahead": None if self.ahead is None else {"noise": self.ahead.noise, "weights": self.ahead.weights},
             "replay": self.replay.state_dict(),
             "priorities": self.priorities.state_dict(len(self.replay)) if self.priorities is not None else None,
             "act_rng": self.act_rng.get_state(),
@@ -458,14 +526,12 @@ class DQN:
         self.load_weights(state)
         self.target_net.load_state_dict(state["target_net"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.env_steps = state["env_steps"]
         self.replay.load_state_dict(state["replay"])
         if self.priorities is not None:
             self.priorities.load_state_dict(state["priorities"])
-        begun_anew_N = self.envs.load_state_dict(state["envs"])
-        self.replay.cut(begun_anew_N)
-        self.return_N = state["return"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
-        self.length_N = state["length"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
+        self.replay.cut(self.collector.load_state_dict(state["collector"]))
+        if state["ahead"] is not None:
+            assert isinstance(self.collector, EnvRunners)
+            self.ahead = self.collector.begin(state["ahead"]["noise"], state["ahead"]["weights"])
         for name in ("act_rng", "noise_rng", "replay_rng"):
             getattr(self, name).set_state(state[name].cpu())

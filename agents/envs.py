@@ -8,20 +8,30 @@ Shapes: N envs.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
+from trivium.agents.observations import ACTION_MASK, Layout, with_mask
+from trivium.agents.policies import ACTION_SPACES, head_sizes
 from trivium.learner import Run
+
+# A run folder's config, perhaps a stranger's, is not to choose what files are written.
+WRITING = ("HumanRendering", "RecordVideo")
+
+
+class NotDrawable(ValueError):
+    """The env can't be drawn here; the text says why."""
 
 
 class Step(NamedTuple):
@@ -47,8 +57,9 @@ class Step(NamedTuple):
 class Envs(Protocol):
     """N copies of an env, stepped together. Tensors live on one device and are not written to after they are returned.
 
-    Observations of Box spaces are float32, or uint8 where the space is; of Discrete ones int64 in [0, n). Discrete
-    actions are int64 [N] in [0, n), whatever the space's `start`; Box ones float [N, *shape], within the bounds.
+    Observations of Box spaces are float32, or uint8 where the space is; of Discrete ones int64 in [0, n); composed
+    ones are packed, see `observations`. Discrete actions are int64 [N] in [0, n), whatever the space's `start`;
+    MultiDiscrete and MultiBinary ones int64 [N, H]; Box ones float [N, *shape], within the bounds.
 
     Attributes:
         num_envs: N.
@@ -86,7 +97,37 @@ class Envs(Protocol):
         ...
 
 
-def make(*, id: str, num_envs: int, run: Run, stream: str, native: bool = True) -> Envs:
+@runtime_checkable
+class PureEnvs(Envs, Protocol):
+    """`Envs` whose step is a pure function of tensors: many of them compile into one graph with the agent's part.
+
+    Attributes:
+        state: all that `transition` depends on; assigned by who calls it.
+    """
+
+    state: tuple[Tensor, ...]
+
+    def draw(self, num_steps: int) -> Tensor:
+        """The randomness of so many steps, [T, N, ...], drawn beforehand."""
+        ...
+
+    def transition(self, state: tuple[Tensor, ...], action: Tensor, draw: Tensor) -> tuple[tuple[Tensor, ...], Step]:
+        """From a state, actions and the draws of one step to the next state and what `step` returns."""
+        ...
+
+
+def make(
+    *,
+    id: str,
+    num_envs: int,
+    run: Run,
+    stream: str,
+    native: bool = True,
+    wrappers: Sequence[str | Mapping[str, Any]] = (),
+    settings: Mapping[str, Any] | None = None,
+    part: range | None = None,
+    make_env: Callable[..., gym.Env] = gym.make,
+) -> Envs:
     """Build envs from their gymnasium id; the target of the config group `env`.
 
     Args:
@@ -95,21 +136,26 @@ def make(*, id: str, num_envs: int, run: Run, stream: str, native: bool = True) 
         run: gives the device and, with the worker's rank and `stream`, the seeds.
         stream: `train`, `eval` or `test`: each has episodes of its own.
         native: use Trivium's batched implementation where there is one (`classic_control.TASKS`).
+        wrappers: gymnasium's, by name, the innermost first: `FrameStackObservation`, or with keywords as
+            `{FrameStackObservation: {stack_size: 4}}`.
+        settings: keywords for the env itself, as `gymnasium.make` takes them.
+        part: only these of the worker's envs; None: all.
+        make_env: makes a single env of the id; another than gymnasium's own, such as `play.Camera`, is always used.
 
     Raises:
-        ValueError: the id is unknown or its package is missing, a space is not supported, or `num_envs` is not a
-            positive multiple of the number of workers.
+        ValueError: the id or a wrapper is unknown or its package is missing, a space is not supported, or `num_envs`
+            is not a positive multiple of the number of workers.
     """
     if stream == "train":
         num_envs = run.share(num_envs, "env.num_envs")
     from trivium.agents.classic_control import TASKS, ClassicControl  # imports this file
 
-    if native and id in TASKS:
-        seed = run.seed_for("env", stream, run.rank)
-        return ClassicControl(id=id, num_envs=num_envs, seed=seed, device=run.device)
+    if native and id in TASKS and not wrappers and not settings and make_env is gym.make:
+        seed = run.seed_for("env", stream, run.rank, *([part.start] if part else []))
+        return ClassicControl(id=id, num_envs=len(part) if part else num_envs, seed=seed, device=run.device)
     # 31 bits: some simulators take no longer seeds
-    seeds = [run.seed_for("env", stream, run.rank, i) % 2**31 for i in range(num_envs)]
-    return GymEnvs(id=id, seeds=seeds, device=run.device)
+    seeds = [run.seed_for("env", stream, run.rank, i) % 2**31 for i in part or range(num_envs)]
+    return GymEnvs(id=id, seeds=seeds, device=run.device, wrappers=wrappers, settings=settings or {}, make_env=make_env)
 
 
 class GymEnvs:
@@ -120,56 +166,79 @@ class GymEnvs:
     takes is that of the episodes in progress. What it cannot see is randomness that has had no effect yet and comes
     neither from the env's `np_random` nor from its first seed.
 
+    Masks of the valid actions are taken from `info["action_mask"]`, from a method `action_masks()` of the env, or from
+    the key `action_mask` of a Dict observation, and become part of the observation (`observations.with_mask`); flat
+    over the heads of a MultiDiscrete action space. After the last step of an episode everything is valid.
+
     Args:
-        id: see `make`.
+        id, wrappers, settings: see `make`.
         seeds: one an env, in [0, 2^31).
         device: where the tensors go.
+        make_env: see `make`.
 
     Raises:
-        ValueError: see `make`; and in `reset` and `step`, when the env returns an observation of another shape than
-            its space says, or a NaN.
+        ValueError: see `make`; and in `reset` and `step`, when the env raises an exception, or returns an observation
+            of another shape than its space says, a NaN, or a mask that forbids everything.
     """
 
-    def __init__(self, *, id: str, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        *,
+        id: str,
+        seeds: Sequence[int],
+        device: torch.device,
+        wrappers: Sequence[str | Mapping[str, Any]] = (),
+        settings: Mapping[str, Any] | None = None,
+        make_env: Callable[..., gym.Env] = gym.make,
+    ) -> None:
         self._id = id
         self._device = device
-        self._episodes = [_Episode(_make_one(id), id, seed) for seed in seeds]
-        self._seeded = False
-        self._obs: Tensor | None = None
         self.num_envs = len(seeds)
-        self.observation_space: gym.Space = self._episodes[0].env.observation_space
-        self.action_space: gym.Space = self._episodes[0].env.action_space
-        if not isinstance(self.observation_space, gym.spaces.Box | gym.spaces.Discrete):
-            raise ValueError(
-                f"env.id={id!r} has the observation space {self.observation_space}: valid are Box, Discrete"
-            )
-        if not isinstance(self.action_space, gym.spaces.Box | gym.spaces.Discrete):
-            raise ValueError(f"env.id={id!r} has the action space {self.action_space}: valid are Box, Discrete")
+        envs = [_make_one(id, wrappers, settings or {}, make_env) for _ in seeds]
+        self.action_space: gym.Space = envs[0].action_space
+        try:
+            if not isinstance(self.action_space, gym.spaces.Box) and not head_sizes(self.action_space):
+                raise ValueError(f"the action space {self.action_space}: valid are {', '.join(ACTION_SPACES)}")
+            first = _call(envs[0].reset, seed=seeds[0])
+            masks = _mask_source(envs[0], first[1])
+            self.observation_space: gym.Space = envs[0].observation_space
+            if masks in ("info", "method"):
+                self.observation_space = with_mask(self.observation_space, sum(head_sizes(self.action_space)))
+            layout = Layout(self.observation_space)
+            self._episodes = [_Episode(env, seed, layout, masks) for env, seed in zip(envs, seeds, strict=True)]
+            began = [first, *(_call(env.reset, seed=seed) for env, seed in zip(envs[1:], seeds[1:], strict=True))]
+            rows = [one.begun(result, seeded=True) for one, result in zip(self._episodes, began, strict=True)]
+        except ValueError as error:
+            raise ValueError(f"env.id={id!r}: {error}") from None
+        self._obs = self._to_device(rows)
+        self._untouched = True
 
     @property
     def obs(self) -> Tensor:
-        assert self._obs is not None, "reset first"
         return self._obs
 
     def reset(self, *, reseed: bool = False) -> Tensor:
-        seed = reseed or not self._seeded
-        self._seeded = True
-        self._obs = self._to_device([episode.begin(seed=seed) for episode in self._episodes])
+        if not self._untouched:  # the constructor has reset them, with their seeds
+            with self._named():
+                self._obs = self._to_device([episode.begin(seed=reseed) for episode in self._episodes])
+        self._untouched = reseed
         return self._obs
 
     def step(self, action: Tensor) -> Step:
+        self._untouched = False
         obs: list[np.ndarray] = []
         next_obs: list[np.ndarray] = []
         rewards: list[float] = []
         terminations: list[bool] = []
         truncations: list[bool] = []
-        for episode, one in zip(self._episodes, self._to_numpy(action), strict=True):
-            last_obs, reward, terminated, truncated = episode.step(one)
-            next_obs.append(last_obs)
-            obs.append(episode.begin() if terminated or truncated else last_obs)
-            rewards.append(reward)
-            terminations.append(terminated)
-            truncations.append(truncated)
+        with self._named():
+            for episode, one in zip(self._episodes, self._to_numpy(action), strict=True):
+                last_obs, reward, terminated, truncated = episode.step(one)
+                next_obs.append(last_obs)
+                obs.append(episode.begin() if terminated or truncated else last_obs)
+                rewards.append(reward)
+                terminations.append(terminated)
+                truncations.append(truncated)
         self._obs = self._to_device(obs)
         ended = any(terminations) or any(truncations)
         next_obs_N = self._to_device(next_obs) if ended else self._obs
@@ -182,60 +251,83 @@ class GymEnvs:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seeded": self._seeded, "episodes": [episode.state_dict() for episode in self._episodes]}
+        return {"episodes": [episode.state_dict() for episode in self._episodes]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
         saved = state["episodes"]
         if len(saved) != self.num_envs:
             raise ValueError(f"saved with {len(saved)} envs on this worker, now there are {self.num_envs}")
-        self._seeded = state["seeded"]
-        replayed = [episode.replay(one) for episode, one in zip(self._episodes, saved, strict=True)]
-        lost = [obs is None for obs in replayed]
-        if any(lost):
-            warnings.warn(
-                f"env.id={self._id!r} is not deterministic, the same seed and actions led elsewhere in {sum(lost)} of "
-                f"{self.num_envs} envs: there the run resumes at an episode boundary and is no longer exact",
-                RuntimeWarning,
-                stacklevel=2,
+        self._untouched = False
+        with self._named():
+            replayed = [episode.replay(one) for episode, one in zip(self._episodes, saved, strict=True)]
+            lost = [obs is None for obs in replayed]
+            if any(lost):
+                warnings.warn(
+                    f"env.id={self._id!r} is not deterministic, the same seed and actions led elsewhere in {sum(lost)} "
+                    f"of {self.num_envs} envs: there the run resumes at an episode boundary and is no longer exact",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self._obs = self._to_device(
+                [episode.begin() if obs is None else obs for episode, obs in zip(self._episodes, replayed, strict=True)]
             )
-        self._obs = self._to_device(
-            [episode.begin() if obs is None else obs for episode, obs in zip(self._episodes, replayed, strict=True)]
-        )
         return torch.tensor(lost, device=self._device)
 
-    def _to_device(self, obs: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(obs)).to(self._device)
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say of which env an error is."""
+        try:
+            yield
+        except NotDrawable:
+            raise
+        except ValueError as error:
+            raise ValueError(f"env.id={self._id!r}: {error}") from error.__cause__
+
+    def _to_device(self, rows: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(self._device)
 
     def _to_numpy(self, action: Tensor) -> Any:
-        if isinstance(self.action_space, gym.spaces.Discrete):
-            return (action + int(self.action_space.start)).tolist()
+        space = self.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            return (action + int(space.start)).tolist()
         # A copy: neither the env nor the log of actions may share memory with the caller.
-        return action.cpu().numpy().astype(self.action_space.dtype)
+        array = action.cpu().numpy().astype(space.dtype)
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            array += space.start.reshape(-1)
+        return array.reshape(len(array), *(space.shape or ()))
 
 
 class _Episode:
     """One env, and what playing its current episode again takes."""
 
-    def __init__(self, env: gym.Env, id: str, seed: int) -> None:
+    def __init__(self, env: gym.Env, seed: int, layout: Layout, masks: str) -> None:
         self.env = env
-        self._id = id
         self._seed = seed
+        self._layout = layout
+        self._masks = masks
+        self._heads = head_sizes(env.action_space)
         self._rng = ""  # JSON, when the episode began; empty: with a reset by the seed
         self._actions: list[Any] = []
         self._checksum = 0
 
     def begin(self, *, seed: bool = False) -> np.ndarray:
         self._rng = "" if seed else json.dumps(self._bit_generator().state, default=np.ndarray.tolist)
-        obs = self._check(self.env.reset(seed=self._seed if seed else None)[0])
+        return self.begun(_call(self.env.reset, seed=self._seed if seed else None), seeded=seed)
+
+    def begun(self, result: tuple[Any, Mapping[str, Any]], *, seeded: bool) -> np.ndarray:
+        """The observation that a reset returned."""
+        if seeded:
+            self._rng = ""
+        obs = self._pack(*result, ended=False)
         self._actions = []
         self._checksum = zlib.crc32(obs.tobytes())
         return obs
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool]:
-        raw_obs, raw_reward, terminated, truncated, _ = self.env.step(action)
-        obs, reward = self._check(raw_obs), float(raw_reward)
+        raw_obs, raw_reward, terminated, truncated, info = _call(self.env.step, action)
+        obs, reward = self._pack(raw_obs, info, ended=terminated or truncated), float(raw_reward)
         if reward != reward:
-            raise ValueError(f"env.id={self._id!r} returned the reward NaN")
+            raise ValueError("it returned the reward NaN")
         self._actions.append(action)
         self._checksum = zlib.crc32(obs.tobytes() + struct.pack("d", reward), self._checksum)
         return obs, reward, bool(terminated), bool(truncated)
@@ -263,28 +355,81 @@ class _Episode:
     def _bit_generator(self) -> np.random.BitGenerator:
         return self.env.unwrapped.np_random.bit_generator
 
-    def _check(self, raw: Any) -> np.ndarray:
-        """A copy, for envs that write to what they returned, in the dtype that `Envs` states; or ValueError."""
-        space = self.env.observation_space
-        if isinstance(space, gym.spaces.Discrete):
-            obs = np.array(raw, dtype=np.int64) - int(space.start)
+    def _pack(self, raw: Any, info: Mapping[str, Any], *, ended: bool) -> np.ndarray:
+        """As `Layout.pack`, with the mask put in and checked."""
+        if self._masks == "none":
+            return self._layout.pack(raw)
+        if self._masks == "key":
+            mask = np.asarray(raw[ACTION_MASK])
+        elif self._masks == "method":
+            mask = np.asarray(self.env.get_wrapper_attr("action_masks")())
         else:
-            obs = np.array(raw, dtype=np.uint8 if space.dtype == np.uint8 else np.float32)
-            if obs.dtype == np.float32 and np.isnan(obs).any():
-                raise ValueError(f"env.id={self._id!r} returned an observation with NaN: {raw}")
-        if obs.shape != space.shape:
-            raise ValueError(
-                f"env.id={self._id!r} returned an observation of shape {obs.shape}, its space says {space.shape}"
-            )
-        return obs
+            mask = np.asarray(info.get(ACTION_MASK, ()))
+        mask = mask.reshape(-1).astype(bool)
+        if ended:
+            mask = np.ones(sum(self._heads), dtype=bool)
+        if mask.shape != (sum(self._heads),):
+            raise ValueError(f"it gave an action mask of {mask.size} numbers, its actions are {sum(self._heads)}")
+        if not all(head.any() for head in np.split(mask, np.cumsum(self._heads)[:-1])):
+            raise ValueError(f"its action mask forbids every action: {mask.astype(int).tolist()}")
+        parts = raw if isinstance(self.env.observation_space, gym.spaces.Dict) else {"obs": raw}
+        return self._layout.pack({**parts, ACTION_MASK: mask})
 
 
-def _make_one(id: str) -> gym.Env:
+def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call the env; what it raises becomes a ValueError of one line."""
     try:
-        return gym.make(id, disable_env_checker=True)
+        return method(*args, **kwargs)
+    except NotDrawable:
+        raise
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0]
+        raise ValueError(f"its {method.__name__}() raised {type(error).__name__}: {text}") from error
+
+
+def _mask_source(env: gym.Env, info: Mapping[str, Any]) -> str:
+    """Where an env's action masks are: `key`, `method`, `info` or `none`."""
+    space = env.observation_space
+    if isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
+        return "key"
+    if not head_sizes(env.action_space):
+        return "none"
+    if env.has_wrapper_attr("action_masks"):
+        return "method"
+    return "info" if ACTION_MASK in info else "none"
+
+
+def _make_one(
+    id: str,
+    wrappers: Sequence[str | Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    make_env: Callable[..., gym.Env],
+) -> gym.Env:
+    try:
+        env = make_env(id, disable_env_checker=True, **settings)
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"env.id={id!r} needs a package that is not installed: {error}") from None
     except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
         near = difflib.get_close_matches(id, gym.registry, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`module:id` imports your own module first"
         raise ValueError(f"env.id={id!r} is not a gymnasium id ({error}); {hint}") from None
+    except TypeError as error:
+        raise ValueError(f"env.settings={dict(settings)}: {error}") from None
+    for wrapper in wrappers:
+        ((name, keywords),) = wrapper.items() if isinstance(wrapper, Mapping) else ((wrapper, {}),)
+        if name in WRITING:
+            raise ValueError(f"env.wrappers: {name} is not for training; `trivium play` shows and films a run")
+        try:
+            found = getattr(gym.wrappers, name, None)
+        except ImportError as error:  # gymnasium imports some only when they are asked for
+            raise ValueError(f"env.wrappers: {name} needs a package that is not installed: {error}") from None
+        if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
+            known = [one for one in gym.wrappers.__all__ if one[0].isupper()]
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(known)}"
+            raise ValueError(f"env.wrappers has {name!r}, which gymnasium.wrappers has not; {hint}")
+        try:
+            env = found(env, **(keywords or {}))
+        except Exception as error:
+            raise ValueError(f"env.wrappers: {name}({keywords or ''}) raised {type(error).__name__}: {error}") from None
+    return env

@@ -1,6 +1,6 @@
 """How well an agent acts: the returns of whole episodes in environments of their own.
 
-Shapes: N envs of this worker.
+Shapes: N envs of this worker, M numbers in the state of a memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from torch import Tensor
 
 from trivium.agents.envs import Envs
 from trivium.learner import Run
+
+Act = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""From observations [N, ...], the memory's state [N, M] and a generator to actions as the envs take them, and the next
+state."""
 
 
 class Evaluation:
@@ -35,22 +39,25 @@ class Evaluation:
         self.test_episodes = test_episodes
         self.max_steps = max_steps
         self.envs: dict[str, Envs] = {}
+        self.last_returns: list[float] = []  # of the episodes of the last call, over all workers
 
     @torch.no_grad()
-    def __call__(self, act: Callable[[Tensor, torch.Generator], Tensor], *, final: bool) -> dict[str, float]:
+    def __call__(self, act: Act, *, final: bool, state_size: int = 0) -> dict[str, float]:
         """The undiscounted return of whole episodes: `return_mean`, its standard error `return_std_err` (NaN for one
         episode), `return_min`, `return_max`; and `length_mean` in env steps. The same on every worker.
 
         Args:
-            act: from observations [N, ...] and a generator, begun anew at each call, to actions as the envs take them.
+            act: see `Act`; its generator is begun anew at each call.
+            state_size: M.
             final: `test_episodes` of the stream `test`, else `eval_episodes` of the stream `eval`.
         """
         total = self.test_episodes if final else self.eval_episodes
         episodes = total // self.run.world_size + (self.run.rank < total % self.run.world_size)
         result = torch.zeros(0, 2, dtype=torch.float64, device=self.run.device)
         if episodes:
-            result = self._play("test" if final else "eval", episodes, act)
+            result = self._play("test" if final else "eval", episodes, act, state_size)
         returns, lengths = self.run.gather(result).unbind(1)
+        self.last_returns = returns.tolist()
         return {
             "return_mean": returns.mean().item(),
             "return_std_err": returns.std().item() / math.sqrt(total) if total > 1 else math.nan,
@@ -59,7 +66,7 @@ class Evaluation:
             "length_mean": lengths.mean().item(),
         }
 
-    def _play(self, stream: str, episodes: int, act: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
+    def _play(self, stream: str, episodes: int, act: Act, state_size: int) -> Tensor:
         """The first episode of each of so many envs: float64 [episodes, 2], return and length."""
         if stream not in self.envs:
             self.envs[stream] = self.make_env(run=self.run, stream=stream, num_envs=episodes)
@@ -68,8 +75,10 @@ class Evaluation:
         obs = envs.reset(reseed=True)
         result_N2 = torch.zeros(episodes, 2, dtype=torch.float64, device=self.run.device)
         running_N = torch.ones(episodes, dtype=torch.bool, device=self.run.device)
+        state_NM = torch.zeros(episodes, state_size, device=self.run.device)
         for _ in range(self.max_steps):
-            step = envs.step(act(obs, generator))
+            action, state_NM = act(obs, state_NM, generator)
+            step = envs.step(action)
             gain_N2 = torch.stack((step.reward, torch.ones_like(step.reward)), 1)
             result_N2 += gain_N2.masked_fill(~running_N.unsqueeze(1), 0.0)
             running_N &= ~(step.terminated | step.truncated)

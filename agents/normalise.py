@@ -1,6 +1,6 @@
 """Observations and rewards brought to a scale that networks learn well from, by statistics gathered on the way.
 
-Shapes: T time, N envs of this worker, B batch, D whatever shape one observation has.
+Shapes: T time, N envs of this worker, B batch, D numbers, F those of an observation.
 """
 
 from __future__ import annotations
@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor
 
+from trivium.agents.networks import CLIP, Encoder
+from trivium.agents.returns import running_sum
 from trivium.learner import Run
-
-CLIP = 10.0  # what is further than so many standard deviations from the mean is clipped
 
 
 class Moments(NamedTuple):
@@ -56,82 +54,56 @@ def merged(moments: Moments, x_BD: Tensor, run: Run) -> Moments:
     return Moments(number, mean + s1 / number, new_var.clamp_min(0.0))
 
 
-def discounted_sum(reward_TN: Tensor, ended_TN: Tensor, start_N: Tensor, *, gamma: float) -> tuple[Tensor, Tensor]:
-    """The rewards since the episode began, older ones discounted more: not a return, but of a return's size.
-
-    S_t = r_t + gamma * (1 - ended_{t-1}) * S_{t-1}
-
-    Args, returns:
-        As `returns.running_sum`, which is the case gamma = 1.
-    """
-    sums, sum_N = [], start_N
-    for reward_N, ended_N in zip(reward_TN.unbind(), ended_TN.unbind(), strict=True):
-        sum_N = reward_N + gamma * sum_N
-        sums.append(sum_N)
-        sum_N = sum_N.masked_fill(ended_N, 0.0)
-    return torch.stack(sums), sum_N
-
-
 class Normaliser:
-    """Observations to mean 0 and standard deviation 1; rewards divided by the standard deviation of `discounted_sum`,
-    without a shift, which would change what is best. Both clipped to [-10, 10].
+    """Observations to mean 0 and standard deviation 1; rewards divided by the standard deviation of the discounted sum
+    of their episode so far, without a shift, which would change what is best. Both clipped to [-10, 10].
 
-    The statistics are those of training alone, of all workers together. Those of the observations change between
-    rollouts only: the update sees what the policy saw when it acted. In the first rollout they are 0 and 1.
+    The statistics are those of training alone, of all workers together. Observations are normalised in the encoder,
+    by its buffers, which `observe` changes between a rollout's updates and the next rollout: the update sees what the
+    policy saw when it acted. In the first rollout they are 0 and 1.
 
     Args:
         run: where this worker runs.
-        observation_space: of one env.
+        encoder: whose `mean` and `scale` are kept up to date, if it has them.
         num_envs: N.
-        observations, rewards: what to normalise; the rest passes unchanged, at no cost.
+        rewards: whether to normalise them; if not, they pass unchanged.
         gamma: discount, in [0, 1].
 
     Raises:
-        ValueError: observations of a kind that has no mean (Discrete) or a scale already (uint8) are to be normalised.
+        ValueError: observations are to be normalised, and have no part that is a Box of floats.
     """
 
-    def __init__(
-        self, *, run: Run, observation_space: gym.Space, num_envs: int, observations: bool, rewards: bool, gamma: float
-    ) -> None:
-        if observations and (not isinstance(observation_space, gym.spaces.Box) or observation_space.dtype == np.uint8):
+    def __init__(self, *, run: Run, encoder: Encoder, num_envs: int, rewards: bool, gamma: float) -> None:
+        if encoder.normalized and not encoder.num_floats:
             raise ValueError(
-                f"agent.normalize_observation=true with the observation space {observation_space}: valid are Box of "
-                "floats"
+                "agent.normalize_observation=true, but no part of the observation is a Box of floats: "
+                f"{', '.join(str(leaf.space) for leaf in encoder.layout.leaves)}"
             )
         self.run = run
-        self.observations = observations
+        self.encoder = encoder
         self.rewards = rewards
         self.gamma = gamma
         zero = torch.zeros((), dtype=torch.float64, device=run.device)
-        mean = torch.zeros(observation_space.shape or (), dtype=torch.float64, device=run.device)
-        self.obs_moments = Moments(zero, mean, torch.ones_like(mean))
+        mean_F = torch.zeros(encoder.num_floats, dtype=torch.float64, device=run.device)
+        self.obs_moments = Moments(zero, mean_F, torch.ones_like(mean_F))
         self.return_moments = Moments(zero, zero, zero)
         self.return_N = torch.zeros(num_envs, device=run.device)
-        self._refresh()
-
-    def obs(self, obs: Tensor) -> Tensor:
-        """Observations [..., D] normalised by the statistics so far; float32."""
-        if not self.observations:
-            return obs
-        return ((obs - self._mean) * self._scale).clamp_(-CLIP, CLIP)
 
     def reward(self, reward_TN: Tensor, ended_TN: Tensor) -> Tensor:
         """float32 [T, N], a rollout's rewards scaled, after the statistics have taken it in; `ended` see `gae`."""
         if not self.rewards:
             return reward_TN
-        sum_TN, self.return_N = discounted_sum(reward_TN, ended_TN, self.return_N, gamma=self.gamma)
+        sum_TN, self.return_N = running_sum(reward_TN, ended_TN, self.return_N, gamma=self.gamma)
         self.return_moments = merged(self.return_moments, sum_TN.flatten(), self.run)
         return (reward_TN * (self.return_moments.var + 1e-8).rsqrt().float()).clamp_(-CLIP, CLIP)
 
-    def observe(self, obs_TND: Tensor) -> None:
-        """Take a rollout's observations, as the envs gave them, into the statistics."""
-        if self.observations:
-            self.obs_moments = merged(self.obs_moments, obs_TND.flatten(0, 1), self.run)
-            self._refresh()
-
-    def _refresh(self) -> None:
-        self._mean = self.obs_moments.mean.float()
-        self._scale = (self.obs_moments.var + 1e-8).rsqrt().float()
+    @torch.no_grad()
+    def observe(self, obs: Tensor) -> None:
+        """Take a rollout's observations [B, ...] into the statistics."""
+        if self.encoder.normalized:
+            self.obs_moments = merged(self.obs_moments, self.encoder.floats(obs), self.run)
+            self.encoder.mean.copy_(self.obs_moments.mean)
+            self.encoder.scale.copy_((self.obs_moments.var + 1e-8).rsqrt())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -140,13 +112,11 @@ class Normaliser:
             "return_N": self.return_N,
         }
 
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        """What evaluation needs, as `Learner.load_weights`."""
-        self.obs_moments = Moments(**{name: value.to(self.run.device) for name, value in state["obs"].items()})
-        self._refresh()
-
     def load_state_dict(self, state: Mapping[str, Any], begun_anew_N: Tensor) -> None:
-        """`begun_anew_N`: see `Envs.load_state_dict`."""
-        self.load_weights(state)
-        self.return_moments = Moments(**{name: value.to(self.run.device) for name, value in state["return"].items()})
+        """`begun_anew_N`: see `Envs.load_state_dict`. The encoder's buffers are loaded with the network."""
+
+        def moments(saved: Mapping[str, Tensor]) -> Moments:
+            return Moments(**{name: value.to(self.run.device) for name, value in saved.items()})
+
+        self.obs_moments, self.return_moments = moments(state["obs"]), moments(state["return"])
         self.return_N = state["return_N"].to(self.run.device).masked_fill(begun_anew_N, 0.0)

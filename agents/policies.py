@@ -1,60 +1,96 @@
 """What a policy head says about actions: sampling, log-probability, entropy; by hand, since building a
 `torch.distributions` object costs more than the forward pass of a small network.
 
-Shapes: B batch, A actions (Discrete) or action dimensions (Box).
+Randomness comes in as noise drawn beforehand, a whole rollout's at once: what is left is a pure function.
+
+Shapes: B batch, S logits of all heads together, H heads, A dimensions of a Box action.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import gymnasium as gym
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+ACTION_SPACES = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+FORBIDDEN = -1e9  # the logit of an invalid action: its probability is exactly 0, and 0 * log 0 is 0, not NaN
 
 
 class Categorical(NamedTuple):
-    """One of A actions.
+    """One of S actions.
 
     Args:
-        logits_BA: float32 [B, A], unnormalised.
+        logits_BS: float32 [B, S], unnormalised.
     """
 
-    logits_BA: Tensor
+    logits_BS: Tensor
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """int64 [B] in [0, A). By the Gumbel-max trick: -log of an exponential is a Gumbel variable."""
-        noise_BA = torch.empty_like(self.logits_BA).exponential_(generator=generator)
-        return (self.logits_BA - noise_BA.log_()).argmax(-1)
+    def sample(self, gumbel_BS: Tensor) -> Tensor:
+        """int64 [B] in [0, S), by the Gumbel-max trick; see `noise`."""
+        return (self.logits_BS + gumbel_BS).argmax(-1)
 
     def mode(self) -> Tensor:
         """int64 [B], the likeliest action."""
-        return self.logits_BA.argmax(-1)
+        return self.logits_BS.argmax(-1)
 
     def log_prob_and_entropy(self, action_B: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 [B] each: log pi(a), <= 0, and H = -sum_a pi(a) log pi(a), in [0, log A] nats."""
-        log_prob_BA = self.logits_BA.log_softmax(-1)
-        log_prob_B = log_prob_BA.gather(-1, action_B.unsqueeze(-1)).squeeze(-1)
-        return log_prob_B, -(log_prob_BA.exp() * log_prob_BA).sum(-1)
+        """float32 [B] each: log pi(a), <= 0, and H = -sum_a pi(a) log pi(a), in [0, log S] nats."""
+        log_prob_BS = self.logits_BS.log_softmax(-1)
+        log_prob_B = log_prob_BS.gather(-1, action_B.unsqueeze(-1)).squeeze(-1)
+        return log_prob_B, -(log_prob_BS.exp() * log_prob_BS).sum(-1)
+
+
+class MultiCategorical(NamedTuple):
+    """H independent choices: log-probabilities and entropies add up.
+
+    Args:
+        logits_BS: float32 [B, S], those of the heads one after another.
+        sizes: how many logits each head has, S in all.
+    """
+
+    logits_BS: Tensor
+    sizes: Sequence[int]
+
+    def sample(self, gumbel_BS: Tensor) -> Tensor:
+        """int64 [B, H]."""
+        return MultiCategorical(self.logits_BS + gumbel_BS, self.sizes).mode()
+
+    def mode(self) -> Tensor:
+        """int64 [B, H]."""
+        return torch.stack([logits.argmax(-1) for logits in self.logits_BS.split(list(self.sizes), -1)], -1)
+
+    def log_prob_and_entropy(self, action_BH: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [B] each, summed over the heads; see `Categorical`."""
+        heads = self.logits_BS.split(list(self.sizes), -1)
+        parts = [
+            Categorical(logits).log_prob_and_entropy(action_B)
+            for logits, action_B in zip(heads, action_BH.unbind(-1), strict=True)
+        ]
+        log_prob_HB, entropy_HB = zip(*parts, strict=True)
+        return torch.stack(log_prob_HB).sum(0), torch.stack(entropy_HB).sum(0)
 
 
 class Gaussian(NamedTuple):
-    """Independent normal variables, unbounded: what an env is given is clipped to its bounds (`ActorCritic.to_env`),
-    what the log-probability is taken of is not.
+    """Independent normal variables, unbounded: what an env is given is clipped to its bounds (`Actions.to_env`), what
+    the log-probability is taken of is not.
 
     Args:
         mean_BA: float32 [B, A].
-        log_std_A: float32 [A], independent of the state.
+        log_std_BA: float32 [B, A], or [A], independent of the state.
     """
 
     mean_BA: Tensor
-    log_std_A: Tensor
+    log_std_BA: Tensor
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, normal_BA: Tensor) -> Tensor:
         """float32 [B, A]."""
-        mean = self.mean_BA
-        noise_BA = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return mean + self.log_std_A.exp() * noise_BA
+        return self.mean_BA + self.log_std_BA.exp() * normal_BA
 
     def mode(self) -> Tensor:
         """float32 [B, A], the mean."""
@@ -62,10 +98,117 @@ class Gaussian(NamedTuple):
 
     def log_prob_and_entropy(self, action_BA: Tensor) -> tuple[Tensor, Tensor]:
         """float32 [B] each: the log density of all A dimensions together, and the differential entropy in nats."""
-        z_BA = (action_BA - self.mean_BA) * (-self.log_std_A).exp()
-        log_norm = self.log_std_A.sum() + 0.5 * math.log(2 * math.pi) * len(self.log_std_A)
+        z_BA = (action_BA - self.mean_BA) * (-self.log_std_BA).exp()
+        log_norm = (self.log_std_BA + 0.5 * math.log(2 * math.pi)).sum(-1)
         log_prob_B = -0.5 * z_BA.square().sum(-1) - log_norm
-        return log_prob_B, (log_norm + 0.5 * len(self.log_std_A)).expand_as(log_prob_B)
+        return log_prob_B, (log_norm + 0.5 * self.mean_BA.shape[-1]).expand_as(log_prob_B)
 
 
-Policy = Categorical | Gaussian
+class SquashedGaussian(NamedTuple):
+    """tanh of a `Gaussian`, in (-1, 1), which `Actions.to_env` scales to the bounds (arXiv:1801.01290, appendix C).
+
+    Actions are kept as they were before the tanh, u, so that nothing is lost near the bounds. The density is that of
+    tanh u: log N(u) - sum log(1 - tanh^2 u). The entropy, H(u) + E[sum log(1 - tanh^2 u)], has no closed form: the
+    expectation is replaced by the value at the mean.
+
+    Args:
+        mean_BA, log_std_BA: see `Gaussian`.
+    """
+
+    mean_BA: Tensor
+    log_std_BA: Tensor
+
+    def sample(self, normal_BA: Tensor) -> Tensor:
+        """float32 [B, A], before the tanh."""
+        return Gaussian(*self).sample(normal_BA)
+
+    def mode(self) -> Tensor:
+        """float32 [B, A], before the tanh: the median, whose tanh is the median of the actions."""
+        return self.mean_BA
+
+    def log_prob_and_entropy(self, u_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [B] each; see above."""
+        log_prob_B, entropy_B = Gaussian(*self).log_prob_and_entropy(u_BA)
+        return log_prob_B - _log_slope(u_BA).sum(-1), entropy_B + _log_slope(self.mean_BA).sum(-1)
+
+
+def _log_slope(u: Tensor) -> Tensor:
+    """log(1 - tanh^2 u), without cancellation: 2 (log 2 - u - softplus(-2 u))."""
+    return 2 * (math.log(2) - u - F.softplus(-2 * u))
+
+
+Policy = Categorical | MultiCategorical | Gaussian | SquashedGaussian
+
+
+class Actions:
+    """What an action space asks of a policy.
+
+    MultiBinary is MultiDiscrete with two choices a head.
+
+    Args:
+        space: Discrete, MultiDiscrete, MultiBinary or a bounded or unbounded Box.
+        squash: a `SquashedGaussian` for a Box, which must be bounded.
+        device: where the bounds live.
+
+    Attributes:
+        sizes: of the heads, for discrete spaces; empty for a Box.
+        num_logits: S, or A.
+
+    Raises:
+        ValueError: another kind of space, or `squash` without bounds.
+    """
+
+    def __init__(self, space: gym.Space, *, squash: bool = False, device: torch.device | str = "cpu") -> None:
+        self.space = space
+        self.squash = squash
+        self.sizes: tuple[int, ...] = head_sizes(space)
+        self.is_box = isinstance(space, gym.spaces.Box)
+        if isinstance(space, gym.spaces.Box):
+            self.num_logits = math.prod(space.shape)
+            self.low = torch.tensor(space.low, device=device).float()
+            self.high = torch.tensor(space.high, device=device).float()
+            if squash and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+                raise ValueError(f"agent.squash=true needs bounds, the action space is {space}")
+        elif self.sizes:
+            self.num_logits = sum(self.sizes)
+            if squash:
+                raise ValueError(f"agent.squash=true is for Box actions, the action space is {space}")
+        else:
+            raise ValueError(f"the action space {space}: valid are {', '.join(ACTION_SPACES)}")
+
+    def policy(self, output_BS: Tensor, log_std_BA: Tensor | None, mask_BS: Tensor | None) -> Policy:
+        """From a network's output, float32 [B, S or A]; the mask is True where an action is valid."""
+        if self.is_box:
+            assert log_std_BA is not None
+            return (SquashedGaussian if self.squash else Gaussian)(output_BS, log_std_BA)
+        if mask_BS is not None:
+            output_BS = output_BS.masked_fill(~mask_BS, FORBIDDEN)
+        return Categorical(output_BS) if self.space.shape == () else MultiCategorical(output_BS, self.sizes)
+
+    def noise(self, num_steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
+        """What `sample` of a rollout takes: float32 [T, N, S] Gumbel or [T, N, A] normal variables."""
+        shape = (num_steps, num_envs, self.num_logits)
+        if self.is_box:
+            return torch.randn(shape, generator=generator, device=generator.device)
+        exponential = torch.empty(shape, device=generator.device).exponential_(generator=generator)
+        return exponential.log_().neg_()  # -log of an exponential is a Gumbel variable
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """A sampled action as an env takes it: Box actions within the bounds and in the space's shape."""
+        if not self.is_box:
+            return action
+        action = action.unflatten(-1, self.space.shape) if self.space.shape != () else action.squeeze(-1)
+        if self.squash:
+            action = self.low + (self.high - self.low) * (0.5 + 0.5 * action.tanh())  # rounding may leave the bounds
+        return action.clamp(self.low, self.high)
+
+
+def head_sizes(space: gym.Space) -> tuple[int, ...]:
+    """How many choices each head of a discrete action space has; () for a Box."""
+    if isinstance(space, gym.spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.flatten())
+    if isinstance(space, gym.spaces.MultiBinary):
+        return (2,) * math.prod(space.shape)
+    return ()

@@ -2,30 +2,36 @@
 
 As in the paper: the clipped surrogate objective, several epochs of minibatches over each rollout. From its authors'
 code: orthogonal initialisation, Adam with eps 1e-5, advantages normalised in each minibatch, gradients clipped by their
-global norm, a learning rate that may fall linearly. Not from their code: the clipped value loss (it did not help in
-arXiv:2006.05990). Not in either: truncated episodes bootstrap from their own last observation.
+global norm, a learning rate that may fall linearly, the clipped value loss by choice. Not in either: truncated
+episodes bootstrap from their own last observation; action masks, a memory and several action heads in any combination.
 
 Shapes: T time, N envs of this worker, B minibatch of this worker, A see `policies`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from trivium.agents.acting import Acting
+from trivium.agents.collector import Rollout, episodes, make_collector, training_envs
 from trivium.agents.envs import Envs
 from trivium.agents.evaluation import Evaluation
+from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
 from trivium.agents.normalise import Normaliser
-from trivium.agents.returns import explained_variance, gae, mean_where, running_sum
-from trivium.learner import Run
+from trivium.agents.play import Film, agent_figures
+from trivium.agents.policies import Actions
+from trivium.agents.returns import explained_variance, gae, linear_schedule
+from trivium.learner import Picture, Run
 
 
-def clipped_surrogate_loss(ratio_B: Tensor, advantage_B: Tensor, clip_coef: float) -> Tensor:
+def clipped_surrogate_loss(ratio_B: Tensor, advantage_B: Tensor, clip_coef: float | Tensor) -> Tensor:
     """-mean(min(r A, clip(r, 1 - eps, 1 + eps) A)), equation 7 of arXiv:1707.06347.
 
     Args:
@@ -36,7 +42,7 @@ def clipped_surrogate_loss(ratio_B: Tensor, advantage_B: Tensor, clip_coef: floa
     Returns:
         0-d.
     """
-    clipped_B = ratio_B.clamp(1 - clip_coef, 1 + clip_coef)
+    clipped_B = ratio_B.clamp(1 - clip_coef, 1 + clip_coef)  # type: ignore[arg-type]  # numbers or tensors, both do
     return -torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B).mean()
 
 
@@ -45,13 +51,24 @@ def value_loss(value_B: Tensor, return_B: Tensor) -> Tensor:
     return (value_B - return_B).square().mean()
 
 
+def clipped_value_loss(value_B: Tensor, old_value_B: Tensor, return_B: Tensor, clip_coef: float) -> Tensor:
+    """mean(max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2)), 0-d, of the authors' code (it did not help in
+    arXiv:2006.05990); all float32 [B], V_old and the returns constants.
+
+    Example:
+        V=3, V_old=0, R=4, eps=1 -> max(1, 9) = 9.
+    """
+    clipped_B = old_value_B + (value_B - old_value_B).clamp(-clip_coef, clip_coef)
+    return torch.maximum((value_B - return_B).square(), (clipped_B - return_B).square()).mean()
+
+
 def approx_kl(log_ratio_B: Tensor) -> Tensor:
     """KL(pi_old || pi) in nats, estimated from samples of pi_old as mean(r - 1 - log r), 0-d, never negative
     (joschu.net/blog/kl-approx.html); `log_ratio_B` is log r, float32 [B]."""
     return (log_ratio_B.expm1() - log_ratio_B).mean()
 
 
-def clip_fraction(ratio_B: Tensor, clip_coef: float) -> Tensor:
+def clip_fraction(ratio_B: Tensor, clip_coef: float | Tensor) -> Tensor:
     """The fraction of ratios further than eps from 1, 0-d in [0, 1]; see `clipped_surrogate_loss`."""
     return ((ratio_B - 1).abs() > clip_coef).float().mean()
 
@@ -64,44 +81,68 @@ def normalized(advantage_B: Tensor) -> Tensor:
     return (advantage_B - mean) / (std + 1e-8)
 
 
-def annealed(start: float, env_steps: int, anneal_env_steps: int | None) -> float:
-    """Falls linearly from `start` at 0 env steps to 0 at `anneal_env_steps` and stays there; None: does not fall."""
-    if anneal_env_steps is None:
-        return start
-    return start * max(0.0, 1 - env_steps / anneal_env_steps)
+class Batch(NamedTuple):
+    """What updates are made of: a rollout, [T, N, ...] each, or a minibatch, [B, ...].
+
+    Args:
+        obs, action: what was done in which situation.
+        log_prob, advantage, return_, value: float32, log pi_old(a), A, V target, V_old.
+        begins: bool, an episode begins with this step.
+    """
+
+    obs: Tensor
+    action: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    return_: Tensor
+    value: Tensor
+    begins: Tensor
+
+
+METRICS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
 
 class PPO:
     """A `Learner`: each step is one rollout of `num_steps` in each env, and its updates.
 
     Sizes are those of the whole run. Workers hold equal shares and make equally many minibatches; gradients are
-    averaged over them, while advantages are normalised by each over its own part of the minibatch.
+    averaged over them, while advantages are normalised by each over its own part of the minibatch. With a memory a
+    minibatch is whole rollouts of some envs, from the state that the memory had when they began.
 
     Args:
         run: where this worker runs.
         env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.make`.
         lr: of Adam, before annealing; > 0.
-        lr_anneal_env_steps: env steps after which lr has fallen to 0, see `annealed`; usually the budget.
+        lr_anneal_env_steps: env steps after which lr has fallen to 0, see `linear_schedule`; usually the budget.
         num_steps: T, steps of each env in a rollout.
         num_epochs: passes over each rollout.
-        minibatch_size: transitions an update; must divide num_steps * env.num_envs.
+        minibatch_size: transitions an update; must divide num_steps * env.num_envs, and with a memory be a multiple
+            of num_steps.
         gamma: discount, in [0, 1].
         gae_lambda: see `gae`.
         clip_coef: eps of `clipped_surrogate_loss`.
         clip_anneal_env_steps: the same for eps as `lr_anneal_env_steps` for lr.
+        value_clip: clip the value's change too, see `clipped_value_loss`; None: do not.
+        target_kl: no further epoch over a rollout when `approx_kl` of one, its mean over the minibatches and workers,
+            was larger; in nats, > 0. None: all epochs.
         value_coef: weight of `value_loss`, >= 0.
         entropy_coef: weight of the entropy bonus, >= 0.
         max_grad_norm: gradients are scaled down to this global norm; > 0, inf for never.
         normalize_advantage: see `normalized`.
         normalize_observation, normalize_reward: see `Normaliser`.
         hidden: widths of the hidden layers, see `ActorCritic`.
+        images, memory, memory_size, std, log_std: see `ActorCritic`.
+        squash: see `Actions`.
+        env_runners: Ray actors that the envs are on, see `EnvRunners`; 0: none, they are here.
+        env_timeout_s: a rollout there that takes longer has an env that hangs.
         eval_episodes: of an evaluation during training, over all workers.
         test_episodes: of the final one.
         eval_deterministic: act by the mode of the policy in evaluation, else sample.
         max_eval_steps: an episode of evaluation is cut after so many steps, for envs without a time limit.
 
     Raises:
-        ValueError: a keyword is out of its range, or a size does not divide among workers or minibatches.
+        ValueError: a keyword is out of its range, a space is not supported, or a size does not divide among workers or
+            minibatches.
     """
 
     def __init__(
@@ -118,6 +159,8 @@ class PPO:
         gae_lambda: float = 0.95,
         clip_coef: float = 0.2,
         clip_anneal_env_steps: int | None = None,
+        value_clip: float | None = None,
+        target_kl: float | None = None,
         value_coef: float = 0.5,
         entropy_coef: float = 0.0,
         max_grad_norm: float = 0.5,
@@ -125,6 +168,14 @@ class PPO:
         normalize_observation: bool = False,
         normalize_reward: bool = False,
         hidden: Sequence[int] = (64, 64),
+        images: Literal["nature", "impala"] = "nature",
+        memory: Literal["lstm", "gru"] | None = None,
+        memory_size: int = 128,
+        std: Literal["free", "state"] = "free",
+        log_std: float = 0.0,
+        squash: bool = False,
+        env_runners: int = 0,
+        env_timeout_s: float = 300.0,
         eval_episodes: int = 10,
         test_episodes: int = 100,
         eval_deterministic: bool = True,
@@ -139,186 +190,232 @@ class PPO:
             ("gae_lambda", gae_lambda, 0, 1),
             ("clip_coef", clip_coef, 0, math.inf),
             ("clip_anneal_env_steps", clip_anneal_env_steps, 1, math.inf),
+            ("value_clip", value_clip, 1e-12, math.inf),
+            ("target_kl", target_kl, 1e-12, math.inf),
             ("value_coef", value_coef, 0, math.inf),
             ("entropy_coef", entropy_coef, 0, math.inf),
             ("max_grad_norm", max_grad_norm, 1e-12, math.inf),
+            ("memory_size", memory_size, 1, math.inf),
+            ("log_std", log_std, -20, 2),
+            ("env_runners", env_runners, 0, math.inf),
+            ("env_timeout_s", env_timeout_s, 1e-12, math.inf),
             ("eval_episodes", eval_episodes, 1, math.inf),
             ("test_episodes", test_episodes, 1, math.inf),
             ("max_eval_steps", max_eval_steps, 1, math.inf),
         ):
             if value is not None and not low <= value <= high:
                 raise ValueError(f"agent.{name}={value} must be in [{low:g}, {high:g}]")
+        if memory is not None and run.compile:  # a graph of T unrolled steps would take longer to compile than to run
+            run = dataclasses.replace(run, compile=False)
         self.run = run
-        self.envs = env(run=run, stream="train")
+        envs, num_envs = training_envs(run, env, env_runners)
         self.num_steps = num_steps
         self.num_epochs = num_epochs
-        self.minibatch = run.share(minibatch_size, "agent.minibatch_size")
-        self.batch = num_steps * self.envs.num_envs
-        if self.batch % self.minibatch:
+        batch = num_steps * num_envs
+        minibatch = run.share(minibatch_size, "agent.minibatch_size")
+        if batch % minibatch or (memory is not None and minibatch % num_steps):
+            multiple = f" and be a multiple of agent.num_steps={num_steps}" if memory is not None else ""
             raise ValueError(
                 f"agent.minibatch_size={minibatch_size} must divide agent.num_steps * env.num_envs = "
-                f"{self.batch * run.world_size}"
+                f"{batch * run.world_size}{multiple}"
             )
+        self.num_minibatches = batch // minibatch
         self.lr = lr
         self.lr_anneal_env_steps = lr_anneal_env_steps
         self.gamma = gamma
         self.gae_lambda = gae_lambda
         self.clip_coef = clip_coef
         self.clip_anneal_env_steps = clip_anneal_env_steps
+        self.value_clip = value_clip
+        self.target_kl = target_kl
         self.value_coef = value_coef
         self.entropy_coef = entropy_coef
         self.max_grad_norm = max_grad_norm
         self.normalize_advantage = normalize_advantage
-        self.eval_deterministic = eval_deterministic
 
+        self.actions = Actions(envs.action_space, squash=squash, device=run.device)
         self.net = ActorCritic(
-            observation_space=self.envs.observation_space,
-            action_space=self.envs.action_space,
+            observation_space=envs.observation_space,
+            actions=self.actions,
             hidden=hidden,
             generator=run.generator("init"),
+            normalized=normalize_observation,
+            images=images,
+            memory=memory,
+            memory_size=memory_size,
+            std=std,
+            log_std=log_std,
         ).to(run.device)
-        self.train_net = run.wrap(self.net)
-        self.params = list(self.net.parameters())
-        self.optimizer = torch.optim.Adam(self.params, lr=lr, eps=1e-5, fused=True)
-        self.scaler = run.grad_scaler()
+        self.flat = Flat(self.net)
+        self.acting = Acting(run, self.flat, self.actions, deterministic=eval_deterministic)
+        self.optimizer = Optimizer(self.flat.theta, kind="adam", eps=1e-5, fp16=run.precision == "fp16")
         self.normaliser = Normaliser(
-            run=run,
-            observation_space=self.envs.observation_space,
-            num_envs=self.envs.num_envs,
-            observations=normalize_observation,
-            rewards=normalize_reward,
-            gamma=gamma,
+            run=run, encoder=self.net.encoder, num_envs=num_envs, rewards=normalize_reward, gamma=gamma
         )
         self.act_rng = run.generator("act", run.rank, device=run.device)
         self.shuffle_rng = run.generator("shuffle", run.rank, device=run.device)
+        self.collector = make_collector(
+            run=run,
+            env=env,
+            envs=envs,
+            act=self.acting,
+            state_size=self.net.state_size,
+            num_runners=env_runners,
+            timeout_s=env_timeout_s,
+        )
         self.evaluation = Evaluation(
             run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
         )
-        self.env_steps = 0
-        self.envs.reset()
-        self.return_N = torch.zeros(self.envs.num_envs, device=run.device)  # so far, of the episodes in progress
-        self.length_N = torch.zeros(self.envs.num_envs, device=run.device)
+        self._advantages = run.compiled(self._advantages)  # type: ignore[method-assign]
+        self._updates = run.compiled(self._updates)  # type: ignore[method-assign]
+        # One graph of several updates, but of no more than compile in reasonable time.
+        self.block = max(n for n in range(1, 9) if self.num_minibatches % n == 0)
 
     def step(self) -> dict[str, Tensor]:
-        lr = annealed(self.lr, self.env_steps, self.lr_anneal_env_steps)
-        clip_coef = annealed(self.clip_coef, self.env_steps, self.clip_anneal_env_steps)
-        self.optimizer.param_groups[0]["lr"] = lr
-        rollout, metrics = self._collect()
-
+        env_steps, device = self.collector.env_steps, self.run.device
+        # As tensors: another value is not another graph.
+        lr = torch.tensor(linear_schedule(self.lr, 0.0, env_steps, self.lr_anneal_env_steps), device=device)
+        clip_coef = torch.tensor(
+            linear_schedule(self.clip_coef, 0.0, env_steps, self.clip_anneal_env_steps), device=device
+        )
+        collector = self.collector
+        state_NM, begins_N = collector.state_NM, collector.begins_N
+        rollout = collector.collect(self.actions.noise(self.num_steps, len(begins_N), self.act_rng))
+        reward_TN = self.normaliser.reward(rollout.reward, rollout.ended)
+        batch, metrics, collector.return_N, collector.length_N = self._advantages(
+            rollout, reward_TN, state_NM, begins_N, collector.return_N, collector.length_N
+        )
         updates = []
-        for _ in range(self.num_epochs):
-            order = torch.randperm(self.batch, generator=self.shuffle_rng, device=self.run.device)
-            shuffled = [tensor[order].split(self.minibatch) for tensor in rollout]
-            for obs, action, old_log_prob_B, advantage_B, return_B in zip(*shuffled, strict=True):
-                if self.normalize_advantage:
-                    advantage_B = normalized(advantage_B)
-                with self.run.autocast():
-                    policy, value_B = self.train_net(obs)
-                log_prob_B, entropy_B = policy.log_prob_and_entropy(action)
-                log_ratio_B = log_prob_B - old_log_prob_B
-                ratio_B = log_ratio_B.exp()
-                policy_loss = clipped_surrogate_loss(ratio_B, advantage_B, clip_coef)
-                critic_loss = value_loss(value_B, return_B)
-                entropy = entropy_B.mean()
-                loss = policy_loss + self.value_coef * critic_loss - self.entropy_coef * entropy
+        for epoch in range(self.num_epochs):
+            for index in self._minibatches().split(self.block):
+                updates.append(self._updates(batch, state_NM, index, lr, clip_coef))
+            if self.target_kl is not None and epoch + 1 < self.num_epochs:
+                kl = torch.cat(updates[-(self.num_minibatches // self.block) :])[:, METRICS.index("approx_kl")].mean()
+                if self.run.mean(kl) > self.target_kl:
+                    break
+        self.normaliser.observe(rollout.obs.flatten(0, 1))
+        means = torch.cat(updates).mean(0)
+        return dict(zip(METRICS, means.unbind(), strict=True)) | metrics | {"lr": lr}
 
-                self.optimizer.zero_grad()
-                self.scaler.scale(loss).backward()
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.params, self.max_grad_norm)
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
-
-                kl = approx_kl(log_ratio_B.detach())
-                clipped = clip_fraction(ratio_B.detach(), clip_coef)
-                updates.append(
-                    (loss.detach(), policy_loss.detach(), critic_loss.detach(), entropy.detach(), kl, clipped)
-                )
-
-        names = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
-        for name, values in zip(names, zip(*updates, strict=True), strict=True):
-            metrics[name] = torch.stack(values).mean()
-        metrics["lr"] = torch.tensor(lr, device=self.run.device)
-        return metrics
+    def _minibatches(self) -> Tensor:
+        """A new order of what minibatches are made of, int64 [minibatches, B]: transitions, or with a memory envs."""
+        number = len(self.collector.begins_N) * (1 if self.net.memory is not None else self.num_steps)
+        order = torch.randperm(number, generator=self.shuffle_rng, device=self.run.device)
+        return order.view(self.num_minibatches, -1)
 
     @torch.no_grad()
-    def _collect(self) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """One rollout: obs (normalised), action, log-probability, advantage and return, [T * N, ...] each; and its
-        metrics."""
-        obs, transitions = self.envs.obs, []
-        for _ in range(self.num_steps):
-            with self.run.autocast():
-                action = self.net.policy(self.normaliser.obs(obs)).sample(self.act_rng)
-            step = self.envs.step(self.net.to_env(action))
-            transitions.append((obs, action, step.reward, step.terminated, step.truncated, step.next_obs))
-            obs = step.obs
-        self.env_steps += self.batch * self.run.world_size
+    def _updates(self, batch: Batch, state_NM: Tensor, index: Tensor, lr: Tensor, clip_coef: Tensor) -> Tensor:
+        """One update for each row of indices; their `METRICS`, float32 [updates, 6]."""
+        metrics = []
+        for index_B in index.unbind():
+            minibatch, memory = self._take(batch, state_NM, index_B)
+            gradient_P, of_loss = self.flat.gradient(self._loss, minibatch, memory, clip_coef)
+            gradient_P = self.optimizer.unscaled(self.run.mean(gradient_P))
+            gradient_P, _ = clipped(gradient_P, self.max_grad_norm)
+            self.optimizer.step(gradient_P, lr)
+            metrics.append(of_loss)
+        return torch.stack(metrics)
 
-        columns = [torch.stack(column) for column in zip(*transitions, strict=True)]
-        raw_obs_TN, action_TN, raw_reward_TN, terminated_TN, truncated_TN, raw_next_obs_TN = columns
-        ended_TN = terminated_TN | truncated_TN
-        obs_TN, next_obs_TN = self.normaliser.obs(raw_obs_TN), self.normaliser.obs(raw_next_obs_TN)
-        reward_TN = self.normaliser.reward(raw_reward_TN, ended_TN)
-        self.normaliser.observe(raw_obs_TN)
-        # Values, and the log-probabilities of the policy that acted, in one pass over the rollout: cheaper than in T.
+    def _take(self, batch: Batch, state_NM: Tensor, index_B: Tensor) -> tuple[Batch, tuple[Tensor, ...]]:
+        """A minibatch, [B, ...] each, and what a memory needs to go through it: its state, and where episodes begin."""
+        if self.net.memory is None:
+            return Batch(*(tensor.flatten(0, 1)[index_B] for tensor in batch)), ()
+        minibatch = Batch(*(tensor[:, index_B] for tensor in batch))
+        return Batch(*(tensor.flatten(0, 1) for tensor in minibatch)), (state_NM[index_B], minibatch.begins)
+
+    def _loss(
+        self, theta: Tensor, minibatch: Batch, memory: tuple[Tensor, ...], clip_coef: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of a minibatch and its `METRICS`, float32 [6]."""
+        advantage_B = normalized(minibatch.advantage) if self.normalize_advantage else minibatch.advantage
         with self.run.autocast():
-            policy, value = self.net(obs_TN.flatten(0, 1))
-            next_value = self.net.value(next_obs_TN.flatten(0, 1))
-        log_prob, _ = policy.log_prob_and_entropy(action_TN.flatten(0, 1))
+            policy, value_B, _ = self.flat(theta, minibatch.obs, *memory)
+        log_prob_B, entropy_B = policy.log_prob_and_entropy(minibatch.action)
+        log_ratio_B = log_prob_B - minibatch.log_prob
+        ratio_B = log_ratio_B.exp()
+        policy_loss = clipped_surrogate_loss(ratio_B, advantage_B, clip_coef)
+        if self.value_clip is None:
+            critic_loss = value_loss(value_B, minibatch.return_)
+        else:
+            critic_loss = clipped_value_loss(value_B, minibatch.value, minibatch.return_, self.value_clip)
+        entropy = entropy_B.mean()
+        loss = policy_loss + self.value_coef * critic_loss - self.entropy_coef * entropy
+        kl, fraction = approx_kl(log_ratio_B), clip_fraction(ratio_B, clip_coef)
+        metrics = torch.stack((loss, policy_loss, critic_loss, entropy, kl, fraction)).detach()
+        return loss * self.optimizer.scale if self.optimizer.fp16 else loss, metrics
+
+    @torch.no_grad()
+    def _advantages(
+        self,
+        rollout: Rollout,
+        reward_TN: Tensor,
+        state_NM: Tensor,
+        begins_N: Tensor,
+        return_N: Tensor,
+        length_N: Tensor,
+    ) -> tuple[Batch, dict[str, Tensor], Tensor, Tensor]:
+        """What the updates are of, [T, N, ...] each, its metrics, and what came so far of the episodes in progress.
+
+        Args:
+            reward_TN: as the agent is to see them.
+            state_NM, begins_N: the collector's, before the rollout.
+            return_N, length_N: the same; see `episodes`.
+        """
+        action, log_prob_TN, *states = rollout.kept
+        ended_TN = rollout.ended
+        begins_TN = torch.cat((begins_N.unsqueeze(0), ended_TN[:-1]))
+        memory = (state_NM, begins_TN) if states else ()
+        with self.run.autocast():
+            _, value, _ = self.flat(self.flat.theta, rollout.obs.flatten(0, 1), *memory, policy=False)
+            # One step further from each state, so that a truncated episode bootstraps from its own last observation.
+            after = [state.flatten(0, 1) for state in states]
+            _, next_value, _ = self.flat(self.flat.theta, rollout.next_obs.flatten(0, 1), *after, policy=False)
         value_TN, next_value_TN = value.view_as(reward_TN), next_value.view_as(reward_TN)
         advantage_TN = gae(
-            reward_TN, value_TN, next_value_TN, terminated_TN, ended_TN, gamma=self.gamma, lam=self.gae_lambda
+            reward_TN, value_TN, next_value_TN, rollout.terminated, ended_TN, gamma=self.gamma, lam=self.gae_lambda
         )
         return_TN = advantage_TN + value_TN
-
-        episode_return_TN, self.return_N = running_sum(raw_reward_TN, ended_TN, self.return_N)
-        episode_length_TN, self.length_N = running_sum(torch.ones_like(reward_TN), ended_TN, self.length_N)
-        metrics = {
-            "explained_variance": explained_variance(value_TN, return_TN),
-            "episode_return": mean_where(episode_return_TN, ended_TN),
-            "episode_length": mean_where(episode_length_TN, ended_TN),
-        }
-        rollout = [obs_TN, action_TN, log_prob.view_as(reward_TN), advantage_TN, return_TN]
-        return [tensor.flatten(0, 1) for tensor in rollout], metrics
+        metrics, return_N, length_N = episodes(rollout.reward, ended_TN, return_N, length_N)
+        metrics["explained_variance"] = explained_variance(value_TN, return_TN)
+        batch = Batch(rollout.obs, action, log_prob_TN, advantage_TN, return_TN, value_TN, begins_TN)
+        return batch, metrics, return_N, length_N
 
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         """See `Evaluation`."""
-        return self.evaluation(self._act_in_evaluation, final=final)
+        return self.evaluation(self.acting.in_evaluation, final=final, state_size=self.net.state_size)
 
-    def _act_in_evaluation(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        with self.run.autocast():
-            policy = self.net.policy(self.normaliser.obs(obs))
-        return self.net.to_env(policy.mode() if self.eval_deterministic else policy.sample(generator))
+    def close(self) -> None:
+        """End the env runners, if there are any."""
+        self.collector.close()
+
+    def figures(self) -> dict[str, Picture]:
+        """See `agent_figures`."""
+        return agent_figures(self.evaluation, self.acting.in_evaluation, self.net.state_size)
+
+    def play(self, **keywords: Any) -> Film:
+        """See `Film`."""
+        return Film(self.evaluation, self.acting.in_evaluation, state_size=self.net.state_size, **keywords)
 
     def counters(self) -> dict[str, float]:
-        return {"env_steps": self.env_steps}
+        return {"env_steps": self.collector.env_steps}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
             "normaliser": self.normaliser.state_dict(),
-            "env_steps": self.env_steps,
-            "envs": self.envs.state_dict(),
-            "return": self.return_N,
-            "length": self.length_N,
+            "collector": self.collector.state_dict(),
             "act_rng": self.act_rng.get_state(),
             "shuffle_rng": self.shuffle_rng.get_state(),
         }
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
-        self.normaliser.load_weights(state["normaliser"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.env_steps = state["env_steps"]
-        begun_anew_N = self.envs.load_state_dict(state["envs"])
+        begun_anew_N = self.collector.load_state_dict(state["collector"])
         self.normaliser.load_state_dict(state["normaliser"], begun_anew_N)
-        self.return_N = state["return"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
-        self.length_N = state["length"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
         self.act_rng.set_state(state["act_rng"].cpu())
         self.shuffle_rng.set_state(state["shuffle_rng"].cpu())

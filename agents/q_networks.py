@@ -13,10 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trivium.agents.networks import Features
-
-Noise = list[tuple[Tensor, Tensor]]
-"""For each noisy layer in order float32 [O] and [I]; empty: none, the layers act by their means."""
+from trivium.agents.networks import Encoder, Images
 
 
 def uniform(*shape: int, bound: float, generator: torch.Generator) -> nn.Parameter:
@@ -75,10 +72,11 @@ class QNetwork(nn.Module):
     where the convolutions of arXiv:1706.10295 do.
 
     Args:
-        observation_space: see `Features`.
+        observation_space: see `Encoder`.
         num_actions: A.
         hidden: widths of the hidden layers, at least one: the last is that of each stream.
         generator: on the CPU; all initial weights come from it.
+        images: see `Encoder`.
         dueling: two streams.
         noisy_sigma: see `NoisyLinear`; None: no noise.
         num_atoms: K; None: a plain Q function.
@@ -94,6 +92,7 @@ class QNetwork(nn.Module):
         num_actions: int,
         hidden: Sequence[int],
         generator: torch.Generator,
+        images: Images = "nature",
         dueling: bool = False,
         noisy_sigma: float | None = None,
         num_atoms: int | None = None,
@@ -101,10 +100,10 @@ class QNetwork(nn.Module):
         super().__init__()
         if not hidden:
             raise ValueError("agent.hidden=[] must have at least one layer")
-        self.features = Features(observation_space)
+        self.encoder = Encoder(observation_space, images=images, normalized=False, generator=generator)
         self.num_actions = num_actions
         self.num_atoms = num_atoms
-        *shared, width = (self.features.size, *hidden)
+        *shared, width = (self.encoder.size, *hidden)
         self.shared = nn.ModuleList(Linear(i, o, generator=generator) for i, o in itertools.pairwise(shared))
 
         def stream(num_outputs: int) -> nn.ModuleList:
@@ -116,22 +115,22 @@ class QNetwork(nn.Module):
         self.advantage = stream(num_actions)
         self.value = stream(1) if dueling else None
         streams = itertools.chain(self.advantage, self.value or ())
-        self.noisy_layers = [layer for layer in streams if isinstance(layer, NoisyLinear)]
+        self.noise_sizes = [n for layer in streams if isinstance(layer, NoisyLinear) for n in layer.weight.shape]
 
-    def sample_noise(self, generator: torch.Generator) -> Noise:
-        """New noise for all noisy layers, in one draw; empty if there are none."""
-        if not self.noisy_layers:
-            return []
-        sizes = [size for layer in self.noisy_layers for size in layer.weight.shape]
-        normal = torch.randn(sum(sizes), generator=generator, device=generator.device)
-        noise = (normal.sign() * normal.abs().sqrt()).split(sizes)
-        return list(zip(noise[::2], noise[1::2], strict=True))
+    def noise(self, number: int, generator: torch.Generator) -> Tensor:
+        """New noise for all noisy layers, so many times: float32 [number, Z], f(e_O) and f(e_I) of one layer after
+        another; Z is 0 if there are none."""
+        normal = torch.randn(number, sum(self.noise_sizes), generator=generator, device=generator.device)
+        return normal.sign() * normal.abs().sqrt()
 
-    def forward(self, obs: Tensor, noise: Noise) -> Tensor:
-        """Observations [B, ...] to Q values, float32 [B, A]; with atoms to logits, float32 [B, A, K]."""
-        x = self.features(obs)
+    def forward(self, obs: Tensor, noise_Z: Tensor | None = None) -> Tensor:
+        """Observations [B, ...] to Q values, float32 [B, A]; with atoms to logits, float32 [B, A, K]. Without noise the
+        noisy layers act by their means."""
+        x = self.encoder(obs)
         for layer in self.shared:
             x = layer(x).relu_()
+        parts = [] if noise_Z is None or not self.noise_sizes else noise_Z.split(self.noise_sizes)
+        noise = list(zip(parts[::2], parts[1::2], strict=True))
         output: Tensor = self._stream(self.advantage, x, noise[:2]).unflatten(1, (self.num_actions, -1))
         if self.value is not None:
             value_B1K = self._stream(self.value, x, noise[2:]).unsqueeze(1)
@@ -139,7 +138,7 @@ class QNetwork(nn.Module):
         output = output.float()  # autocast's half precision is too coarse for differences of Q values
         return output if self.num_atoms else output.squeeze(2)
 
-    def _stream(self, layers: nn.ModuleList, x: Tensor, noise: Noise) -> Tensor:
+    def _stream(self, layers: nn.ModuleList, x: Tensor, noise: list[tuple[Tensor, Tensor]]) -> Tensor:
         first, last = layers
         if isinstance(first, NoisyLinear):
             noise_first, noise_last = noise or (None, None)

@@ -14,15 +14,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from trivium.agents.acting import Acting
+from trivium.agents.collector import BLOCK, Collector, Rollout
 from trivium.agents.envs import Envs
 from trivium.agents.evaluation import Evaluation
+from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
-from trivium.learner import Run
+from trivium.agents.play import Film, agent_figures
+from trivium.agents.policies import Actions
+from trivium.agents.returns import linear_recurrence, linear_schedule
+from trivium.learner import Picture, Run
 
 
 def returns_to_go(reward_TN: Tensor, bootstrap_TN: Tensor, ended_TN: Tensor, *, gamma: float) -> Tensor:
@@ -44,14 +50,9 @@ def returns_to_go(reward_TN: Tensor, bootstrap_TN: Tensor, ended_TN: Tensor, *, 
         r = [1, 1, 1], gamma = 0.5, terminated after the second step -> [1.5, 1, 1];
         truncated there with b = 4 -> [2.5, 3, 1].
     """
-    return_N = torch.zeros_like(reward_TN[0])
-    returns = []
-    for reward_N, bootstrap_N, ended_N in zip(
-        reversed(reward_TN.unbind()), reversed(bootstrap_TN.unbind()), reversed(ended_TN.unbind()), strict=True
-    ):
-        return_N = reward_N + gamma * torch.where(ended_N, bootstrap_N, return_N)
-        returns.append(return_N)
-    return torch.stack(returns[::-1])
+    decay_TN = gamma * ended_TN.logical_not()
+    x_TN = reward_TN + gamma * bootstrap_TN.masked_fill(~ended_TN, 0.0)
+    return linear_recurrence(x_TN.flip(0), decay_TN.flip(0)).flip(0)
 
 
 def first_episodes(ended_TN: Tensor) -> Tensor:
@@ -85,7 +86,8 @@ class REINFORCE:
         normalize_advantage: returns, less the baseline, to mean 0 and standard deviation 1 over the steps of all
             workers: a baseline too, and a slightly biased one, of the same episodes.
         hidden: widths of the hidden layers, see `ActorCritic`.
-        log_std: of the policy at the start, for Box actions, whose scale it should suit.
+        images, std, log_std: see `ActorCritic`.
+        squash: see `Actions`.
         max_steps: episodes that last longer are left out of the update, for envs without a time limit.
         eval_episodes: of an evaluation during training, over all workers.
         test_episodes: of the final one.
@@ -111,7 +113,10 @@ class REINFORCE:
         max_grad_norm: float = 0.5,
         normalize_advantage: bool = True,
         hidden: Sequence[int] = (64, 64),
+        images: Literal["nature", "impala"] = "nature",
+        std: Literal["free", "state"] = "free",
         log_std: float = 0.0,
+        squash: bool = False,
         max_steps: int = 10_000,
         eval_episodes: int = 10,
         test_episodes: int = 100,
@@ -134,7 +139,7 @@ class REINFORCE:
             if value is not None and not low <= value <= high:
                 raise ValueError(f"agent.{name}={value} must be in [{low:g}, {high:g}]")
         self.run = run
-        self.envs = env(run=run, stream="train")
+        envs = env(run=run, stream="train")
         self.lr = lr
         self.lr_anneal_env_steps = lr_anneal_env_steps
         self.gamma = gamma
@@ -144,129 +149,127 @@ class REINFORCE:
         self.max_grad_norm = max_grad_norm
         self.normalize_advantage = normalize_advantage
         self.max_steps = max_steps
-        self.eval_deterministic = eval_deterministic
-        # Asking whether all episodes have ended makes the host wait for the device.
-        self.ask_every = 1 if run.device.type == "cpu" else 32
 
+        self.actions = Actions(envs.action_space, squash=squash, device=run.device)
         self.net = ActorCritic(
-            observation_space=self.envs.observation_space,
-            action_space=self.envs.action_space,
+            observation_space=envs.observation_space,
+            actions=self.actions,
             hidden=hidden,
             generator=run.generator("init"),
+            images=images,
+            std=std,
+            log_std=log_std,
         ).to(run.device)
-        if self.net.log_std_A is not None:
-            nn.init.constant_(self.net.log_std_A, log_std)
         self.net.critic.requires_grad_(baseline)
-        self.train_net = run.wrap(self.net)
-        self.params = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(self.params, lr=lr, eps=1e-5, fused=True)
-        self.scaler = run.grad_scaler()
+        self.flat = Flat(self.net)
+        self.acting = Acting(run, self.flat, self.actions, deterministic=eval_deterministic)
+        self.optimizer = Optimizer(self.flat.theta, kind="adam", eps=1e-5, fp16=run.precision == "fp16")
         self.act_rng = run.generator("act", run.rank, device=run.device)
+        self.collector = Collector(run=run, envs=envs, act=self.acting)
         self.evaluation = Evaluation(
             run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
         )
-        self.env_steps = 0
-        self.envs.reset()
+        self._update = run.compiled(self._update, dynamic=True)  # type: ignore[method-assign]
 
     def step(self) -> dict[str, Tensor]:
-        lr = self.lr
-        if self.lr_anneal_env_steps is not None:
-            lr *= max(0.0, 1 - self.env_steps / self.lr_anneal_env_steps)
-        self.optimizer.param_groups[0]["lr"] = lr
-        obs_B, action_B, return_B, whole_B, metrics = self._collect()
+        lr = linear_schedule(self.lr, 0.0, self.collector.env_steps, self.lr_anneal_env_steps)
+        return self._update(self._collect(), torch.tensor(lr, device=self.run.device))
+
+    def _collect(self) -> Rollout:
+        """Whole episodes: until each env has ended one, or `max_steps`."""
+        collector = self.collector
+        collector.reset()
+        running_N = torch.ones_like(collector.begins_N)
+        began_at, parts, steps = collector.env_steps, [], 0
+        # In blocks: to ask whether all episodes have ended makes the host wait for the device.
+        while steps < self.max_steps and running_N.any():
+            num_steps = min(BLOCK, self.max_steps - steps)
+            parts.append(collector.collect(self.actions.noise(num_steps, len(running_N), self.act_rng)))
+            running_N = running_N & ~parts[-1].ended.any(0)
+            steps += num_steps
+        own = torch.tensor(steps * len(running_N), device=self.run.device)
+        collector.env_steps = began_at + int(self.run.sum(own))  # episodes of other workers last longer or shorter
+        columns = zip(*(part[:-1] for part in parts), strict=True)
+        obs, reward, terminated, truncated, next_obs = (torch.cat(column) for column in columns)
+        action = torch.cat([part.kept[0] for part in parts])
+        return Rollout(obs, reward, terminated, truncated, next_obs, (action,))
+
+    @torch.no_grad()
+    def _update(self, rollout: Rollout, lr: Tensor) -> dict[str, Tensor]:
+        ended_TN = rollout.ended
+        whole_TN = first_episodes(ended_TN)
+        whole_B = whole_TN.flatten().float()
+        bootstrap_TN = torch.zeros_like(rollout.reward)
+        if self.baseline:
+            with self.run.autocast():
+                _, bootstrap_B, _ = self.flat(self.flat.theta, rollout.next_obs.flatten(0, 1), policy=False)
+            bootstrap_TN = bootstrap_B.view_as(rollout.reward).masked_fill(rollout.terminated, 0.0)
+        return_B = returns_to_go(rollout.reward, bootstrap_TN, ended_TN, gamma=self.gamma).flatten()
         # Workers hold different numbers of steps, and average their gradients: with these weights, which sum to the
         # number of workers, the average is the mean over all steps. A worker without a whole episode adds nothing.
-        weight_B = whole_B * (self.run.world_size / self.run.sum(whole_B.sum()).clamp_min(1))
-
-        with self.run.autocast():
-            policy, value_B = self.train_net(obs_B)
-        log_prob_B, entropy_B = policy.log_prob_and_entropy(action_B)
-        advantage_B = return_B - value_B.detach() if self.baseline else return_B
+        count = self.run.sum(whole_B.sum()).clamp_min(1)
+        advantage_B = return_B
+        if self.baseline:
+            with self.run.autocast():
+                _, value_B, _ = self.flat(self.flat.theta, rollout.obs.flatten(0, 1), policy=False)
+            advantage_B = return_B - value_B
         if self.normalize_advantage:
-            advantage_B = self._normalized(advantage_B, whole_B)
+            advantage_B = self._normalized(advantage_B, whole_B, count)
+
+        weight_B = whole_B * (self.run.world_size / count)
+        gradient_P, metrics = self.flat.gradient(self._loss, rollout, return_B, advantage_B, weight_B)
+        gradient_P = self.optimizer.unscaled(self.run.mean(gradient_P))
+        gradient_P, metrics["grad_norm"] = clipped(gradient_P, self.max_grad_norm)
+        self.optimizer.step(gradient_P, lr)
+
+        number = whole_TN[0].sum()
+        metrics["episode_return"] = (rollout.reward * whole_TN).sum() / number
+        metrics["episode_length"] = whole_TN.sum() / number
+        return metrics | {"lr": lr}
+
+    def _loss(
+        self, theta: Tensor, rollout: Rollout, return_B: Tensor, advantage_B: Tensor, weight_B: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with self.run.autocast():
+            policy, value_B, _ = self.flat(theta, rollout.obs.flatten(0, 1), value=self.baseline)
+        log_prob_B, entropy_B = policy.log_prob_and_entropy(rollout.kept[0].flatten(0, 1))
         policy_loss = -(weight_B * log_prob_B * advantage_B).sum()
-        value_loss = (weight_B * (value_B - return_B).square()).sum()
         entropy = (weight_B * entropy_B).sum()
         loss = policy_loss - self.entropy_coef * entropy
+        metrics = {"policy_loss": policy_loss.detach(), "entropy": entropy.detach()}
         if self.baseline:
+            value_loss = (weight_B * (value_B - return_B).square()).sum()
             loss = loss + self.value_coef * value_loss
-
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(self.params, self.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-        metrics |= {"loss": loss.detach(), "policy_loss": policy_loss.detach(), "entropy": entropy.detach()}
-        if self.baseline:
             metrics["value_loss"] = value_loss.detach()
-        return metrics | {"grad_norm": grad_norm, "lr": torch.full((), lr, device=self.run.device)}
+        metrics["loss"] = loss.detach()
+        return loss * self.optimizer.scale if self.optimizer.fp16 else loss, metrics
 
-    def _normalized(self, advantage_B: Tensor, whole_B: Tensor) -> Tensor:
+    def _normalized(self, advantage_B: Tensor, whole_B: Tensor, count: Tensor) -> Tensor:
         """Mean 0 and standard deviation 1 over the whole episodes of all workers; elsewhere anything finite."""
-        count = self.run.sum(whole_B.sum()).clamp_min(1)
         centred_B = advantage_B - self.run.sum((whole_B * advantage_B).sum()) / count
         variance = self.run.sum((whole_B * centred_B.square()).sum()) / count
         return centred_B / (variance.sqrt() + 1e-8)
 
-    @torch.no_grad()
-    def _collect(self) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """An episode of each env: obs, action, return and whether it belongs to the episode (float32, 1 or 0), [B, ...]
-        each; and its metrics."""
-        obs, transitions = self.envs.reset(), []
-        running_N = torch.ones(self.envs.num_envs, dtype=torch.bool, device=self.run.device)
-        for t in range(1, self.max_steps + 1):
-            with self.run.autocast():
-                action = self.net.policy(obs).sample(self.act_rng)
-            step = self.envs.step(self.net.to_env(action))
-            transitions.append((obs, action, step.reward, step.terminated, step.truncated, step.next_obs))
-            obs = step.obs
-            running_N = running_N & ~(step.terminated | step.truncated)
-            if t % self.ask_every == 0 and not running_N.any():
-                break
-        steps = torch.tensor(t * self.envs.num_envs, device=self.run.device)
-        self.env_steps += int(self.run.sum(steps))
-
-        columns = [torch.stack(column) for column in zip(*transitions, strict=True)]
-        obs_TN, action_TN, reward_TN, terminated_TN, truncated_TN, next_obs_TN = columns
-        ended_TN = terminated_TN | truncated_TN
-        whole_TN = first_episodes(ended_TN)
-        bootstrap_TN = torch.zeros_like(reward_TN)
-        if self.baseline:
-            with self.run.autocast():
-                bootstrap_TN = self.net.value(next_obs_TN.flatten(0, 1)).view_as(reward_TN)
-            bootstrap_TN = bootstrap_TN.masked_fill(terminated_TN, 0.0)
-        return_TN = returns_to_go(reward_TN, bootstrap_TN, ended_TN, gamma=self.gamma)
-
-        episodes = whole_TN[0].sum()
-        metrics = {
-            "episode_return": (reward_TN * whole_TN).sum() / episodes,
-            "episode_length": whole_TN.sum() / episodes,
-        }
-        rollout = [obs_TN, action_TN, return_TN, whole_TN.float()]
-        obs_B, action_B, return_B, whole_B = (tensor.flatten(0, 1) for tensor in rollout)
-        return obs_B, action_B, return_B, whole_B, metrics
-
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         """See `Evaluation`."""
-        return self.evaluation(self._act_in_evaluation, final=final)
+        return self.evaluation(self.acting.in_evaluation, final=final)
 
-    def _act_in_evaluation(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        with self.run.autocast():
-            policy = self.net.policy(obs)
-        return self.net.to_env(policy.mode() if self.eval_deterministic else policy.sample(generator))
+    def figures(self) -> dict[str, Picture]:
+        """See `agent_figures`."""
+        return agent_figures(self.evaluation, self.acting.in_evaluation)
+
+    def play(self, **keywords: Any) -> Film:
+        """See `Film`."""
+        return Film(self.evaluation, self.acting.in_evaluation, **keywords)
 
     def counters(self) -> dict[str, float]:
-        return {"env_steps": self.env_steps}
+        return {"env_steps": self.collector.env_steps}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "env_steps": self.env_steps,
-            "envs": self.envs.state_dict(),
+            "collector": self.collector.state_dict(),
             "act_rng": self.act_rng.get_state(),
         }
 
@@ -276,7 +279,5 @@ class REINFORCE:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.env_steps = state["env_steps"]
-        self.envs.load_state_dict(state["envs"])
+        self.collector.load_state_dict(state["collector"])
         self.act_rng.set_state(state["act_rng"].cpu())

@@ -15,6 +15,28 @@ def _check_shapes(**tensors: Tensor) -> None:
         raise ValueError(f"the tensors must have one shape, got {shapes}")
 
 
+def linear_recurrence(x_TN: Tensor, decay_TN: Tensor, start_N: Tensor | None = None) -> Tensor:
+    """y_t = x_t + decay_t * y_{t-1}, by doubling (Hillis, Steele 1986): log2 T operations on whole rollouts, not T.
+
+    Args:
+        x_TN, decay_TN: float [T, N].
+        start_N: float [N], y_{-1}; None: 0.
+
+    Returns:
+        float [T, N].
+
+    Example:
+        x=[1,1,1], decay=[0.5,0.5,0], start=2 -> [2, 2, 1].
+    """
+    y_TN = x_TN if start_N is None else torch.cat((torch.addcmul(x_TN[:1], decay_TN[:1], start_N), x_TN[1:]))
+    ahead = 1
+    while ahead < len(y_TN):  # y_t holds what the last `ahead` steps bring, decay_t their product
+        y_TN = torch.cat((y_TN[:ahead], torch.addcmul(y_TN[ahead:], decay_TN[ahead:], y_TN[:-ahead])))
+        decay_TN = torch.cat((decay_TN[:ahead], decay_TN[ahead:] * decay_TN[:-ahead]))
+        ahead *= 2
+    return y_TN
+
+
 def gae(
     reward_TN: Tensor,
     value_TN: Tensor,
@@ -60,23 +82,19 @@ def gae(
     # A terminal V may be anything, also inf: masked_fill, where a product with 0 would give NaN.
     delta_TN = reward_TN + gamma * next_value_TN.masked_fill(terminated_TN, 0.0) - value_TN
     decay_TN = gamma * lam * ended_TN.logical_not()
-    advantage_N = torch.zeros_like(delta_TN[0])
-    advantages = []
-    for delta_N, decay_N in zip(reversed(delta_TN.unbind()), reversed(decay_TN.unbind()), strict=True):
-        advantage_N = torch.addcmul(delta_N, decay_N, advantage_N)
-        advantages.append(advantage_N)
-    return torch.stack(advantages[::-1])
+    return linear_recurrence(delta_TN.flip(0), decay_TN.flip(0)).flip(0)
 
 
-def running_sum(x_TN: Tensor, ended_TN: Tensor, start_N: Tensor) -> tuple[Tensor, Tensor]:
+def running_sum(x_TN: Tensor, ended_TN: Tensor, start_N: Tensor, *, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
     """The sum of x since its episode began: episode returns from rewards, lengths from ones.
 
-    S_t = x_t + (1 - ended_{t-1}) * S_{t-1}
+    S_t = x_t + gamma * (1 - ended_{t-1}) * S_{t-1}
 
     Args:
         x_TN: float [T, N].
         ended_TN: bool [T, N], see `gae`.
-        start_N: float [N], the sum so far of the episodes that are in progress at t = 0.
+        start_N: float [N], S_{-1}, of the episodes that are in progress at t = 0; 0 where one begins.
+        gamma: less than 1 discounts the older terms: not a return, but of a return's size.
 
     Returns:
         float [T, N], S_t: where `ended_TN`, the sum over the whole episode; and float [N], the `start_N` of the
@@ -86,12 +104,9 @@ def running_sum(x_TN: Tensor, ended_TN: Tensor, start_N: Tensor) -> tuple[Tensor
         ValueError: x and ended differ in shape.
     """
     _check_shapes(x_TN=x_TN, ended_TN=ended_TN)
-    sums, sum_N = [], start_N
-    for x_N, ended_N in zip(x_TN.unbind(), ended_TN.unbind(), strict=True):
-        sum_N = sum_N + x_N
-        sums.append(sum_N)
-        sum_N = sum_N.masked_fill(ended_N, 0.0)
-    return torch.stack(sums), sum_N
+    decay_TN = gamma * torch.cat((torch.zeros_like(ended_TN[:1]), ended_TN[:-1])).logical_not()
+    sum_TN = linear_recurrence(x_TN, decay_TN, start_N)
+    return sum_TN, sum_TN[-1].masked_fill(ended_TN[-1], 0.0)
 
 
 def mean_where(x: Tensor, mask: Tensor) -> Tensor:
@@ -110,3 +125,14 @@ def explained_variance(value: Tensor, target: Tensor) -> Tensor:
     """
     variance = target.var(correction=0)
     return torch.where(variance > 0, 1 - (target - value).var(correction=0) / variance, torch.nan)
+
+
+def linear_schedule(start: float, end: float, env_steps: int, anneal_env_steps: int | None) -> float:
+    """From `start` at 0 env steps in a straight line to `end` at `anneal_env_steps`, and `end` from there on.
+
+    None: `start` for ever. Monotone, and exact at both ends.
+    """
+    if anneal_env_steps is None:
+        return start
+    fraction = min(env_steps / anneal_env_steps, 1.0)
+    return start * (1 - fraction) + end * fraction

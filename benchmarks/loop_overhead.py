@@ -82,7 +82,7 @@ def through_trivium(settings: dict[str, Any], updates: int, mnist: str | None) -
         f"learner.lr={settings['lr']}",
         f"learner.label_smoothing={settings['label_smoothing']}",
         f"learner.optimizer.weight_decay={settings['weight_decay']}",
-        "learner.decay_samples=null",
+        "learner.decay_epochs=null",
         "monitor.metric=null",
         "evaluation.every_updates=null",
         "budget.epochs=null",

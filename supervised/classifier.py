@@ -36,7 +36,8 @@ class Classifier:
         optimizer: makes the optimizer from the parameters and `lr`.
         batch_size: samples per update, over all workers and micro-batches.
         lr: the learning rate, or its peak where there is a schedule.
-        warmup_samples, decay_samples: see `schedules.warmup_cosine`.
+        warmup_samples: see `schedules.warmup_cosine`.
+        decay_epochs: the epochs after which its `decay_samples` have been read, usually the budget; None: no decay.
         accumulate: micro-batches per update, one after the other, for batches that do not fit in memory.
             Batch normalisation sees the micro-batches.
         max_grad_norm: gradients of a larger L2 norm are scaled down to it; None to leave them.
@@ -56,7 +57,7 @@ class Classifier:
         batch_size: int,
         lr: float,
         warmup_samples: int = 0,
-        decay_samples: int | None = None,
+        decay_epochs: float | None = None,
         accumulate: int = 1,
         max_grad_norm: float | None = None,
         label_smoothing: float = 0.0,
@@ -70,6 +71,7 @@ class Classifier:
             raise ValueError(f"max_grad_norm={max_grad_norm} must be positive, or null for no clipping")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and below 1")
+        decay_samples = None if decay_epochs is None else round(decay_epochs * len(data.train.x))
         warmup_cosine(0, peak=lr, warmup_samples=warmup_samples, decay_samples=decay_samples)  # raises now, not later
 
         self.run = run
@@ -182,6 +184,7 @@ class Classifier:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
+        self._set_lr()  # the optimizer's is that of a schedule which may have been another
 
 
 @contextlib.contextmanager

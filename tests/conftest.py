@@ -10,6 +10,24 @@ import pytest
 import torch
 
 os.environ["WANDB_MODE"] = "offline"
+# Ray reads its token once in a process: one for all that tests start.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = "a" * 64
+
+
+TOGETHER = ("test_storage.py", "test_launch.py", "test_play_command.py", "test_vae.py", "test_classifier.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n`, what needs a Ray runs on one worker, one Ray at a time, and so does each file that prepares much for
+    all its tests; the rest goes to whoever is free."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif item.path.name in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest group first
 
 
 @pytest.fixture(autouse=True)

@@ -43,11 +43,18 @@ def resume(dir: Path | str, *overrides: str, trusted: Collection[str] = ()) -> R
     return launch.resume(dir, overrides, trusted=trusted)
 
 
-def evaluate(dir: Path | str, *, checkpoint: str = "best", trusted: Collection[str] = ()) -> dict[str, Any]:
+def evaluate(
+    dir: Path | str,
+    *,
+    checkpoint: str = "best",
+    episodes: int | None = None,
+    deterministic: bool | None = None,
+    trusted: Collection[str] = (),
+) -> dict[str, Any]:
     """Measure `test/...` of a run's checkpoint; see `trivium.launch.evaluate`."""
     from trivium import launch
 
-    return launch.evaluate(dir, checkpoint=checkpoint, trusted=trusted)
+    return launch.evaluate(dir, checkpoint=checkpoint, episodes=episodes, deterministic=deterministic, trusted=trusted)
 
 
 def __getattr__(name: str) -> Any:

@@ -84,10 +84,7 @@ class Checkpoints:
             except OSError as error:
                 problem = _reason(error)
             else:
-                try:
-                    self._prune(best_step)
-                except OSError as error:  # the checkpoint itself is safe
-                    log.warning("old checkpoints in %s can't be removed: %s", self.place, _reason(error))
+                self.tidy(best_step)
         problem = self._gather({"problem": problem})[0]["problem"] or problem
         if problem:
             if self.run.rank == 0:
@@ -136,6 +133,20 @@ class Checkpoints:
         if damaged:
             raise CheckpointError(f"no sound checkpoint in {self.place}: {'; '.join(damaged)}")
         return None
+
+    def tidy(self, best_step: int | None) -> None:
+        """Remove the checkpoints that are not kept and let `last` and `best` lead to theirs; rank 0 calls it."""
+        names = self.names()
+        best = None if best_step is None else _name(best_step)
+        try:
+            for name in names[: -self.keep]:
+                if name != best:
+                    self.storage.delete(name)
+        except OSError as error:  # those that are kept are safe
+            log.warning("old checkpoints in %s can't be removed: %s", self.place, _reason(error))
+        self.storage.point("last", names[-1])
+        if best in names:
+            self.storage.point("best", best)
 
     def names(self) -> list[str]:
         """The names of the checkpoints that are there, oldest first."""
@@ -194,16 +205,6 @@ class Checkpoints:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), ""
         except Exception as error:  # whatever a stranger's bytes may cause
             return None, f"{file} can't be loaded without running code: {_reason(error)}"
-
-    def _prune(self, best_step: int | None) -> None:
-        names = self.names()
-        best = None if best_step is None else _name(best_step)
-        for name in names[: -self.keep]:
-            if name != best:
-                self.storage.delete(name)
-        self.storage.point("last", names[-1])
-        if best in names:
-            self.storage.point("best", best)
 
     def _agreed(self, value: Any) -> Any:
         """Rank 0's value: what each reads of a bucket or a network disk need not be the same."""

@@ -21,6 +21,7 @@ examples:
   trivium train                                   an MLP on digits, in seconds
   trivium train experiment=ppo_cartpole seed=1    an experiment, with a value changed
   trivium train experiment=vae_digits launch=ray launch.workers=2
+  trivium play runs/ppo_cartpole/20260101-120000-ab12
   trivium resume runs/ppo_cartpole/20260101-120000-ab12
   trivium list experiments
 """
@@ -123,11 +124,68 @@ def _evaluate(options: argparse.Namespace) -> Any:
 
     if options.trust:
         _import_from_here()
-    result = launch.evaluate(options.run, checkpoint=options.checkpoint, trusted=options.trust)
+    result = launch.evaluate(
+        options.run,
+        checkpoint=options.checkpoint,
+        episodes=options.episodes,
+        deterministic=options.deterministic,
+        trusted=options.trust,
+    )
     if not options.json:
         print(f"{result['checkpoint']} of {result['dir']}")
         _print_table([(name, f"{value:.6g}") for name, value in result["metrics"].items()])
     return result
+
+
+def _play(options: argparse.Namespace) -> Any:
+    to = _where_to_play(options.to)
+    from trivium import launch
+
+    if options.trust:
+        _import_from_here()
+    if to == Path(FIGURE):
+        to = launch.read_run(options.run)[0] / FIGURE
+
+    def tell(number: int, episode: Any) -> None:
+        if not options.json:
+            print(
+                f"  episode {number}: return {episode.total:.6g}, {episode.length:,} steps, {episode.ended}", flush=True
+            )
+
+    result = launch.play(
+        options.run,
+        to=to,
+        episodes=options.episodes,
+        deterministic=options.deterministic,
+        seed=options.seed,
+        max_steps=options.max_steps,
+        size=options.size,
+        checkpoint=options.checkpoint,
+        trusted=options.trust,
+        tell=tell,
+    )
+    if not options.json:
+        rows = [("mean return", f"{result['return_mean']:.6g}")] if options.episodes > 1 else []
+        rows += [("checkpoint", result["checkpoint"]), ("file", result["file"] or "none: it was shown in a window")]
+        _print_table(rows)
+    return result
+
+
+FIGURE = "figures/play.gif"
+
+
+def _where_to_play(to: str | None) -> Path | None:
+    """A file, or None for a window; not said: a window where there is a display, else `FIGURE` of the run."""
+    display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if to is None:
+        return None if display else Path(FIGURE)
+    if to == "window":
+        if not display:
+            raise UsageError("play: --to window: there is no display here; --to FILE.gif writes a file")
+        return None
+    if Path(to).suffix not in (".gif", ".mp4"):
+        raise UsageError(f"play: --to {to}: valid are window, FILE.gif, FILE.mp4")
+    return Path(to).absolute()
 
 
 def _list(options: argparse.Namespace) -> Any:
@@ -232,7 +290,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Options may stand anywhere among the overrides: argparse alone takes only the first unbroken series of them."""
     parser = _parser()
     if not arguments:
-        raise UsageError("no command; valid: train, resume, evaluate, list, show, doctor (trivium --help)")
+        raise UsageError("no command; valid: train, resume, evaluate, play, list, show, doctor (trivium --help)")
     options, rest = parser.parse_known_args(arguments)
     flags = [text for text in rest if text.startswith("-")]
     if flags:
@@ -245,6 +303,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number >= 1")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -286,6 +350,14 @@ def _parser() -> argparse.ArgumentParser:
             help="a module of yours that the run's config may build",
         )
 
+    def takes_way_to_act(added: argparse.ArgumentParser) -> None:
+        ways = added.add_mutually_exclusive_group()
+        ways.set_defaults(deterministic=None)
+        ways.add_argument("--deterministic", action="store_true", default=None, help="act by the policy's best guess")
+        ways.add_argument(
+            "--stochastic", action="store_false", dest="deterministic", default=None, help="sample the actions"
+        )
+
     train = command("train", _train, "train something new")
     takes_config(train)
     train.add_argument("--dir", type=Path, metavar="PATH", help="the run folder (default: a new one under storage)")
@@ -297,6 +369,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", _evaluate, "measure a run's checkpoint on held-out data or fresh episodes")
     takes_run(evaluate)
     evaluate.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or step-...")
+    evaluate.add_argument(
+        "--episodes", type=_count, metavar="K", help="how many an agent plays (default: as configured)"
+    )
+    takes_way_to_act(evaluate)
+    play = command("play", _play, "watch an agent play, in a window or as a GIF or MP4")
+    takes_run(play)
+    play.add_argument(
+        "--to",
+        metavar="PLACE",
+        help="window, FILE.gif or FILE.mp4 (default: a window where there is a "
+        f"display, else {FIGURE} in the run folder)",
+    )
+    play.add_argument("--episodes", type=_count, default=1, metavar="K", help="how many (default: 1)")
+    takes_way_to_act(play)
+    play.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same episodes (default: 0)")
+    play.add_argument("--max-steps", type=_count, metavar="N", help="cut an episode after so many steps")
+    play.add_argument("--size", type=_count, default=640, metavar="PX", help="the picture's longer side, at most")
+    play.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or step-...")
     listing = command("list", _list, "list what there is to train")
     listing.add_argument("kind", nargs="?", choices=list(KINDS))
     listing.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with YAML groups of your own")

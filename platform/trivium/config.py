@@ -28,6 +28,7 @@ from trivium.config_check import Found
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
 
 DEFAULT_EXPERIMENT = "mlp_digits"
+SHORT = {"algorithm": "agent.algorithm"}  # for an agent that is another library's choice of algorithms
 RESUMABLE = ("budget", "log", "evaluation", "checkpoint", "monitor", "tracking")
 
 Config = dict[str, Any]
@@ -120,13 +121,19 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
 
     if experiment:
         check.check_body(body, reference, library.named(experiment), found)
-    good = [v.input_line or "" for v in values if _known(v, base, where(v.key_or_group), library, found)]
+    good = []
+    for v in values:
+        if check.is_free(reference, v.key_or_group) and v.type == OverrideType.CHANGE:
+            good.append(f"++{v.input_line}")
+        elif _known(v, base, where(v.key_or_group), library, found):
+            good.append(v.input_line or "")
     tree, _ = _composed({} if unclear else groups, good, library)
     if replaced:
         beside, _ = _composed(plain, good, library)
         for group in replaced:
             tree[group] = beside.get(group)
-    config: Config = valid.with_integers(_resolved(tree, found))
+    tied = _tied_to_budget(OmegaConf.to_container(tree))
+    config: Config = valid.with_integers({**_resolved(tree, found), **tied})
     if config.get("name") == reference["name"] and not experiment:
         config["name"] = _name(config, choices)
     check.check_values(config, reference, where, found)
@@ -137,6 +144,17 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
     return config
 
 
+def _tied_to_budget(tree: Any) -> Config:
+    """Where there are any, under `tied_to_budget` and by unit, the keys that hold `${budget.<unit>}`: a resumed run
+    with another budget gives them its value."""
+    tied: dict[str, list[str]] = {}
+    for path, value in check.leaves(tree):
+        interpolation = re.fullmatch(r"\$\{budget\.(\w+)\}", value) if isinstance(value, str) else None
+        if interpolation:
+            tied.setdefault(interpolation[1], []).append(path)
+    return {"tied_to_budget": tied} if tied else {}
+
+
 # ----------------------------------------------------------------------------------------------- overrides
 
 
@@ -145,6 +163,9 @@ def _parse(overrides: Sequence[str], found: Found) -> list[Override]:
     parsed = []
     for text in overrides:
         key, equals, value = text.partition("=")
+        if key in SHORT:
+            key = SHORT[key]
+            text = f"{key}{equals}{value}"
         quoted = f"{key}='{value}'"  # what Hydra's grammar does not take bare: budget.target=eval/accuracy>=0.97
         for attempt in (text, quoted) if equals and "'" not in value else (text,):
             with contextlib.suppress(HydraException):
@@ -279,6 +300,8 @@ def _one_line(error: BaseException) -> str:
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """A run's config with other values where a resumed run may differ from the one it continues.
 
+    Schedules that were written as `${budget.<unit>}` have the length of the new budget.
+
     Args:
         config: is not changed.
 
@@ -297,6 +320,9 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
             found.add(path, check.unknown_key(path, config, "config.yaml"))
         else:
             OmegaConf.update(tree, path, override.value())
+    for unit, tied in config.get("tied_to_budget", {}).items():
+        for path in tied:
+            OmegaConf.update(tree, path, check.get(OmegaConf.to_container(tree), f"budget.{unit}"))
     changed: Config = valid.with_integers(OmegaConf.to_container(tree))
     check.check_values(changed, config, lambda _: "config.yaml", found)
     check.check_whole(changed, found)
@@ -327,7 +353,9 @@ def read(folder: Path) -> Config:
     missing = [key for key, _ in check.leaves(own) if not check.has(config, key)]
     for key in missing:
         found.add(key, f"{key}: is missing ({path})")
-    check.check_values(config, own, lambda _: str(path), found)
+    check.check_tied(config, str(path), found)
+    if found.none_in("tied_to_budget"):
+        check.check_values(config, own, lambda _: str(path), found)
     if found.lines:
         raise ConfigError(list(found.lines.values()))
     return config

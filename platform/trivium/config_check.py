@@ -9,7 +9,7 @@ import contextlib
 import difflib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ class Found:
 
     def add(self, key: str, line: str) -> None:
         self.lines.setdefault(key, line)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Take back what was found of these keys."""
+        for key in keys:
+            self.lines.pop(key, None)
 
     def none_in(self, *groups: str) -> bool:
         """Whether none of the errors is about these groups."""
@@ -60,6 +65,14 @@ def get(tree: Any, path: str) -> Any:
     return tree
 
 
+def is_free(tree: Any, path: str) -> bool:
+    """Whether a dotted key lies in what Trivium's own YAML leaves empty, `settings: {}`: its constructor decides."""
+    parent = path.rpartition(".")[0]
+    while parent and not has(tree, parent):
+        parent = parent.rpartition(".")[0]
+    return bool(parent) and get(tree, parent) == {}
+
+
 def unknown_key(path: str, tree: dict[str, Any], file: str) -> str:
     """The line for a key that does not exist: its nearest, or all beside it."""
     every = [key for key, _ in leaves(tree)]
@@ -69,9 +82,19 @@ def unknown_key(path: str, tree: dict[str, Any], file: str) -> str:
     near = difflib.get_close_matches(path, siblings or [*every, *tree], n=1, cutoff=0.6 if siblings else 0.75)
     near = near or [key for key in every if key.rpartition(".")[2] == last][:1]
     near = near or difflib.get_close_matches(path, [*every, *tree], n=1, cutoff=0.75)
+    near = near or _nearest_group(path, tree)
     names = ", ".join(s.rpartition(".")[2] for s in siblings if not s.endswith(("_target_", "_partial_")))
     hint = f"did you mean '{near[0]}'?" if near else f"valid: {names or ', '.join(tree)}"
     return f"{path}: there is no such key; {hint} ({file})"
+
+
+def _nearest_group(path: str, tree: dict[str, Any]) -> list[str]:
+    """Of a key below a group that does not exist, the group that was probably meant."""
+    parent, wrong = "", path.rpartition(".")[0]
+    while wrong and not has(tree, wrong):
+        parent, wrong = wrong, wrong.rpartition(".")[0]
+    groups = [f"{wrong}.{key}" for key in get(tree, wrong) or ()] if wrong else list(tree)
+    return difflib.get_close_matches(parent, groups, n=1, cutoff=0.75)
 
 
 def no_such_option(group: str, option: Any, library: Library, file: str = "") -> tuple[str, str | None]:
@@ -146,7 +169,7 @@ def check_body(body: dict[str, Any], reference: dict[str, Any], file: str, found
         parent = key
         while parent and not has(reference, parent):
             parent = parent.rpartition(".")[0]
-        if parent == key:
+        if parent == key or is_free(reference, key):
             continue
         below = get(reference, parent) if parent else reference
         if not isinstance(below, dict):
@@ -161,7 +184,7 @@ def check_body(body: dict[str, Any], reference: dict[str, Any], file: str, found
 
 
 def check_values(config: dict[str, Any], reference: dict[str, Any], where: Callable[[str], str], found: Found) -> None:
-    """The type and the range of every value.
+    """The type and the range of every value. What is wrong with the budget is not said again of keys tied to it.
 
     Args:
         reference: the same keys with Trivium's own values, from which types are known.
@@ -169,6 +192,8 @@ def check_values(config: dict[str, Any], reference: dict[str, Any], where: Calla
     """
     for path, value, expected in _wrong(config, reference, "", own=True):
         found.add(path, f"{path}={valid.show(value)}: must be {expected} ({where(path)})")
+    if not found.none_in("budget"):
+        found.forget(key for keys in config.get("tied_to_budget", {}).values() for key in keys)
 
 
 def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[str, Any, str]]:
@@ -177,11 +202,12 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
         if not isinstance(value, dict):
             yield path, value, f"a group with the keys {', '.join(k for k in default if not k.startswith('_'))}"
             return
-    elif isinstance(value, dict) and value and default is not None:
+    elif isinstance(value, dict) and value and default not in (None, {}):
         yield path, value, valid.problem(path, str(value), default) or valid.noun(default)
         return
     if isinstance(value, dict):
         own = str(value.get("_target_", "trivium.")).startswith(("trivium.", "torch.")) if "_target_" in value else own
+        own = own and default != {}
         for key, item in value.items():
             below = default.get(key) if isinstance(default, dict) else None
             yield from _wrong(item, below, f"{path}.{key}" if path else str(key), own=own)
@@ -192,6 +218,16 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
         yield path, value, expected
     elif isinstance(value, str) and name.rpartition("_")[2] in FILE_KEYS and not Path(value).exists():
         yield path, value, "a file or folder that exists"
+
+
+def check_tied(config: dict[str, Any], file: str, found: Found) -> None:
+    """What a run folder says of its keys that follow the budget: lists of keys that are there, by unit."""
+    tied = config.get("tied_to_budget", {})
+    keys = list(tied.values()) if isinstance(tied, dict) else [None]
+    if not all(isinstance(k, list) and all(isinstance(key, str) and has(config, key) for key in k) for k in keys):
+        found.add("tied_to_budget", f"tied_to_budget: must be lists of keys by unit of the budget ({file})")
+    elif not all(has(config, f"budget.{unit}") for unit in tied):
+        found.add("tied_to_budget", f"tied_to_budget: has a unit that the budget has not ({file})")
 
 
 def check_whole(config: dict[str, Any], found: Found) -> None:

@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,14 +16,15 @@ from typing import Any
 
 import yaml
 
-from trivium import environment, signals, worker
+from trivium import environment, ray_cluster, signals, worker
 from trivium.builder import check_learner
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError, apply_overrides, read
-from trivium.learner import Learner
+from trivium.learner import Episode, Film, Learner
 from trivium.loop import Outcome
 from trivium.progress import Display
 from trivium.storage import Bucket, is_bucket
+from trivium.video import GIF_FPS, write_video
 from trivium.worker import Task
 
 RESULT = "result.json"
@@ -90,7 +90,11 @@ def train(config: Config, *, dir: Path | None = None, display: Display | None = 
         raise ConfigError([f"--dir: {dir} holds a run already; trivium resume {dir} continues it"])
     if dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
         raise ConfigError([f"--dir: {dir} exists and is not an empty folder"])
-    return _launch(Task(config, dir), resume=False, display=display or Display())
+    task = Task(config, dir)
+    with worker.torch_settings(config):
+        compile = worker.decide_compile(task)
+    task = Task({**config, "compile": compile}, dir)
+    return _launch(task, resume=False, display=display or Display())
 
 
 def resume(
@@ -132,23 +136,121 @@ def evaluate(
     place: Path | str,
     *,
     checkpoint: str = "best",
-    keywords: dict[str, Any] | None = None,
+    episodes: int | None = None,
+    deterministic: bool | None = None,
     trusted: Collection[str] = (),
 ) -> dict[str, Any]:
     """Measure `test/...` of a run's checkpoint, on this machine, whatever the run was trained on.
 
     Args:
         checkpoint: best, last, or a name.
-        keywords: replace keywords of the learner that only evaluation reads, such as `test_episodes`.
+        episodes: how many an agent plays; None: as many as its config says.
+        deterministic: whether an agent acts by its best guess or samples its actions; None: as its config says.
 
     Returns:
         `{"dir", "checkpoint", "metrics"}`.
+
+    Raises:
+        ConfigError: there is no run, or it can't be evaluated so.
     """
     dir, config = read_run(place)
-    learner, name = _load_learner(dir, checkpoint, trusted, keywords or {})
+    keywords = _keywords_of_agent(config, episodes=episodes, deterministic=deterministic)
+    learner, name = _load_learner(dir, checkpoint, trusted, keywords)
     with worker.torch_settings(config):
         values = learner.evaluate(final=True)
     return {"dir": str(dir), "checkpoint": name, "metrics": {f"test/{k}": v for k, v in values.items()}}
+
+
+def play(
+    place: Path | str,
+    *,
+    to: Path | None,
+    episodes: int = 1,
+    deterministic: bool | None = None,
+    seed: int = 0,
+    max_steps: int | None = None,
+    size: int = 640,
+    checkpoint: str = "best",
+    trusted: Collection[str] = (),
+    tell: Callable[[int, Episode], object] = lambda number, episode: None,
+) -> dict[str, Any]:
+    """Let the agent of a run play episodes that one can look at.
+
+    Args:
+        to: a GIF or MP4 file, replaced if it is there; None: a window.
+        episodes: how many, one after the other.
+        deterministic: see `evaluate`.
+        seed: the same seed, the same episodes.
+        max_steps: an episode is cut after so many; None: as the agent's config says.
+        size: of the picture's longer side in pixels, at most.
+        checkpoint: best, last, or a name.
+        tell: told each episode, from 1, when it ends.
+
+    Returns:
+        `{"dir", "checkpoint", "file", "episodes", "return_mean"}`; an episode is `{"return", "length", "ended"}`.
+
+    Raises:
+        ConfigError: there is no run, it is no agent's, its env can't be drawn, or the file can't be written.
+    """
+    dir, config = read_run(place)
+    if not config.get("agent"):
+        raise ConfigError([f"{dir} can't be played: {config['name']} is no agent, which acts in an environment"])
+    keywords = _keywords_of_agent(config, episodes=None, deterministic=deterministic)
+    learner, name = _load_learner(dir, checkpoint, trusted, keywords)
+    start = getattr(learner, "play", None)
+    if start is None:
+        raise ConfigError([f"{dir} can't be played: {type(learner).__name__} has no method `play`"])
+    played: list[Episode] = []
+
+    def ended(episode: Episode) -> None:
+        played.append(episode)
+        tell(len(played), episode)
+
+    max_fps = GIF_FPS if to and to.suffix == ".gif" else 60.0
+    with worker.torch_settings(config):
+        try:
+            film: Film = start(
+                episodes=episodes,
+                seed=seed,
+                max_steps=max_steps,
+                max_fps=max_fps,
+                size=size,
+                window=to is None,
+                tell=ended,
+            )
+            if to is None:
+                for _ in film:
+                    pass
+            else:
+                write_video(to, film, film.fps)
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+        except ImportError as error:
+            raise ConfigError([f"--to {to}: {error}; pip install 'trivium[video]', or write a .gif"]) from error
+        except OSError as error:
+            raise ConfigError([f"--to {to} can't be written: {error.strerror or error}"]) from error
+    shown = [{"return": e.total, "length": e.length, "ended": e.ended} for e in played]
+    mean = sum(e.total for e in played) / len(played)
+    return {"dir": str(dir), "checkpoint": name, "file": to and str(to), "episodes": shown, "return_mean": mean}
+
+
+def _keywords_of_agent(config: Config, *, episodes: int | None, deterministic: bool | None) -> dict[str, Any]:
+    """What changes how an agent is evaluated, as keywords of its constructor.
+
+    Raises:
+        ConfigError: the run is not of an agent, or of one that does not know a choice between the two.
+    """
+    asked = {"test_episodes": episodes, "eval_deterministic": deterministic}
+    keywords = {name: value for name, value in asked.items() if value is not None}
+    agent = config.get("agent")
+    if keywords and not agent:
+        flags = {"test_episodes": "--episodes", "eval_deterministic": "--deterministic and --stochastic"}
+        said = " and ".join(flags[name] for name in keywords)
+        raise ConfigError([f"{said}: for agents, which play episodes; {config['name']} is none"])
+    if agent and "eval_deterministic" not in agent and keywords.pop("eval_deterministic", True) is False:
+        kind = str(agent.get("_target_")).rpartition(".")[2]
+        raise ConfigError([f"--stochastic: {kind} has no policy to sample from, it always does what it thinks best"])
+    return keywords
 
 
 # ----------------------------------------------------------------------------------------------- run folders
@@ -185,6 +287,9 @@ def _refuse_links_out_of(dir: Path) -> None:
     root = dir.resolve()
     for folder, folders, names in os.walk(root):
         for path in (Path(folder, name) for name in (*folders, *names)):
+            # W&B links each run's logs to one in the user's cache; nobody here reads or writes it.
+            if path.relative_to(root).match("wandb/*run-*/logs/debug-core.log"):
+                continue
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 raise ConfigError([f"{path} is a link out of the run folder: remove it if the run is yours"])
 
@@ -268,7 +373,7 @@ def _run(task: Task, *, resume: bool, display: Display) -> tuple[Outcome, Learne
     learner: Learner | None = None
     if task.config["launch"]["engine"] == "ray":
         check_learner(task.config, trusted=task.trusted)
-        _prepare_ray()
+        ray_cluster.prepare()
         from trivium import ray_workers
 
         if not resume:
@@ -305,24 +410,6 @@ def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
     if task.bucket:
         Bucket(task.bucket).push(task.dir)
     return result
-
-
-def _prepare_ray() -> None:
-    """Set what Ray reads from the environment, the first two when it is imported: so before that.
-
-    Authentication must be said: unset, it is on for a cluster and off for its clients. A Ray that is started here gets
-    a token of its own, for some of its ports listen on every interface. Reports are collected every 0.2 s (2 s by
-    default, for which each one waits); print, the working directory and usage statistics are left alone.
-    """
-    if "ray" not in sys.modules:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_ADDRESS"):
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,11 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @runtime_checkable
 class Learner(Protocol):
-    """Anything that can be trained. `figures` is optional, the rest is not.
+    """Anything that can be trained. `figures` (see `Picture`) and `play` (see `Film`) are optional, and so is
+    `close()`: called when the training has ended in whatever way, it frees what the learner holds beside its memory,
+    such as processes; evaluating must go on working.
 
     A learner is constructed by the platform as `Target(run=run, **parts, **keywords)`: `run` is a `Run`,
     `parts` are the other chosen groups of the config (`model`, `data`, `env`), `keywords` its own YAML.
@@ -138,6 +141,19 @@ class Run:
             wrapped = DistributedDataParallel(wrapped)
         return wrapped  # type: ignore[no-any-return]
 
+    def compiled(self, function: F, *, dynamic: bool = False) -> F:
+        """A pure function of tensors, compiled if `compile` says so: on first use, and again for other shapes unless
+        `dynamic`. Its branches on Python values are taken once and for all."""
+        if not self.compile:
+            return function
+        # On a CPU kernels are so short that calling them from Python would cost as much again.
+        options: Any = {"cpp_wrapper": self.device.type == "cpu"}
+        return torch.compile(function, dynamic=dynamic, options=options)  # type: ignore[return-value]
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of `value` over the workers; itself for one worker."""
+        return self.sum(value) / self.world_size if self.world_size > 1 else value
+
     def no_sync(self, wrapped: nn.Module, active: bool = True) -> contextlib.AbstractContextManager[Any]:
         """While accumulating gradients: skip averaging in all but the last micro-batch."""
         if active and isinstance(wrapped, DistributedDataParallel):
@@ -166,8 +182,29 @@ class Run:
 
 
 Picture = np.ndarray
-"""uint8 [H, W, 3], an image, or [T, H, W, 3], a video; what an optional `figures() -> dict[str, Picture]` of a
-learner returns. Called on rank 0 only, beside `evaluate`; like it, touches no training state and no training RNG."""
+"""uint8 [H, W, 3], an image, or [T, H, W, 3], a video at `VIDEO_FPS`. The optional `figures() -> dict[str, Picture]` of
+a learner is called on rank 0 only, beside `evaluate`; it touches neither training state nor training RNG."""
+
+VIDEO_FPS = 25.0  # of a video among the pictures
+
+
+class Episode(NamedTuple):
+    """One that was played: the undiscounted return, the length in env steps, and what ended it: `terminated`,
+    `truncated` (by the env) or `cut` (by us)."""
+
+    total: float
+    length: int
+    ended: str
+
+
+class Film(Protocol):
+    """Episodes that are played and drawn while one iterates over their frames, uint8 [H, W, 3] of one size: what an
+    optional `play(*, episodes, seed, max_steps, max_fps, size, window, tell)` of a learner returns; keywords as
+    `trivium.agents.play.Film` has them. ValueError tells what can't be drawn."""
+
+    fps: float
+
+    def __iter__(self) -> Iterator[Picture]: ...
 
 
 def construct(factory: Callable[..., T], **offered: Any) -> T:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +15,12 @@ from typing import Any
 
 import torch
 
-from trivium.budget import Budget, Cadence, metric
+from trivium.agreement import Agreement
+from trivium.budget import Budget, Cadence
 from trivium.checkpoint import Checkpoints, rng_state, set_rng_state
 from trivium.config import Config
 from trivium.learner import Learner, Picture, Run
+from trivium.monitor import Monitor
 from trivium.progress import Status
 from trivium.tracking import Row, Tracker
 from trivium.window import Window
@@ -97,23 +98,19 @@ class Loop:
     _elapsed_before_s: float = 0.0
     _evaluated_at: int = -1
     _saved_at: int = -1
-    _best: float | None = None
-    _best_step: int | None = None
-    _without_improvement: int = 0
-    _target_met: bool = False
     _minutes_spent: bool = False
-    _drawing_s: float = 0.0
+    _drawing_s: float = 0.5  # a guess before anything was drawn, so that a short run draws at its end only
 
     def __post_init__(self) -> None:
         self._window = Window(self.run)
         self._budget = Budget(self.config["budget"], self.learner.counters())
+        self._monitor = Monitor(self.config["monitor"], self._budget)
+        self._agreement = Agreement(self.run)
         self._log_cadence = Cadence(**self.config["log"])
         self._evaluation = Cadence(**self.config["evaluation"])
         checkpoint = self.config["checkpoint"]
         self._checkpoint = Cadence(every_updates=checkpoint["every_updates"], every_s=checkpoint["every_s"])
         self._cadences = (self._log_cadence, self._evaluation, self._checkpoint)
-        # Several workers must agree on what depends on a clock or a signal, which costs a message: so only so often.
-        self._agree_every = 1 if self.run.world_size == 1 else self.config["log"]["every_updates"] or 50
         self._axis = next(iter(self.learner.counters()))
         self._reset_clocks()
 
@@ -135,6 +132,7 @@ class Loop:
     def _reset_clocks(self) -> None:
         for cadence in self._cadences:
             cadence.restart()
+        self._agreement.restart(self.updates)
         self._started = now = time.monotonic()
         self._row_start = (now, self.step, self.updates)
         self._shown, self._first_step, self._first_fraction = now, (now, self.step), self.fraction
@@ -146,7 +144,7 @@ class Loop:
             NonFiniteLoss, Interrupted, CheckpointError: as they say.
         """
         self._reset_clocks()
-        reason = self._spent() or self._satisfied()
+        reason = self._spent() or self._monitor.satisfied()
         while reason is None:
             self._window.append(self.learner.step())
             self.updates += 1
@@ -154,7 +152,7 @@ class Loop:
             reason = self._spent()
             if log or evaluate or reason:
                 self._write_row(evaluate=bool(evaluate or reason))
-                reason = reason or self._satisfied()
+                reason = reason or self._monitor.satisfied()
             if checkpoint or signal:
                 self._save()
             if signal:
@@ -167,15 +165,6 @@ class Loop:
     def _spent(self) -> str | None:
         return self._budget.spent(self.learner.counters(), self.updates, time_over=self._minutes_spent)
 
-    def _satisfied(self) -> str | None:
-        """Why the last evaluation ends the run, if it does."""
-        monitor = self.config["monitor"]
-        if self._target_met:
-            return f"target {self._budget.target} reached"
-        if monitor["patience"] is not None and self._without_improvement >= monitor["patience"]:
-            return f"no improvement of {monitor['metric']} in {monitor['patience']} evaluations"
-        return None
-
     @property
     def _time_over_at(self) -> float:
         return self._started + 60 * self._budget.minutes - self._elapsed_before_s
@@ -183,15 +172,12 @@ class Loop:
     def _due(self) -> tuple[bool, bool, bool, int]:
         """Whether a row, an evaluation, a checkpoint is due, and which signal asks to stop (0: none)."""
         log, evaluation, checkpoint = (cadence.by_updates(self.updates) for cadence in self._cadences)
-        if self.updates % self._agree_every:
+        if not self._agreement.due(self.updates):
             return log, evaluation, checkpoint, 0
         now = time.monotonic()
         decided: list[int] = [cadence.by_clock(now) for cadence in self._cadences]
         decided += [now >= self._time_over_at, self.stop_requested() or 0]
-        if self.run.world_size > 1:
-            told = torch.tensor(decided, dtype=torch.int64, device=self.run.device)
-            torch.distributed.broadcast(told, src=0)
-            decided = told.tolist()
+        decided = self._agreement.reach(decided, self.updates)
         self._minutes_spent = bool(decided[3])
         return bool(log or decided[0]), bool(evaluation or decided[1]), bool(checkpoint or decided[2]), decided[4]
 
@@ -275,20 +261,7 @@ class Loop:
             values = {f"eval/{k}": v for k, v in self.learner.evaluate().items()}
         row.update(values)
         self._evaluated_at = self.updates
-        monitor = self.config["monitor"]
-        self._target_met = self._budget.met(values)
-        if monitor["metric"] is None:
-            return False
-        value = metric("monitor.metric", monitor["metric"], values)
-        sign = 1.0 if monitor["mode"] == "max" else -1.0
-        improved = self._best is None or sign * (value - self._best) > monitor["min_delta"]
-        if math.isnan(value) or not (improved or value == self._best):
-            self._without_improvement += 1
-            return False
-        # Of equals the later is the best, for it has learned for longer; patience is not impressed.
-        self._best, self._best_step = value, self.step
-        self._without_improvement = 0 if improved else self._without_improvement + 1
-        return True
+        return self._monitor.judge(values, self.step)
 
     def _draw_figures(self, *, always: bool = False) -> None:
         """Draw on rank 0; at evaluations only as long as all drawing takes under `FIGURES_SHARE` of the time."""
@@ -316,7 +289,7 @@ class Loop:
         self._save()
         self._elapsed_before_s, self._started = elapsed_s, time.monotonic()
         name = self.checkpoints.names()[-1]
-        if self._best_step is not None and self._best_step != self.step:
+        if self._monitor.best_step is not None and self._monitor.best_step != self.step:
             best = self.checkpoints.load("best")
             if best is not None and best["checkpoint"] != name:
                 self.learner.load_weights(best["learner"])
@@ -333,7 +306,9 @@ class Loop:
         if self._saved_at == self.updates:
             return
         self._guard()
-        self.checkpoints.save(self.state_dict(), step=self.step, updates=self.updates, best_step=self._best_step)
+        self.checkpoints.save(
+            self.state_dict(), step=self.step, updates=self.updates, best_step=self._monitor.best_step
+        )
         self._checkpoint.restart()
         self._saved_at = self.updates
         self.tracker.checkpointed()
@@ -351,11 +326,7 @@ class Loop:
                 "window": self._window.state_dict(),
                 "metrics": dict(self.metrics),
                 "evaluated_at": self._evaluated_at,
-                "best": self._best,
-                "best_step": self._best_step,
-                "without_improvement": self._without_improvement,
-                "target_met": self._target_met,
-                "judged_by": self._judged_by(),
+                **self._monitor.state_dict(),
             },
         }
 
@@ -371,16 +342,10 @@ class Loop:
         self.metrics = dict(loop["metrics"])
         self._evaluated_at = loop["evaluated_at"]
         self._saved_at = self.updates
-        if loop["judged_by"]["monitor"] == self._judged_by()["monitor"]:
-            self._best, self._best_step = loop["best"], loop["best_step"]
-            self._without_improvement = loop["without_improvement"]
-        self._target_met = loop["target_met"] and loop["judged_by"]["target"] == self._budget.target
+        self._monitor.load_state_dict(loop)
         set_rng_state(state["rng"], self.run.device)
-
-    def _judged_by(self) -> dict[str, Any]:
-        """What a resumed run may have changed; what was found by another measure counts no more."""
-        monitor = self.config["monitor"]
-        return {"monitor": [monitor["metric"], monitor["mode"]], "target": self._budget.target}
+        if self.run.rank == 0:
+            self.checkpoints.tidy(self._monitor.best_step)  # which a kill may have prevented
 
     def _compute_as(self, before: Mapping[str, Any]) -> None:
         """Sums depend on how many threads share them: take as many as before, and say what else is not the same."""

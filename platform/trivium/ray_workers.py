@@ -16,7 +16,6 @@ import os
 import pickle
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ import ray.train.torch
 import ray.train.v2.api.config as train_config  # what ray.train exports
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from trivium import environment, signals, worker
+from trivium import ray_cluster, signals, worker
 from trivium.checkpoint import CheckpointError
 from trivium.config import ConfigError
 from trivium.loop import Interrupted, NonFiniteLoss, Outcome
@@ -40,17 +39,18 @@ log = logging.getLogger("trivium")
 
 COLLECTIVE = (NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
 RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: Ray restarts the group
+LEAVE_S = 1.0  # how long Ray Train may take to tidy up when all is done: it waits up to 12 s for an actor of its own
 
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Between the driver and the workers: statuses and sentences one way, the signal to stop the other."""
+    """Between the driver and the workers: statuses, sentences and the end one way, the signal to stop the other."""
 
     def __init__(self) -> None:
         self.status: Status | None = None
+        self.answer: Outcome | Exception | None = None
         self.sentences: list[str] = []
         self.signal = 0
-        self.failure: Exception | None = None
 
     def show(self, status: Status) -> None:
         self.status = status
@@ -58,22 +58,22 @@ class Mailbox:
     def say(self, sentence: str) -> None:
         self.sentences.append(sentence)
 
-    def fail(self, error: Exception) -> None:
-        """An error of one worker that a restart would not mend."""
-        self.failure = self.failure or error
-
-    def failed(self) -> Exception | None:
-        return self.failure
-
     def stop(self, signal: int) -> None:
         self.signal = signal
 
     def asked_to_stop(self) -> int:
         return self.signal
 
-    def take(self) -> tuple[Status | None, list[str]]:
-        """What has come since the last time."""
-        taken = self.status, self.sentences
+    def end(self, answer: Outcome | Exception) -> None:
+        """How it ended; of several the first: from rank 0, or from a worker whose error a restart would not mend."""
+        self.answer = self.answer or answer
+
+    def ended(self) -> bool:
+        return self.answer is not None
+
+    def take(self) -> tuple[Status | None, list[str], Outcome | Exception | None]:
+        """What has come since the last time, and how it ended if it has."""
+        taken = self.status, self.sentences, self.answer
         self.status, self.sentences = None, []
         return taken
 
@@ -88,11 +88,11 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
     """
     launch = task.config["launch"]
     workers, cpus = launch["workers"], launch["cpus_per_worker"]
-    with _cluster(math.ceil(workers * cpus), import_from_here="*" in task.trusted):
+    with ray_cluster.joined(math.ceil(workers * cpus), import_from_here="*" in task.trusted):
         gpus = _gpus_per_worker(launch, display)
         mailbox = Mailbox.remote()  # type: ignore[attr-defined]
         trainer = TorchTrainer(
-            _work,  # type: ignore[arg-type]  # it may return something
+            _work,
             train_loop_config={"task": task, "mailbox": mailbox, "cwd": os.getcwd()},
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=train_config.ScalingConfig(
@@ -120,21 +120,24 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
 
 
 def _drive(trainer: TorchTrainer, mailbox: Any, display: Display, stop_requested: Callable[[], int | None]) -> Outcome:
-    """Wait for the trainer, showing what the workers send and sending on what the user asks."""
-    ended: dict[str, Any] = {}
+    """Wait for the workers, showing what they send and sending on what the user asks."""
+    failed: list[Exception] = []
+    answer: Outcome | Exception | None = None
 
     def fit() -> None:
         try:
-            ended["answer"] = trainer.fit().return_value  # type: ignore[attr-defined]
+            trainer.fit()
         except Exception as error:
-            ended["error"] = error
+            failed.append(error)
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
     told = False
-    while thread.is_alive():
+    alive = True
+    while alive and answer is None:
         thread.join(0.2)
-        status, sentences = ray.get(mailbox.take.remote())
+        alive = thread.is_alive()  # asked before the mailbox, so that nothing comes between
+        status, sentences, answer = ray.get(mailbox.take.remote())
         for sentence in sentences:
             display.say(sentence)
         if status:
@@ -145,32 +148,34 @@ def _drive(trainer: TorchTrainer, mailbox: Any, display: Display, stop_requested
             display.say("stopping: the workers write a checkpoint")
             ray.get(mailbox.stop.remote(signal))
     display.close()
-    answer = ray.get(mailbox.failed.remote()) or ended.get("answer")
+    thread.join(LEAVE_S)
     if isinstance(answer, Exception):
         raise answer
-    if "error" in ended:
-        raise RuntimeError(f"Ray gave up: {_first_line(ended['error'])}") from ended["error"]
-    assert isinstance(answer, Outcome)
+    if answer is None:
+        (error,) = failed
+        raise RuntimeError(f"Ray gave up: {_first_line(error)}") from error
     return answer
 
 
-def _work(message: dict[str, Any]) -> Outcome | Exception:
+def _work(message: dict[str, Any]) -> None:
     """What each worker actor runs, again after every restart of the group."""
     task: Task = message["task"]
-    mailbox = message["mailbox"]
-    failure: Exception | None = ray.get(mailbox.failed.remote())
-    if failure:
-        return failure
+    mailbox, rank = message["mailbox"], ray.train.get_context().get_world_rank()
+    answer: Outcome | Exception
+    if ray.get(mailbox.ended.remote()):
+        return
     try:
-        with _printing_to(mailbox, ray.train.get_context().get_world_rank()):
-            return _train(task, mailbox, message["cwd"])
+        with _printing_to(mailbox, rank):
+            answer = _train(task, mailbox, message["cwd"])
     except COLLECTIVE as error:
-        return error
+        answer = error
     except RETRIED:
         raise
-    except Exception as error:  # a fault of the program: the restarted group finds it in the mailbox and returns it
-        ray.get(mailbox.fail.remote(_picklable(error)))
+    except Exception as error:  # a fault of the program: the restarted group finds it in the mailbox and leaves
+        ray.get(mailbox.end.remote(_picklable(error)))
         raise
+    if rank == 0:
+        ray.get(mailbox.end.remote(answer))
 
 
 def _train(task: Task, mailbox: Any, cwd: str) -> Outcome:
@@ -231,30 +236,6 @@ class _Seldom:
         if not self._answer and now - self._asked >= self._every_s:
             self._asked, self._answer = now, self._ask()
         return self._answer
-
-
-@contextlib.contextmanager
-def _cluster(cpus: int, *, import_from_here: bool) -> Iterator[None]:
-    """The Ray that is running or that RAY_ADDRESS names, else one started here, for as long as the run takes.
-
-    Ray puts the driver's working directory on the workers' import path: right for a config that the user types, wrong
-    where they stand in a stranger's run folder.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    if environment.reachable(address) is False:  # Ray itself would ask for minutes
-        raise ConfigError([f"RAY_ADDRESS={address}: no Ray answers there"])
-    resources: dict[str, Any] = {"num_cpus": max(cpus, environment.cores())} if address == "local" else {}
-    with tempfile.TemporaryDirectory(prefix="trivium-") as empty:
-        with contextlib.nullcontext() if import_from_here else contextlib.chdir(empty):
-            # What the workers print comes through the mailbox; what else Ray has to say is in its log files.
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **resources)
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
 
 def _gpus_per_worker(launch: dict[str, Any], display: Display) -> int:

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import psutil
 import torch
 
-from trivium.learner import Picture
+from trivium.learner import VIDEO_FPS, Picture
 from trivium.progress import Status
 
 log = logging.getLogger("trivium")
@@ -190,11 +189,15 @@ class TensorBoard:
 
     def figures(self, step: int, paths: Mapping[str, Path]) -> None:
         from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
 
         for name, path in paths.items():
-            if path.suffix == ".png":
-                with Image.open(path) as image:
-                    self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
+            with Image.open(path) as image:  # the file as it is: TensorBoard shows a GIF that moves
+                shown = Summary.Image(
+                    height=image.height, width=image.width, colorspace=3, encoded_image_string=path.read_bytes()
+                )
+            summary = Summary(value=[Summary.Value(tag=name, image=shown)])
+            self._writer.file_writer.add_summary(summary, step)
 
     def finish(self, *, failed: bool) -> None:
         self._writer.close()
@@ -212,19 +215,18 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def save_picture(path: Path, picture: Picture) -> Path:
-    """Write `<path>.png`, or `<path>.gif` (25 frames a second) if there is a time dimension; whole or not at all."""
+    """Write `<path>.png`, or `<path>.gif` (at `VIDEO_FPS`) if there is a time dimension; whole or not at all."""
     from PIL import Image
 
-    path = path.with_suffix(".png" if picture.ndim == 3 else ".gif")
+    from trivium.video import write_video
+
+    if picture.ndim == 4:
+        return write_video(path.with_suffix(".gif"), picture, VIDEO_FPS)
+    path = path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}")
-    if picture.ndim == 3:
-        Image.fromarray(picture).save(staged, format="png")
-    else:
-        first, *rest = [Image.fromarray(frame) for frame in picture]
-        first.save(staged, format="gif", save_all=True, append_images=rest, duration=40, loop=0)
-    staged.replace(path)
-    return path
+    Image.fromarray(picture).save(staged, format="png")
+    return staged.replace(path)
 
 
 def _warn_of(error: Exception) -> None:

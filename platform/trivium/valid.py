@@ -143,6 +143,7 @@ BY_ENDING: dict[str, Rule] = {
     "_coef": NOT_NEGATIVE,
     "_episodes": COUNT,
     "_fraction": Number(low=0, high=1, low_open=True, high_open=True),
+    "_epochs": Number(low=0, low_open=True, nullable=True),
     "_samples": Number(low=0, integer=True, nullable=True),
     "_env_steps": COUNT_OR_NULL,
     "_lr": POSITIVE,

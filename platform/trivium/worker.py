@@ -13,6 +13,7 @@ import math
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from trivium import environment
+from trivium.budget import Budget
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError
@@ -62,6 +64,9 @@ class Task:
 @contextlib.contextmanager
 def torch_settings(config: Config, processes_on_node: int = 1) -> Iterator[None]:
     """Threads and determinism for the time of a run, given back to a Python caller afterwards."""
+    # What was compiled is kept between runs; by default that would be in a folder that goes with the next start.
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "trivium", "compiled"))
     threads = torch.get_num_threads()
     asked = config["threads"]
     torch.set_num_threads(max(1, environment.cores() // processes_on_node) if asked == "auto" else int(asked))
@@ -88,7 +93,7 @@ def make_run(
         world_size=world_size,
         seed=config["seed"],
         precision=config["precision"],
-        compile=_compile(config),
+        compile=config["compile"] is True,
         dir=dir,
     )
 
@@ -122,6 +127,7 @@ def work(
     with contextlib.ExitStack() as held:
         if run.rank == 0:
             held.enter_context(_alone_in(task.dir))
+        held.callback(getattr(learner, "close", lambda: None))
         return _work(task, run, learner, resume=resume, show=show, say=say, stop_requested=stop_requested)
 
 
@@ -236,15 +242,41 @@ def _device(name: str) -> torch.device:
     return torch.device(kind)
 
 
-def _compile(config: Config) -> bool:
-    """`auto`: only when the budget is long enough to earn some half a minute of compilation back."""
-    if config["compile"] is False:
+COMPILE_FROM_S = 120  # a run that takes longer eagerly earns the compilation back: 5 to 60 s
+SHORT = {"minutes": 2, "updates": 2_000, "samples": 1_000_000, "env_steps": 200_000, "epochs": 20}
+
+
+def decide_compile(task: Task) -> bool:
+    """What `compile` comes to, once and for all for a run: what is compiled computes other bits.
+
+    `auto` compiles when the run would take longer than `COMPILE_FROM_S` without: some steps of a learner that is thrown
+    away tell, unless the budget is so small that it can't. On Ray, where the learner is built elsewhere, it does not.
+    """
+    asked, config = task.config["compile"], task.config
+    if asked is False:
         return False
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-        log.warning("compile=%s: there is no C++ compiler here, so nothing is compiled", str(config["compile"]).lower())
+        log.warning("compile=%s: there is no C++ compiler here, so nothing is compiled", str(asked).lower())
         return False
-    if config["compile"] is True:
-        return True
-    enough = {"minutes": 20, "updates": 50_000, "samples": 20_000_000, "env_steps": 20_000_000, "epochs": math.inf}
-    limits = {k: v for k, v in config["budget"].items() if k in enough and v is not None}
-    return bool(limits) and all(v >= enough[k] for k, v in limits.items())
+    if asked is True or config["launch"]["engine"] == "ray":
+        return bool(asked is True)
+    limits = {name: value for name, value in config["budget"].items() if name in SHORT and value is not None}
+    if any(value <= SHORT[name] for name, value in limits.items()):
+        return False
+    return _eager_s(task) > COMPILE_FROM_S
+
+
+def _eager_s(task: Task) -> float:
+    """How long the run would take without compilation, s."""
+    config = {**task.config, "compile": False}
+    learner = make_learner(Task(config, task.dir, task.trusted), make_run(config, None))
+    learner.step()  # warms up, and may collect more than the others
+    budget, began, updates = Budget(config["budget"], learner.counters()), time.monotonic(), 0
+    before = budget.fraction(learner.counters(), updates, 0.0)
+    passed = 0.0
+    while updates < 20 and passed < 0.5:
+        learner.step()
+        updates += 1
+        passed = time.monotonic() - began
+    done = budget.fraction(learner.counters(), updates, passed) - before
+    return passed / done if done > 0 else math.inf

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from trivium.agents.collector import Rollout
 from trivium.learner import Learner, Run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -22,6 +23,32 @@ Build = Callable[..., Any]
 
 def train(learner: Learner, updates: int) -> list[dict[str, float]]:
     return [{name: value.item() for name, value in learner.step().items()} for _ in range(updates)]
+
+
+def collect(learner: Any) -> Rollout:
+    """A rollout of an on-policy agent, as its step collects it."""
+    collector = learner.collector
+    return collector.collect(learner.actions.noise(learner.num_steps, collector.envs.num_envs, learner.act_rng))
+
+
+def gradients(learner: Any) -> list[Tensor]:
+    """The list to which every update from now on adds what its optimizer is given, float32 [P]."""
+    seen: list[Tensor] = []
+    step = learner.optimizer.step
+
+    def recorded(gradient_P: Tensor, lr: Tensor) -> None:
+        seen.append(gradient_P.clone())
+        step(gradient_P, lr)
+
+    learner.optimizer.step = recorded
+    return seen
+
+
+def features(learner: Any) -> list[Tensor]:
+    """The list to which every forward pass from now on adds what its encoder made of observations, [B, D]."""
+    seen: list[Tensor] = []
+    learner.net.encoder.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
+    return seen
 
 
 def flat(state: Any, prefix: str = "") -> dict[str, Any]:
@@ -99,9 +126,27 @@ def check_normalised_evaluation(build: Build) -> None:
     """`build` makes an agent that normalises observations: evaluation normalises them too, by frozen statistics."""
     learner = build()
     train(learner, 1)
-    result, moments = learner.evaluate(), learner.normaliser.obs_moments
-    learner.normaliser.load_weights({"obs": moments._replace(mean=moments.mean + 100)._asdict()})
+    result, mean = learner.evaluate(), learner.net.encoder.mean
+    assert mean.any()
+    assert learner.evaluate() == result
+    mean += 100
     assert learner.evaluate() != result
+
+
+def check_learns_from_what_its_policy_saw(build: Build) -> None:
+    """`build` makes an agent that normalises observations: the update finds the very numbers that were acted on, though
+    by then the statistics could have taken the rollout in."""
+    learner = build()
+    train(learner, 1)
+    raw, seen, mean = learner.collector.obs, features(learner), learner.net.encoder.mean.clone()
+    learner.step()
+    steps, num_envs = learner.num_steps, len(raw)
+    acted, valued, next_valued = torch.stack(seen[:steps]), seen[steps], seen[steps + 1]
+    assert torch.equal(acted.flatten(0, 1), valued)
+    assert torch.equal(next_valued[:-num_envs], valued[num_envs:]), "the next observations too"
+    assert not torch.equal(acted[0], raw)
+    assert acted.abs().max() <= 10
+    assert not torch.equal(learner.net.encoder.mean, mean), "the next rollout is normalised anew"
 
 
 def check_yaml(path: str, target: Callable[..., Any]) -> None:
@@ -137,8 +182,9 @@ def check_workers(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """After `work`: equal weights from other episodes, exact resumes, one evaluation; returns what they saved."""
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert_equal_states(first["whole"]["net"], second["whole"]["net"])
-    assert first["whole"]["env_steps"] == second["whole"]["env_steps"]
-    assert not torch.equal(first["whole"]["envs"]["state"], second["whole"]["envs"]["state"])
+    collectors = [worker["whole"]["collector"] for worker in (first, second)]
+    assert collectors[0]["env_steps"] == collectors[1]["env_steps"]
+    assert not torch.equal(*(collector["envs"]["state"] for collector in collectors))
     assert not torch.equal(first["whole"]["act_rng"], second["whole"]["act_rng"])
     assert first["eval"] == second["eval"]
     for worker in (first, second):

@@ -11,11 +11,13 @@ import contract
 import pytest
 import torch
 import torch.multiprocessing as mp
-from contract import assert_equal_states, train
+from contract import assert_equal_states, collect, gradients, train
 from torch import Tensor
 
+from trivium.agents import a2c
 from trivium.agents.a2c import A2C, policy_gradient_loss, value_loss
 from trivium.agents.envs import make
+from trivium.agents.returns import gae
 from trivium.learner import Run
 
 
@@ -49,31 +51,36 @@ def test_the_update_is_a_step_down_the_gradient_of_the_loss_written_out() -> Non
     """One update against the n-step returns by hand: 3 steps, an env whose episode is terminated after them."""
     keywords = {"num_envs": 1, "num_steps": 3, "gamma": 0.5, "value_coef": 0.25, "entropy_coef": 0.1}
     learner = build("Count-v0", max_grad_norm=math.inf, **keywords)
-    net = copy.deepcopy(learner.net)
-    rng = learner.act_rng.clone_state()
+    net, seen = copy.deepcopy(learner.net), gradients(learner)
+    noise = learner.actions.noise(3, 1, learner.act_rng.clone_state())
     learner.step()
 
     obs = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
-    action = torch.cat([net.policy(o.unsqueeze(0)).sample(rng) for o in obs])
-    log_prob = net.policy(obs).logits_BA.log_softmax(1)  # type: ignore[union-attr]
-    value, target = net.value(obs), torch.tensor([1 + 0.5 * (2 + 0.5 * 3), 2 + 0.5 * 3, 3.0])
+    policy, value, _ = net(obs)
+    log_prob = policy.logits_BS.log_softmax(1)
+    action = policy.sample(noise.squeeze(1))
+    target = torch.tensor([1 + 0.5 * (2 + 0.5 * 3), 2 + 0.5 * 3, 3.0])
     entropy = -(log_prob.exp() * log_prob).sum(1)
     chosen = log_prob[torch.arange(3), action]
     loss = -(chosen * (target - value).detach()) + 0.25 * (target - value) ** 2 - 0.1 * entropy
     loss.mean().backward()
-    for (name, ours), reference in zip(learner.net.named_parameters(), net.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-4, atol=1e-6, msg=name)
+    expected = torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+    torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_truncated_step_bootstraps_from_the_episode_s_own_last_observation() -> None:
-    learner = build("Count-v0", num_envs=1, num_steps=6)
-    obs, _, reward, next_value, terminated, ended, _ = learner._collect()
-    assert obs[:, 0].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+def test_a_truncated_step_bootstraps_from_the_episode_s_own_last_observation(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, seen = build("Count-v0", num_envs=1, num_steps=6), []
+    monkeypatch.setattr(a2c, "gae", lambda *args, **keywords: (seen.append(args), gae(*args, **keywords))[1])
+    net = copy.deepcopy(learner.net)
+    learner.step()
+    reward, value, next_value, terminated, ended = seen[0]
+    acted_on = torch.tensor([[0.0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]])
+    torch.testing.assert_close(value.flatten(), net(acted_on)[1].detach())
     assert reward.flatten().tolist() == [1, 2, 3, 11, 12, 13]
     assert terminated.flatten().tolist() == [False, False, True, False, False, False]
     assert ended.flatten().tolist() == [False, False, True, False, False, True]
-    expected = learner.net.value(torch.tensor([[0.0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [1, 3]]))
-    torch.testing.assert_close(next_value.flatten(), expected.detach())
+    led_to = torch.tensor([[0.0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [1, 3]])
+    torch.testing.assert_close(next_value.flatten(), net(led_to)[1].detach())
 
 
 def test_episode_metrics_are_those_of_whole_episodes() -> None:
@@ -86,9 +93,9 @@ def test_episode_metrics_are_those_of_whole_episodes() -> None:
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:
     learner = build(max_grad_norm=0.01)
+    seen = gradients(learner)
     assert learner.step()["grad_norm"] > 0.01
-    norm = torch.cat([p.grad.flatten() for p in learner.params if p.grad is not None]).norm()
-    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+    assert seen[0].norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
@@ -104,34 +111,26 @@ def test_normalised_advantages_and_log_std() -> None:
     learner = build("Reach-v0", num_envs=32, num_steps=1, normalize_advantage=True, log_std=-1.0)
     assert learner.net.log_std_A is not None
     assert learner.net.log_std_A.tolist() == [-1]
-    obs, action, reward, _, _, _, _ = collected = learner._collect()
-    learner._collect = lambda: collected  # type: ignore[method-assign]
+    rollout = collect(learner)
+    learner.collector.collect = lambda *noise: rollout  # type: ignore[method-assign]
     with torch.no_grad():
-        policy, value = learner.net(obs.flatten(0, 1))
-        log_prob, _ = policy.log_prob_and_entropy(action.flatten(0, 1))
-    advantage = reward.flatten() - value
+        policy, value, _ = learner.net(rollout.obs.flatten(0, 1))
+        log_prob, _ = policy.log_prob_and_entropy(rollout.kept[0].flatten(0, 1))
+    advantage = rollout.reward.flatten() - value
     advantage = (advantage - advantage.mean()) / advantage.std()
     assert learner.step()["policy_loss"].item() == pytest.approx(-(log_prob * advantage).mean().item(), abs=1e-6)
 
 
 def test_it_learns_from_what_its_policy_saw() -> None:
-    learner = build("Pendulum-v1", normalize_observation=True)
-    train(learner, 1)
-    raw, acted, valued, policy, value = learner.envs.obs, [], [], learner.net.policy, learner.net.value
-    learner.net.policy = lambda obs: (acted.append(obs), policy(obs))[1]  # type: ignore[method-assign]
-    learner.net.value = lambda obs: (valued.append(obs), value(obs))[1]  # type: ignore[method-assign]
-    obs = learner._collect()[0]
-    assert torch.equal(torch.stack(acted), obs)
-    assert torch.equal(valued[0].view(5, 4, 3)[:-1], obs[1:]), "the next observations too"
-    assert not torch.equal(obs[0], raw)
+    contract.check_learns_from_what_its_policy_saw(partial(build, "Pendulum-v1", normalize_observation=True))
 
 
 def test_what_is_wrong_is_named() -> None:
     for keywords, message in (
         ({"gamma": 1.5}, r"agent.gamma=1.5 must be in \[0, 1\]"),
         ({"optimizer": "sgd"}, "agent.optimizer='sgd' must be rmsprop or adam"),
-        ({"id": "Identity-v0", "normalize_observation": True}, "valid are Box of floats"),
-        ({"id": "Blackjack-v1"}, "observation space Tuple"),
+        ({"id": "Identity-v0", "normalize_observation": True}, "no part of the observation is a Box of floats"),
+        ({"id": "Words-v0"}, "env.id='Words-v0': the observation space Text"),
     ):
         with pytest.raises(ValueError, match=message):
             build(**keywords)  # type: ignore[arg-type]
@@ -153,7 +152,7 @@ def probe(id: str, updates: int, **keywords: Any) -> A2C:
 
 def values(learner: A2C, *obs: float) -> Tensor:
     with torch.no_grad():
-        return learner.net.value(torch.tensor(obs).unsqueeze(1))
+        return learner.net(torch.tensor(obs).unsqueeze(1))[1]
 
 
 def test_probe_1_a_constant_value() -> None:
@@ -171,7 +170,7 @@ def test_probe_3_a_discounted_value() -> None:
 def test_probe_4_a_better_action() -> None:
     learner = probe("Choose-v0", 80)
     assert learner.evaluate()["return_mean"] == 1
-    assert learner.net.policy(torch.zeros(1, 1)).logits_BA.softmax(-1)[0, 1] > 0.9  # type: ignore[union-attr]
+    assert learner.net(torch.zeros(1, 1))[0].logits_BS.softmax(-1)[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
@@ -230,7 +229,7 @@ def test_two_workers(tmp_path: Path) -> None:
     two = partial(build, "Pendulum-v1", normalize_observation=True, normalize_reward=True, eval_episodes=3)
     mp.spawn(contract.work, (str(tmp_path), two), nprocs=2)
     first, second = contract.check_workers(tmp_path)
-    assert first["whole"]["env_steps"] == 2 * 4 * 5
+    assert first["whole"]["collector"]["env_steps"] == 2 * 4 * 5
     for statistics in ("obs", "return"):
         assert first["whole"]["normaliser"][statistics]["number"] == 40
         assert_equal_states(first["whole"]["normaliser"][statistics], second["whole"]["normaliser"][statistics])

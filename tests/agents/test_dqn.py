@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -18,6 +19,7 @@ from contract import (
     check_resumes,
     check_workers,
     check_yaml,
+    gradients,
     train,
     work,
 )
@@ -27,7 +29,6 @@ from trivium.agents.dqn import (
     DQN,
     categorical_loss,
     categorical_projection,
-    linear_schedule,
     next_action,
     td_loss,
     td_target,
@@ -35,6 +36,7 @@ from trivium.agents.dqn import (
 from trivium.agents.envs import make
 from trivium.agents.q_networks import NoisyLinear, QNetwork
 from trivium.agents.replay import Batch
+from trivium.agents.returns import linear_schedule
 from trivium.learner import Run
 
 RAINBOW = {
@@ -155,7 +157,7 @@ def test_dueling_by_hand() -> None:
         assert stream is not None
         torch.nn.init.zeros_(stream[1].weight)
         stream[1].bias.data = torch.tensor(bias)
-    assert network(torch.zeros(3, 1), []).tolist() == [[8.5, 11.5]] * 3
+    assert network(torch.zeros(3, 1)).tolist() == [[8.5, 11.5]] * 3
 
 
 def test_noisy_linear_by_hand() -> None:
@@ -174,16 +176,15 @@ def test_noisy_linear_by_hand() -> None:
 def test_noise_is_factorised_and_new_each_time() -> None:
     network = net(noisy=True, dueling=True, hidden=[8, 300])
     generator = torch.Generator().manual_seed(0)
-    noise = network.sample_noise(generator)
-    assert [(len(o), len(i)) for o, i in noise] == [(300, 8), (2, 300), (300, 8), (1, 300)]
+    assert network.noise_sizes == [*(300, 8), *(2, 300), *(300, 8), *(1, 300)], "outputs and inputs of each layer"
+    sample, other = network.noise(2, generator)
     # x = sign(e) sqrt|e|: x^2 = |e|, of mean sqrt(2 / pi)
-    sample = torch.cat([part for pair in noise for part in pair])
     assert sample.square().mean().item() == pytest.approx((2 / math.pi) ** 0.5, abs=0.07)
     assert sample.mean().item() == pytest.approx(0, abs=0.12)
     obs = torch.ones(1, 1)
-    assert not torch.equal(network(obs, noise), network(obs, network.sample_noise(generator)))
-    assert torch.equal(network(obs, []), network(obs, []))
-    assert net().sample_noise(generator) == []
+    assert not torch.equal(network(obs, sample), network(obs, other))
+    assert torch.equal(network(obs), network(obs))
+    assert net().noise(2, generator).shape == (2, 0)
 
 
 def test_weights_come_from_the_learners_generators_alone() -> None:
@@ -221,7 +222,7 @@ def test_actions_are_random_during_warm_up_and_drawn_for_each_env() -> None:
     )
     learner.step()
     actions = learner.replay.rows.action[:100]
-    assert learner.env_steps == 1600
+    assert learner.collector.env_steps == 1600
     assert actions.float().mean().item() == pytest.approx(0.5, abs=0.05)
     assert (actions.float().mean(1) % 1 != 0).float().mean() > 0.9, "each env has a draw of its own"
     learner.step()
@@ -245,11 +246,11 @@ def test_actions_are_random_during_warm_up_and_drawn_for_each_env() -> None:
 def test_epsilon_follows_env_steps_whatever_the_number_of_envs() -> None:
     for num_envs in (1, 4, 16):
         learner = build(num_envs=num_envs, learning_starts=16, epsilon_end=0.1)
-        assert learner.epsilon == 1
+        assert learner.epsilon(0) == 1
         assert [m["epsilon"] for m in train(learner, 8)] == pytest.approx(
             [1 - 0.9 * n / 100 for n in (16, 32, 48, 64, 80, 96)] + [0.1] * 2
         )
-    assert build(noisy=True, learning_starts=0).epsilon == 0
+    assert build(noisy=True, learning_starts=0).epsilon(0) == 0
 
 
 @pytest.mark.parametrize("num_envs", [1, 4, 16])
@@ -264,8 +265,13 @@ def test_the_target_network_is_copied_every_so_many_env_steps(num_envs: int) -> 
         assert_equal_states(learner.target_net.state_dict(), expected)
         now = learner.net.state_dict()["advantage.0.weight"]
         assert not torch.equal(now, online["advantage.0.weight"])
-    trained = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
-    assert not any(id(p) in trained or p.requires_grad or p.grad is not None for p in learner.target_net.parameters())
+    assert learner.optimizer.theta is learner.flat.theta
+    trained = learner.flat.theta.untyped_storage().data_ptr()
+    assert all(p.untyped_storage().data_ptr() == trained for p in learner.net.parameters())
+    for p in learner.target_net.parameters():
+        assert not p.requires_grad
+        assert p.grad is None
+        assert p.untyped_storage().data_ptr() != trained
 
 
 def test_the_target_network_follows_softly() -> None:
@@ -283,7 +289,7 @@ def test_targets_come_from_the_target_network_and_double_chooses_by_the_online_o
         for network, q in ((learner.target_net, [1.0, 5.0]), (learner.net, [9.0, 8.0])):
             torch.nn.init.zeros_(network.advantage[1].weight)
             network.advantage[1].bias.data = torch.tensor(q)
-        assert learner._target(batch).tolist() == [expected]
+        assert learner._target(batch, torch.zeros(3, 0)).tolist() == [expected]
 
 
 def test_a_categorical_target_is_that_of_the_best_action() -> None:
@@ -292,8 +298,60 @@ def test_a_categorical_target_is_that_of_the_best_action() -> None:
         torch.nn.init.zeros_(network.advantage[1].weight)
         network.advantage[1].bias.data = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]).log().flatten()
     batch = Batch(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([0.0]), torch.tensor([1.0]), torch.zeros(1, 1))
-    torch.testing.assert_close(learner._target(batch), torch.tensor([[0.25, 0.25, 0.5]]))
-    torch.testing.assert_close(learner._expectation(learner.net(batch.obs, [])), torch.tensor([[0.75, 1.25]]))
+    torch.testing.assert_close(learner._target(batch, torch.zeros(3, 0)), torch.tensor([[0.25, 0.25, 0.5]]))
+    torch.testing.assert_close(learner.acting.q(batch.obs, learner.net(batch.obs)), torch.tensor([[0.75, 1.25]]))
+
+
+def masked(learner: DQN, *masks: list[int]) -> Tensor:
+    """Observations of Masked with these masks."""
+    layout = learner.net.encoder.layout
+    return torch.from_numpy(np.stack([layout.pack({"obs": 0, "action_mask": mask}) for mask in masks]))
+
+
+@pytest.mark.parametrize("categorical", [False, True])
+@pytest.mark.parametrize("double", [False, True])
+def test_the_target_is_of_the_best_valid_action(double: bool, categorical: bool) -> None:
+    """Of all four, of the first two, of the last; the online network chooses in its own order."""
+    options = {"categorical": True, "num_atoms": 21, "v_min": 0.0, "v_max": 10.0} if categorical else {}
+    learner = build("Masked-info-v0", double=double, **options)
+    atom = torch.linspace(0, 10, 21)
+    for network, q in ((learner.target_net, [1.0, 2.0, 5.0, 4.0]), (learner.net, [4.0, 3.0, 2.0, 1.0])):
+        torch.nn.init.zeros_(network.advantage[1].weight)
+        logits = [-30 * (atom - value).abs() for value in q] if categorical else [torch.tensor([value]) for value in q]
+        network.advantage[1].bias.data = torch.cat(logits)
+    next_obs = masked(learner, [1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1])
+    zero = torch.zeros(3)
+    batch = Batch(next_obs, zero.long(), zero, torch.ones(3), next_obs)
+    target = learner._target(batch, torch.zeros(3, 0))
+    value = (target * atom).sum(1) if categorical else target
+    assert value.tolist() == pytest.approx([1, 1, 4] if double else [5, 2, 4], abs=1e-3)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0])
+def test_exploration_and_greedy_actions_are_valid_and_exploration_is_uniform_over_them(epsilon: float) -> None:
+    learner = build("Masked-info-v0")
+    torch.nn.init.zeros_(learner.net.advantage[1].weight)
+    learner.net.advantage[1].bias.data = torch.tensor([1.0, 4.0, 2.0, 3.0])
+    obs = masked(learner, *([[1, 0, 1, 1]] * 6000))
+    chance, random = torch.rand(6000, 5, generator=torch.Generator().manual_seed(0)).split((1, 4), 1)
+    action, _, _ = learner.acting(
+        obs, torch.zeros(6000, 0), chance.flatten(), random, torch.tensor(epsilon), torch.zeros(0)
+    )
+    frequencies = torch.bincount(action, minlength=4) / 6000
+    expected = torch.tensor([1, 0, 1, 1]) / 3 if epsilon else torch.tensor([0.0, 0, 0, 1])
+    torch.testing.assert_close(frequencies, expected, rtol=0, atol=0.025)
+    assert frequencies[1] == 0
+    evaluated, _ = learner.acting.in_evaluation(obs[:3], torch.zeros(3, 0), torch.Generator())
+    assert evaluated.tolist() == [3, 3, 3]
+
+
+def test_pixels_stay_bytes_in_the_replay_buffer_and_are_learnt_from() -> None:
+    settings = {"buffer_size": 160, "batch_size": 32, "gradient_steps": 4, "lr": 1e-3, "gamma": 0.0, "hidden": [64]}
+    learner = build("Pixels-v0", num_envs=8, images="impala", **settings)
+    train(learner, 20)
+    assert learner.replay.rows.obs.dtype == learner.replay.rows.next_obs.dtype == torch.uint8
+    assert learner.replay.rows.obs.shape == (20, 8, 12, 12, 1)
+    assert learner.evaluate(final=True)["return_mean"] == 1
 
 
 def test_a_truncated_step_bootstraps_from_the_episode_s_own_last_observation() -> None:
@@ -314,7 +372,7 @@ def test_priorities_follow_the_errors() -> None:
     index = torch.arange(len(learner.replay))
     batch = learner.replay.batch(index, num_steps=1, gamma=0.0)
     with torch.no_grad():
-        error = (learner.net(batch.obs, []).gather(1, batch.action.unsqueeze(1)).squeeze(1) - batch.return_).abs()
+        error = (learner.net(batch.obs).gather(1, batch.action.unsqueeze(1)).squeeze(1) - batch.return_).abs()
     priority = learner.priorities.tree[index].float()
     drawn = (priority - 1).abs() > 1e-6
     assert 5 < drawn.sum() < len(index)
@@ -337,9 +395,9 @@ def test_losses_are_weighted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:
     learner = build(max_grad_norm=0.01)
+    seen = gradients(learner)
     learner.step()
-    norm = torch.cat([p.grad.flatten() for p in learner.net.parameters() if p.grad is not None]).norm()
-    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+    assert [gradient.norm().item() for gradient in seen] == pytest.approx([0.01] * 2, rel=1e-3)
 
 
 def test_episode_metrics_are_those_of_whole_episodes() -> None:
@@ -394,7 +452,8 @@ def probe(id: str, steps: int, **keywords: Any) -> DQN:
 
 def q(learner: DQN, *obs: float) -> Tensor:
     with torch.no_grad():
-        return learner._expectation(learner.net(torch.tensor(obs).unsqueeze(1), []))
+        obs_B1 = torch.tensor(obs).unsqueeze(1)
+        return learner.acting.q(obs_B1, learner.net(obs_B1))
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -470,8 +529,8 @@ def test_a_nondeterministic_env_resumes_at_an_episode_boundary(saved: Callable[[
     second = build("Hidden-v0", n_step=3)
     with pytest.warns(RuntimeWarning, match="not deterministic"):
         second.load_state_dict(saved(first.state_dict()))
-    assert not second.return_N.any()
-    assert not second.length_N.any()
+    assert not second.collector.return_N.any()
+    assert not second.collector.length_N.any()
     assert second.replay.rows.truncated[second.replay.position - 1].all(), "returns do not reach into the new episode"
     train(second, 1)
 
@@ -509,7 +568,7 @@ def test_two_workers(tmp_path: Path) -> None:
     mp.spawn(work, (str(tmp_path), partial(build, **RAINBOW)), nprocs=2)
     first, second = (state["whole"] for state in check_workers(tmp_path))
     assert_equal_states(first["target_net"], second["target_net"])
-    assert first["env_steps"] == 3 * 16
+    assert first["collector"]["env_steps"] == 3 * 16
     assert first["replay"]["rows"]["reward"].shape == (12, 2)
     for name in ("replay_rng", "noise_rng"):
         assert not torch.equal(first[name], second[name])

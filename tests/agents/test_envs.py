@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from trivium.agents.classic_control import ClassicControl
 from trivium.agents.envs import Envs, GymEnvs, Step, make
+from trivium.agents.observations import Layout
 from trivium.learner import Run
 
 
@@ -168,10 +171,12 @@ def test_module_ids_and_dtypes() -> None:
         ("CartPole-v9", "did you mean 'CartPole-v"),
         ("no_such_module:Env-v0", "no_such_module"),
         ("Zzyzx", "module:id"),
-        ("Blackjack-v1", "observation space Tuple.*valid are Box, Discrete"),
-        ("tiny_envs:Shapeless-v0", r"Shapeless-v0' returned an observation of shape \(\), .* says \(1,\)"),
-        ("Broken-v0", "Broken-v0' returned an observation with NaN"),
-        ("BrokenReward-v0", "BrokenReward-v0' returned the reward NaN"),
+        ("Words-v0", "Words-v0': the observation space Text.*valid are Box, Discrete"),
+        ("tiny_envs:Shapeless-v0", r"Shapeless-v0': it returned an observation of shape \(\), .* says \(1,\)"),
+        ("Broken-v0", "Broken-v0': it returned an observation with NaN"),
+        ("BrokenReward-v0", "BrokenReward-v0': it returned the reward NaN"),
+        ("Raises-v0", r"Raises-v0': its step\(\) raised RuntimeError: the simulator is$"),
+        ("Forbidding-v0", r"Forbidding-v0': its action mask forbids every action: \[0, 0, 0, 0\]"),
     ],
 )
 def test_what_is_wrong_with_an_env_is_said_with_its_name(id: str, message: str) -> None:
@@ -184,3 +189,117 @@ def test_what_is_wrong_with_an_env_is_said_with_its_name(id: str, message: str) 
 def test_num_envs_must_divide_among_the_workers() -> None:
     with pytest.raises(ValueError, match=r"env.num_envs=3 must be a positive multiple of the 2 workers"):
         make(id="CartPole-v1", num_envs=3, run=Run(world_size=2), stream="train")
+
+
+# action masks
+
+
+def mask(envs: Envs, obs: Tensor) -> Tensor:
+    found = Layout(envs.observation_space).action_mask(obs)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("source", ["info", "method", "key"])
+def test_masks_become_part_of_the_observation(saved: Callable[[Any], Any], source: str) -> None:
+    envs = build(f"Masked-{source}-v0", num_envs=4)
+    assert isinstance(envs, GymEnvs)
+    obs, ends = envs.reset(), 0
+    for _ in range(25):
+        valid = mask(envs, obs)
+        assert valid.sum(1).tolist() == [2] * 4
+        inner: list[Any] = [episode.env.unwrapped for episode in envs._episodes]
+        assert valid.tolist() == [env.mask.tolist() for env in inner]
+        layout = Layout(envs.observation_space)
+        assert layout.unpack(obs, layout.leaves[0]).flatten().tolist() == [env.x for env in inner]
+        step = envs.step(valid.long().argmax(1))
+        ended = step.terminated | step.truncated
+        assert mask(envs, step.next_obs)[ended].all(), "where nobody acts any more nothing is forbidden"
+        assert torch.equal(mask(envs, step.next_obs)[~ended], mask(envs, step.obs)[~ended])
+        obs, ends = step.obs, ends + int(ended.sum())
+    assert ends == 8
+    again = build(f"Masked-{source}-v0", num_envs=4)
+    assert not again.load_state_dict(saved(envs.state_dict())).any()
+    assert torch.equal(again.obs, obs)
+
+
+def test_the_masks_of_taxi_are_taken() -> None:
+    envs = build("Taxi-v3", num_envs=8)
+    obs = envs.reset()
+    assert isinstance(envs, GymEnvs)
+    inner: list[Any] = [episode.env.unwrapped for episode in envs._episodes]
+    assert mask(envs, obs).long().tolist() == [env.action_mask(env.s).tolist() for env in inner]
+
+
+def test_masks_of_several_heads_are_flat() -> None:
+    envs = build("Recall-v0", num_envs=4)
+    assert mask(envs, envs.reset()).shape == (4, 5)
+
+
+# composed observations, wrappers
+
+
+def test_a_tuple_is_packed() -> None:
+    envs = build("Blackjack-v1", num_envs=4)
+    obs, layout = envs.reset(), Layout(envs.observation_space)
+    assert obs.dtype == torch.uint8
+    player, dealer, ace = (layout.unpack(obs, leaf) for leaf in layout.leaves)
+    assert player.dtype == dealer.dtype == torch.int64
+    assert ((player >= 4) & (player <= 21) & (dealer >= 1) & (dealer <= 10) & (ace <= 1)).all()
+
+
+def test_wrappers_that_write_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="RecordVideo is not for training"):
+        build("CartPole-v1", wrappers=[{"RecordVideo": {"video_folder": str(tmp_path / "elsewhere")}}])
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_wrappers_by_name_the_innermost_first() -> None:
+    envs = build("Pixels-v0", wrappers=["GrayscaleObservation", {"FrameStackObservation": {"stack_size": 3}}],
+                 settings={"shape": (12, 12, 3)})  # fmt: skip
+    assert envs.observation_space.shape == (3, 12, 12)
+    obs = envs.reset()
+    assert obs.shape == (3, 3, 12, 12)
+    assert obs.dtype == torch.uint8, "a byte stays a byte"
+    limited = build("Wild-v0", wrappers=[{"TimeLimit": {"max_episode_steps": 4}}])
+    assert [step.truncated.all().item() for step in play(limited, 4, torch.Generator())] == [False] * 3 + [True]
+    assert isinstance(build("CartPole-v1", wrappers=[{"TimeLimit": {"max_episode_steps": 4}}]), GymEnvs)
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "message"),
+    [
+        (["FrameStackObservatio"], "env.wrappers has 'FrameStackObservatio'.*did you mean 'FrameStackObservation'"),
+        pytest.param(
+            ["JaxToNumpy"],
+            "env.wrappers: JaxToNumpy needs a package that is not installed",
+            marks=pytest.mark.skipif(find_spec("jax") is not None, reason="it is installed"),
+        ),
+        (["Zzyzx"], "env.wrappers has 'Zzyzx', which gymnasium.wrappers has not; valid are "),
+        (["FrameStackObservation"], r"env.wrappers: FrameStackObservation\(\) raised TypeError"),
+        ([{"TimeLimit": {"max_episode_steps": -1}}], r"env.wrappers: TimeLimit\(.*-1.*\) raised "),
+        ([{"TimeLimit": {"steps": 1}}], r"env.wrappers: TimeLimit\(.*\) raised TypeError"),
+    ],
+)
+def test_what_is_wrong_with_a_wrapper_is_named(wrappers: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build("Count-v0", wrappers=wrappers)
+
+
+def test_what_is_wrong_with_the_settings_is_named() -> None:
+    with pytest.raises(ValueError, match=r"env.settings=\{'gravity': 3\}: .*gravity"):
+        build("Count-v0", settings={"gravity": 3})
+
+
+@pytest.mark.parametrize(
+    ("id", "message"),
+    [
+        ("Short-v0", "env.id='Short-v0': .*4"),
+        ("Keyless-v0", "env.id='Keyless-v0': it returned an observation without 'b'"),
+    ],
+)
+def test_an_env_that_breaks_the_api_is_named_in_one_line(id: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:  # noqa: PT012  some fail at once, some when played
+        envs = build(id)
+        play(envs, 1, torch.Generator())
+    assert "\n" not in str(error.value)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from trivium.agents.envs import make
-from trivium.agents.normalise import Moments, Normaliser, discounted_sum, merged
+from trivium.agents.networks import Encoder
+from trivium.agents.normalise import Moments, Normaliser, merged
 from trivium.agents.ppo import PPO
 from trivium.learner import Run
 
@@ -21,10 +22,20 @@ def empty(*shape: int) -> Moments:
     return Moments(torch.zeros((), dtype=torch.float64), zero, zero)
 
 
-def build(num_envs: int = 2, **keywords: Any) -> Normaliser:
-    space = gym.spaces.Box(-1, 1, (2,))
-    settings = {"observation_space": space, "observations": True, "rewards": True, "gamma": 0.5}
-    return Normaliser(run=Run(), num_envs=num_envs, **(settings | keywords))
+BOX = gym.spaces.Box(-1, 1, (2,))
+
+
+def build(num_envs: int = 2, space: gym.Space = BOX, observations: bool = True, rewards: bool = True) -> Normaliser:
+    encoder = Encoder(space, normalized=observations, generator=torch.Generator())
+    return Normaliser(run=Run(), encoder=encoder, num_envs=num_envs, rewards=rewards, gamma=0.5)
+
+
+def encoded(normaliser: Normaliser, obs_TN2: torch.Tensor) -> torch.Tensor:
+    return normaliser.encoder(obs_TN2.flatten(0, 1)).view_as(obs_TN2)
+
+
+def observe(normaliser: Normaliser, obs_TN2: torch.Tensor) -> None:
+    normaliser.observe(obs_TN2.flatten(0, 1))
 
 
 def test_merged_by_hand() -> None:
@@ -56,23 +67,13 @@ def test_merged_takes_the_batches_of_all_workers(monkeypatch: pytest.MonkeyPatch
     assert both.var.item() == pytest.approx((16 + 9 + 1 + 4 + 16) / 5)
 
 
-def test_discounted_sum_by_hand() -> None:
-    reward = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    ended = torch.tensor([[False], [True], [False], [False]])
-    sums, rest = discounted_sum(reward, ended, torch.tensor([8.0]), gamma=0.5)
-    assert sums.flatten().tolist() == [5.0, 4.5, 3.0, 5.5]
-    assert rest.tolist() == [5.5]
-    _, rest = discounted_sum(reward[:2], ended[:2], torch.tensor([8.0]), gamma=0.5)
-    assert rest.tolist() == [0.0], "an episode's end starts anew"
-
-
 def test_observations_get_mean_0_and_deviation_1_from_the_next_rollout_on() -> None:
     normaliser = build()
     obs = torch.tensor([[1.0, -2.0], [3.0, 0.0]]).expand(50, 2, 2)
-    assert torch.equal(normaliser.obs(obs), obs)
-    normaliser.observe(obs)
-    torch.testing.assert_close(normaliser.obs(obs[0]), torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
-    assert normaliser.obs(torch.tensor([1e9, -1e9])).tolist() == [10, -10]
+    assert torch.equal(encoded(normaliser, obs), obs)
+    observe(normaliser, obs)
+    torch.testing.assert_close(normaliser.encoder(obs[0]), torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+    assert normaliser.encoder(torch.tensor([[1e9, -1e9]])).tolist() == [[10, -10]]
 
 
 def test_rewards_are_scaled_and_not_shifted() -> None:
@@ -87,8 +88,8 @@ def test_rewards_are_scaled_and_not_shifted() -> None:
 def test_what_is_off_passes_unchanged() -> None:
     normaliser = build(observations=False, rewards=False)
     x, ended = torch.full((1, 2, 2), 99.0), torch.zeros(1, 2, dtype=torch.bool)
-    normaliser.observe(x)
-    assert normaliser.obs(x) is x
+    observe(normaliser, x)
+    assert torch.equal(encoded(normaliser, x), x)
     assert normaliser.reward(x[..., 0], ended).max() == 99
 
 
@@ -98,15 +99,16 @@ def test_state(saved: Callable[[Any], Any]) -> None:
 
     def go_on(normaliser: Normaliser, x: torch.Tensor) -> torch.Tensor:
         reward = normaliser.reward(x[..., 0], no_end)
-        normaliser.observe(x)
-        return torch.cat((normaliser.obs(x).flatten(), reward.flatten()))
+        observe(normaliser, x)
+        return torch.cat((encoded(normaliser, x).flatten(), reward.flatten()))
 
     go_on(first, torch.randn(4, 2, 2, generator=generator))
-    state = saved(first.state_dict())
+    state, net = saved(first.state_dict()), saved(first.encoder.state_dict())
     x = torch.randn(4, 2, 2, generator=generator)
     weights, second, anew = build(num_envs=5), build(), build()
-    weights.load_weights(state)
-    assert torch.equal(weights.obs(x), first.obs(x))
+    for other in (weights, second, anew):
+        other.encoder.load_state_dict(net)
+    assert torch.equal(encoded(weights, x), encoded(first, x)), "in evaluation, by the network alone"
     second.load_state_dict(state, torch.zeros(2, dtype=torch.bool))
     anew.load_state_dict(state, torch.tensor([True, False]))
     assert (anew.return_N == 0).tolist() == [True, False]
@@ -115,9 +117,9 @@ def test_state(saved: Callable[[Any], Any]) -> None:
 
 def test_spaces_without_a_mean_are_refused() -> None:
     for space in (gym.spaces.Discrete(3), gym.spaces.Box(0, 255, (4,), np.uint8)):
-        with pytest.raises(ValueError, match=r"normalize_observation=true.*valid are Box of floats"):
-            build(observation_space=space)
-        build(observation_space=space, observations=False)
+        with pytest.raises(ValueError, match=r"normalize_observation=true.*no part .* is a Box of floats: \w+\("):
+            build(space=space)
+        build(space=space, observations=False)
 
 
 def ppo(id: str = "Pendulum-v1", *, seed: int = 0, num_epochs: int = 2, **keywords: Any) -> PPO:
@@ -133,15 +135,13 @@ def test_ppo_keeps_its_promises(saved: Callable[[Any], Any]) -> None:
 
 
 def test_ppo_learns_from_what_its_policy_saw() -> None:
+    contract.check_learns_from_what_its_policy_saw(ppo)
     learner = ppo(num_epochs=1)
     for metrics in contract.train(learner, 3):
         assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)
     assert learner.normaliser.obs_moments.number == 3 * 64
-    acted, valued, policy, value = [], [], learner.net.policy, learner.net.value
-    learner.net.policy = lambda obs: (acted.append(obs), policy(obs))[1]  # type: ignore[method-assign]
-    learner.net.value = lambda obs: (valued.append(obs), value(obs))[1]  # type: ignore[method-assign]
-    (obs, *_), _ = learner._collect()
-    assert torch.equal(torch.cat(acted), obs)
-    assert torch.equal(valued[0].view(16, 4, 3)[:-1], obs.view(16, 4, 3)[1:]), "the next observations too"
+    seen = contract.features(learner)
+    learner.step()
+    obs = seen[16]
     assert obs.abs().max() < 10
     assert obs.std(0).tolist() == pytest.approx([1.0] * 3, abs=0.5), "the velocity's own deviation is far from 1"

@@ -1,10 +1,30 @@
 from __future__ import annotations
 
-import torch
-from torch.distributions import Categorical as TorchCategorical
-from torch.distributions import Independent, Normal
+import math
+from typing import Any
 
-from trivium.agents.policies import Categorical, Gaussian
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from torch import Tensor
+from torch.distributions import Categorical as TorchCategorical
+from torch.distributions import Independent, Normal, TransformedDistribution
+from torch.distributions.transforms import TanhTransform
+
+from trivium.agents.policies import Actions, Categorical, Gaussian, MultiCategorical, SquashedGaussian
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def noise(space: gym.Space, number: int, seed: int = 0) -> Tensor:
+    return Actions(space).noise(1, number, torch.Generator().manual_seed(seed))[0]
+
+
+# discrete actions
 
 
 def test_categorical_by_hand() -> None:
@@ -16,7 +36,7 @@ def test_categorical_by_hand() -> None:
 
 
 def test_categorical_equals_torch() -> None:
-    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) * 4
+    logits = randn(50, 7) * 4
     action = torch.arange(50) % 7
     expected = TorchCategorical(logits=logits)
     log_prob, entropy = Categorical(logits).log_prob_and_entropy(action)
@@ -26,25 +46,185 @@ def test_categorical_equals_torch() -> None:
 
 def test_categorical_samples_with_its_probabilities() -> None:
     probabilities = torch.tensor([0.6, 0.3, 0.1, 0.0])
-    sample = Categorical(probabilities.log().expand(20_000, 4)).sample(torch.Generator().manual_seed(0))
+    sample = Categorical(probabilities.log().expand(20_000, 4)).sample(noise(Discrete(4), 20_000))
     frequencies = torch.bincount(sample, minlength=4) / 20_000
     torch.testing.assert_close(frequencies, probabilities, rtol=0, atol=0.015)  # 4 standard errors
     assert frequencies[3] == 0
 
 
+def test_multi_categorical_by_hand() -> None:
+    # p = (1/2, 1/2) and (1/4, 3/4): log 1/2 + log 3/4, log 2 + 0.562335
+    policy = MultiCategorical(torch.tensor([[0.0, 0.0, 0.0, math.log(3)]]), (2, 2))
+    log_prob, entropy = policy.log_prob_and_entropy(torch.tensor([[0, 1]]))
+    assert log_prob.item() == pytest.approx(math.log(3 / 8))
+    assert entropy.item() == pytest.approx(0.693147 + 0.562335, abs=1e-5)
+    assert policy.mode()[0, 1] == 1
+
+
+@pytest.mark.parametrize("sizes", [(3, 2, 4), (5,), (1, 2)])
+def test_multi_categorical_is_the_sum_of_its_heads_in_torch(sizes: tuple[int, ...]) -> None:
+    logits = randn(50, sum(sizes)) * 3
+    action = torch.stack([torch.arange(50) % n for n in sizes], 1)
+    heads = [TorchCategorical(logits=head) for head in logits.split(sizes, 1)]
+    log_prob, entropy = MultiCategorical(logits, sizes).log_prob_and_entropy(action)
+    torch.testing.assert_close(log_prob, sum(head.log_prob(action[:, h]) for h, head in enumerate(heads)))
+    torch.testing.assert_close(entropy, sum(head.entropy() for head in heads))
+    assert torch.equal(MultiCategorical(logits, sizes).mode(), torch.stack([h.logits.argmax(1) for h in heads], 1))
+
+
+def test_multi_categorical_samples_its_heads_independently() -> None:
+    first, second = torch.tensor([0.7, 0.3]), torch.tensor([0.1, 0.4, 0.5])
+    policy = MultiCategorical(torch.cat((first, second)).log().expand(40_000, 5), (2, 3))
+    sample = policy.sample(noise(MultiDiscrete([2, 3]), 40_000))
+    assert sample.shape == (40_000, 2)
+    frequencies = torch.bincount(sample[:, 0] * 3 + sample[:, 1], minlength=6).view(2, 3) / 40_000
+    torch.testing.assert_close(frequencies, torch.outer(first, second), rtol=0, atol=0.01)  # 4 standard errors
+
+
+# masks
+
+
+@pytest.mark.parametrize("space", [Discrete(6), MultiDiscrete([2, 4])])
+def test_an_invalid_action_has_probability_0_and_the_entropy_is_that_of_the_valid_ones(space: gym.Space) -> None:
+    mask = torch.tensor([True, False, True, False, True, True])
+    logits, actions = (10 * randn(1, 6)).requires_grad_(), Actions(space)
+    policy: Any = actions.policy(logits.expand(5000, 6), None, mask.expand(5000, 6))
+    sample = policy.sample(noise(space, 5000)).view(5000, -1)
+    starts = torch.tensor([0, 2])[: sample.shape[1]]
+    assert mask[sample + starts].all(), "an invalid action was drawn"
+    assert mask[policy.mode().view(5000, -1) + starts].all()
+
+    parts = [
+        TorchCategorical(logits=part[kept])
+        for part, kept in zip(logits[0].split(actions.sizes), mask.split(actions.sizes), strict=True)
+    ]
+    log_prob, entropy = policy.log_prob_and_entropy(policy.mode())
+    torch.testing.assert_close(entropy[0], sum(part.entropy() for part in parts))
+    torch.testing.assert_close(log_prob[0], sum(part.probs.max().log() for part in parts))
+    probabilities = torch.cat([head.softmax(-1) for head in policy.logits_BS[0].split(actions.sizes)])
+    assert (probabilities[~mask] == 0).all(), "not just small"
+
+    (log_prob.mean() + entropy.mean()).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[0, ~mask] == 0).all(), "what is invalid teaches nothing"
+
+
+def test_a_single_valid_action_leaves_no_entropy() -> None:
+    for space, mask, action in (
+        (Discrete(3), [[False, True, False]], torch.tensor([1])),
+        (MultiDiscrete([2, 3]), [[True, False, False, False, True]], torch.tensor([[0, 2]])),
+        (MultiBinary(2), [[True, False, False, True]], torch.tensor([[0, 1]])),
+    ):
+        actions = Actions(space)
+        policy = actions.policy(randn(1, actions.num_logits), None, torch.tensor(mask))
+        log_prob, entropy = policy.log_prob_and_entropy(action)
+        assert entropy.item() == 0
+        assert log_prob.item() == 0
+        assert torch.equal(policy.sample(noise(space, 1)), action)
+
+
+# Box actions
+
+
 def test_gaussian_equals_torch() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mean, log_std = torch.randn(50, 3, generator=generator), torch.tensor([-1.0, 0.0, 0.7])
-    action = torch.randn(50, 3, generator=generator)
+    mean, log_std, action = randn(50, 3), torch.tensor([-1.0, 0.0, 0.7]), randn(50, 3, seed=1)
     expected = Independent(Normal(mean, log_std.exp()), 1)
     log_prob, entropy = Gaussian(mean, log_std).log_prob_and_entropy(action)
     torch.testing.assert_close(log_prob, expected.log_prob(action))
     torch.testing.assert_close(entropy, expected.entropy())
 
 
+def test_a_gaussian_whose_deviation_depends_on_the_state_equals_torch() -> None:
+    mean, log_std, action = randn(50, 3), randn(50, 3, seed=2), randn(50, 3, seed=1)
+    expected = Independent(Normal(mean, log_std.exp()), 1)
+    log_prob, entropy = Gaussian(mean, log_std).log_prob_and_entropy(action)
+    torch.testing.assert_close(log_prob, expected.log_prob(action), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(entropy, expected.entropy())
+
+
 def test_gaussian_samples_with_its_moments() -> None:
     policy = Gaussian(torch.tensor([1.0, -2.0]).expand(20_000, 2), torch.tensor([-1.0, 0.5]))
-    sample = policy.sample(torch.Generator().manual_seed(0))
+    sample = policy.sample(noise(Box(-1, 1, (2,)), 20_000))
     torch.testing.assert_close(sample.mean(0), torch.tensor([1.0, -2.0]), rtol=0, atol=0.05)
     torch.testing.assert_close(sample.std(0), torch.tensor([-1.0, 0.5]).exp(), rtol=0.03, atol=0)
     assert torch.equal(policy.mode(), policy.mean_BA)
+
+
+def test_the_log_prob_of_a_squashed_gaussian_equals_torch() -> None:
+    """That of tanh u, by the change of variables."""
+    mean, log_std, u = randn(50, 3), 0.5 * randn(50, 3, seed=1), 1.5 * randn(50, 3, seed=2)
+    inner = Normal(mean.double(), log_std.double().exp())
+    expected = Independent(TransformedDistribution(inner, [TanhTransform(cache_size=1)]), 1)
+    log_prob, _ = SquashedGaussian(mean, log_std).log_prob_and_entropy(u)
+    torch.testing.assert_close(log_prob.double(), expected.log_prob(u.double().tanh()), rtol=1e-5, atol=1e-4)
+
+
+def test_a_squashed_gaussian_is_a_density_on_the_actions() -> None:
+    """It integrates to 1 over (-1, 1), which a density of u would not."""
+    action = torch.linspace(-1, 1, 20_003, dtype=torch.float64)[1:-1]
+    for mean, log_std in ((0.0, -0.5), (0.8, -0.5), (-0.5, -0.7)):
+        policy = SquashedGaussian(torch.tensor([[mean]]).double(), torch.tensor([[log_std]]).double())
+        density = policy.log_prob_and_entropy(action.atanh().unsqueeze(1))[0].exp()
+        assert density.mean().item() * 2 == pytest.approx(1, abs=2e-3)
+
+
+def test_a_squashed_gaussian_is_finite_where_tanh_is_1() -> None:
+    u = torch.tensor([[-90.0], [20.0], [90.0]], requires_grad=True)
+    log_prob, entropy = SquashedGaussian(u, torch.zeros(1)).log_prob_and_entropy(u.detach())
+    # log(1 - tanh^2 u) = log 4 - 2 |u|
+    torch.testing.assert_close(log_prob, -0.5 * math.log(2 * math.pi) - math.log(4) + 2 * u.detach().abs().flatten())
+    (log_prob + entropy).sum().backward()
+    assert u.grad is not None
+    assert u.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.7, -1.5])
+def test_the_entropy_of_a_squashed_gaussian_is_that_of_its_samples(mean: float) -> None:
+    """For a small deviation, where the slope at the mean is that everywhere: -E log p by Monte Carlo."""
+    policy = SquashedGaussian(torch.full((40_000, 2), mean), torch.tensor([-3.0, -4.0]))
+    sample = policy.sample(randn(40_000, 2))
+    log_prob, entropy = policy.log_prob_and_entropy(sample)
+    assert entropy[0].item() == pytest.approx(-log_prob.mean().item(), abs=0.03)
+    assert torch.equal(policy.mode(), policy.mean_BA)
+
+
+# what the envs are given
+
+
+def test_actions_are_clipped_to_the_bounds_in_the_space_s_shape() -> None:
+    actions = Actions(Box(np.float32([[-1, 0], [-np.inf, 2]]), np.float32([[1, 3], [np.inf, 2]])))
+    assert actions.num_logits == 4
+    got = actions.to_env(torch.tensor([[-7.0, 1.5, -1e6, 9.0]]))
+    assert got.tolist() == [[[-1, 1.5], [-1e6, 2]]]
+    assert Actions(Box(-1, 1, ())).to_env(torch.tensor([[3.0], [0.5]])).tolist() == [1, 0.5]
+
+
+def test_squashed_actions_fill_the_bounds_and_never_leave_them() -> None:
+    actions = Actions(Box(np.float32([0, -2]), np.float32([1, 6])), squash=True)
+    assert actions.to_env(torch.tensor([[0.0, 0.0], [50.0, -50.0]])).tolist() == [[0.5, 2], [1, -2]]
+    u = torch.cat((torch.linspace(-50, 50, 101), 3 * randn(400))).unsqueeze(1).expand(-1, 2000)
+    bounds = np.sort(np.float32(10) * np.random.default_rng(0).normal(size=(2, 2000)).astype(np.float32), axis=0)
+    space = Box(bounds[0], bounds[1])
+    got = Actions(space, squash=True).to_env(u).numpy()
+    assert ((got >= space.low) & (got <= space.high)).all(), "by not a bit"
+
+
+def test_multi_binary_is_a_head_of_two_choices_a_bit() -> None:
+    actions = Actions(MultiBinary((2, 2)))
+    assert actions.sizes == (2, 2, 2, 2)
+    policy = actions.policy(torch.tensor([[0.0, 9, 9, 0, 0, 9, 9, 0]]), None, None)
+    assert policy.mode().tolist() == [[1, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("space", "squash", "message"),
+    [
+        (Box(-np.inf, 1, (1,)), True, "agent.squash=true needs bounds, the action space is Box"),
+        (Discrete(2), True, "agent.squash=true is for Box actions, the action space is Discrete"),
+        (gym.spaces.Text(3), False, "the action space Text.*: valid are Discrete, MultiDiscrete, MultiBinary, Box"),
+    ],
+)
+def test_what_is_wrong_is_named(space: gym.Space, squash: bool, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Actions(space, squash=squash)

@@ -3,33 +3,33 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import contract
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from contract import CONFIGS, assert_equal_states, collect, gradients, train
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from trivium.agents import ppo
 from trivium.agents.envs import make
 from trivium.agents.ppo import (
     PPO,
-    annealed,
+    Batch,
     approx_kl,
     clip_fraction,
     clipped_surrogate_loss,
+    clipped_value_loss,
     normalized,
     value_loss,
 )
 from trivium.learner import Learner, Run
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def build(id: str = "CartPole-v1", *, seed: int = 0, num_envs: int = 4, run: Run | None = None, **keywords: Any) -> PPO:
@@ -38,23 +38,13 @@ def build(id: str = "CartPole-v1", *, seed: int = 0, num_envs: int = 4, run: Run
     return PPO(run=run or Run(seed=seed), env=env, **(settings | keywords))
 
 
-def train(learner: PPO, updates: int) -> list[dict[str, float]]:
-    return [{name: value.item() for name, value in learner.step().items()} for _ in range(updates)]
-
-
-def flat(state: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts and lists as one dict of leaves."""
-    if isinstance(state, dict | list | tuple):
-        items = state.items() if isinstance(state, dict) else enumerate(state)
-        return {k: v for key, value in items for k, v in flat(value, f"{prefix}/{key}").items()}
-    return {prefix: state}
-
-
-def assert_equal_states(first: Any, second: Any) -> None:
-    a, b = flat(first), flat(second)
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]) if isinstance(value, Tensor) else value == b[name], name
+def advantages(learner: PPO) -> Batch:
+    """A rollout, and what its updates would be of."""
+    collector = learner.collector
+    before = (collector.state_NM, collector.begins_N)
+    rollout = collect(learner)
+    batch, *_ = learner._advantages(rollout, rollout.reward, *before, collector.return_N, collector.length_N)
+    return batch
 
 
 # losses
@@ -77,6 +67,20 @@ def test_value_loss_by_hand() -> None:
     assert value_loss(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).item() == 2.5
 
 
+def test_clipped_value_loss_by_hand() -> None:
+    # V=3, V_old=0, R=4, eps=1: max(1, (1-4)^2); V=0.5: not clipped; V=-3, R=-9: max(36, (-1+9)^2); V=9, R=0: max(81, 1)
+    value, old, target = torch.tensor([3.0, 0.5, -3.0, 9.0]), torch.zeros(4), torch.tensor([4.0, 4.0, -9.0, 0.0])
+    assert clipped_value_loss(value, old, target, 1.0).item() == (9 + 12.25 + 64 + 81) / 4
+    assert clipped_value_loss(value, value, target, 1.0) == value_loss(value, target), "around the old value, not 0"
+
+
+def test_clipped_value_loss_has_no_gradient_where_it_clips() -> None:
+    value = torch.tensor([3.0, 0.5], requires_grad=True)
+    clipped_value_loss(value, torch.zeros(2), torch.tensor([4.0, 4.0]), 1.0).backward()
+    assert value.grad is not None
+    assert value.grad.tolist() == [0, -3.5]
+
+
 def test_approx_kl_and_clip_fraction_by_hand() -> None:
     assert approx_kl(torch.zeros(3)).item() == 0
     assert approx_kl(torch.tensor([math.log(2), math.log(0.5)])).item() == pytest.approx(
@@ -90,11 +94,6 @@ def test_normalized() -> None:
     torch.testing.assert_close(advantage, torch.tensor([-1.0, 0.0, 1.0]))
     assert normalized(torch.tensor([5.0])).tolist() == [5.0], "a single advantage has no deviation"
     assert normalized(torch.tensor([5.0, 5.0])).tolist() == [0.0, 0.0]
-
-
-def test_annealed() -> None:
-    assert [annealed(0.4, n, 100) for n in (0, 25, 100, 150)] == pytest.approx([0.4, 0.3, 0.0, 0.0])
-    assert annealed(0.4, 10**9, None) == 0.4
 
 
 # the update
@@ -123,11 +122,68 @@ def test_the_first_minibatch_finds_the_policy_that_acted(id: str) -> None:
     assert max(m["approx_kl"] for m in train(build(id, num_epochs=4, lr=0.1), 3)) > 1e-3
 
 
+def test_the_value_clip_is_around_the_values_of_the_rollout() -> None:
+    """All epochs see the same ones; in the first minibatch nothing is clipped."""
+    first, plain = (train(build(num_epochs=1, minibatch_size=64, value_clip=clip), 1) for clip in (1e-6, None))
+    assert first[0]["value_loss"] == pytest.approx(plain[0]["value_loss"], rel=1e-6)
+    learner, seen = build(num_epochs=3, minibatch_size=64, value_clip=0.1, lr=0.1), []
+    loss = learner._loss
+    learner._loss = lambda theta, minibatch, *args: (  # type: ignore[method-assign]
+        seen.append(minibatch.value.sort().values),
+        loss(theta, minibatch, *args),
+    )[1]
+    learner.step()
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
+def test_no_further_epoch_after_one_whose_kl_is_too_large() -> None:
+    for target_kl, epochs in ((None, 6), (1e9, 6), (1e-9, 1)):
+        learner = build(num_epochs=6, target_kl=target_kl, lr=1e-2)
+        seen = gradients(learner)
+        learner.step()
+        assert learner.optimizer.updates == len(seen) == 2 * epochs
+
+
+def test_the_kl_that_stops_is_the_mean_over_the_epoch_just_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of two minibatches with these; the mean of the third is 0.5, that of all so far 0.2."""
+    learner = build(num_epochs=6, target_kl=0.4)
+    kls = iter([0.0, 0.0, 0.7, 0.0, 0.3, 0.7, 9.0, 9.0])
+    monkeypatch.setattr(ppo, "approx_kl", lambda log_ratio: torch.tensor(next(kls)))
+    seen = gradients(learner)
+    learner.step()
+    assert len(seen) == 6
+
+
+def test_the_mask_is_the_same_in_the_update_as_when_it_was_acted(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = build("Masked-info-v0", num_epochs=1, minibatch_size=64, lr=0.1)
+    rollout = collect(learner)
+    learner.collector.collect = lambda *noise: rollout  # type: ignore[method-assign]
+    layout, seen, policy = learner.net.encoder.layout, [], learner.actions.policy
+    acted = layout.action_mask(rollout.obs.flatten(0, 1))
+    assert acted is not None
+    assert acted.sum(1).tolist() == [2] * 64
+    monkeypatch.setattr(learner.actions, "policy", lambda *args: (seen.append(args[2]), policy(*args))[1])
+    order = learner.shuffle_rng.clone_state()
+    metrics = learner.step()
+    assert len(seen) == 1
+    assert torch.equal(seen[0], acted[torch.randperm(64, generator=order)])
+    assert metrics["approx_kl"].item() == pytest.approx(0, abs=1e-6)
+    assert metrics["entropy"].item() == pytest.approx(math.log(2), abs=1e-3), "of two valid actions each"
+
+
+def test_pixels_stay_bytes_in_the_rollout_and_are_learnt_from() -> None:
+    learner = build("Pixels-v0", num_envs=8, images="impala", lr=1e-3, num_epochs=4, gamma=0.0)
+    assert collect(learner).obs.dtype == torch.uint8
+    train(learner, 8)
+    assert learner.evaluate(final=True)["return_mean"] == 1
+
+
 def test_gradients_are_clipped_by_their_global_norm() -> None:
     learner = build(max_grad_norm=0.01)
+    seen = gradients(learner)
     learner.step()
-    norm = torch.cat([p.grad.flatten() for p in learner.net.parameters() if p.grad is not None]).norm()
-    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+    assert [gradient.norm().item() for gradient in seen] == pytest.approx([0.01] * 4, rel=1e-3)
 
 
 def test_lr_and_clip_reach_their_end() -> None:
@@ -140,24 +196,26 @@ def test_lr_and_clip_reach_their_end() -> None:
 
 def test_the_log_prob_is_of_the_action_before_clipping() -> None:
     learner = build("Reach-v0")  # the env refuses actions beyond 0.6
-    (obs, action, log_prob, _, _), _ = learner._collect()
+    rollout = collect(learner)
+    action, log_prob = (kept.flatten(0, 1) for kept in rollout.kept)
     assert action.abs().max() > 0.6
     with torch.no_grad():
-        expected, _ = learner.net(obs)[0].log_prob_and_entropy(action)
+        expected, _ = learner.net(rollout.obs.flatten(0, 1))[0].log_prob_and_entropy(action)
     torch.testing.assert_close(log_prob, expected)
 
 
 def test_a_truncated_step_bootstraps_from_the_episode_s_own_last_observation() -> None:
     # episode 0 is terminated after 3 steps, episode 1 truncated; with lam 0 an advantage is a one-step error
     learner = build("Count-v0", num_envs=1, num_steps=6, minibatch_size=6, gamma=0.5, gae_lambda=0.0)
-    (obs, _, _, advantage, _), _ = learner._collect()
+    batch = advantages(learner)
+    obs = batch.obs.squeeze(1)
     assert obs.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
     with torch.no_grad():
-        value = learner.net.value(obs)
-        next_value = learner.net.value(torch.tensor([[0.0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [1, 3]]))
+        value = learner.net(obs)[1]
+        next_value = learner.net(torch.tensor([[0.0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [1, 3]]))[1]
     next_value[2] = 0
     reward = torch.tensor([1.0, 2, 3, 11, 12, 13])
-    torch.testing.assert_close(advantage, reward + 0.5 * next_value - value)
+    torch.testing.assert_close(batch.advantage.flatten(), reward + 0.5 * next_value - value)
 
 
 def test_episode_metrics_are_those_of_whole_episodes() -> None:
@@ -186,9 +244,12 @@ def test_the_yaml_mirrors_the_constructor() -> None:
         assert isinstance(yaml, dict)
         keywords = {name: value for name, value in yaml.items() if not str(name).startswith("_")}
         parameters = inspect.signature(target).parameters
-        assert set(keywords) == set(parameters) - {"run", "env", "stream"}
+        assert set(keywords) == set(parameters) - {"run", "env", "stream", "make_env", "part"}
         defaults = {k: p.default for k, p in parameters.items() if k in keywords and p.default is not p.empty}
         expected = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
+        if "settings" in expected:  # an empty group, for the command line to add to
+            assert keywords["settings"] == {}
+            keywords["settings"] = None
         assert {k: v for k, v in keywords.items() if k in expected} == expected
 
 
@@ -204,7 +265,7 @@ def probe(id: str, updates: int, **keywords: Any) -> PPO:
 
 def values(learner: PPO, *obs: float) -> Tensor:
     with torch.no_grad():
-        return learner.net.value(torch.tensor(obs).unsqueeze(1))
+        return learner.net(torch.tensor(obs).unsqueeze(1))[1]
 
 
 def test_probe_1_a_constant_value() -> None:
@@ -222,7 +283,7 @@ def test_probe_3_a_discounted_value() -> None:
 def test_probe_4_a_better_action() -> None:
     learner = probe("Choose-v0", 30)
     assert learner.evaluate()["return_mean"] == 1
-    assert learner.net.policy(torch.zeros(1, 1)).logits_BA.softmax(-1)[0, 1] > 0.9  # type: ignore[union-attr]
+    assert learner.net(torch.zeros(1, 1))[0].logits_BS.softmax(-1)[0, 1] > 0.9
     torch.testing.assert_close(values(learner, 0.0), torch.tensor([1.0]), rtol=0, atol=0.2)
 
 
@@ -254,22 +315,7 @@ def test_a_time_limit_is_not_an_end() -> None:
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "Drift-v0", "Identity-v0", "Pendulum-v1"])
 def test_resumes_bit_for_bit(saved: Callable[[Any], Any], id: str) -> None:
-    keywords = {"lr_anneal_env_steps": 1000, "entropy_coef": 0.01}
-    whole = build(id, **keywords)
-    metrics = train(whole, 6)
-
-    first = build(id, **keywords)
-    train(first, 3)
-    state = saved(first.state_dict())
-    random.seed(5)
-    np.random.seed(5)
-    torch.manual_seed(5)
-    second = build(id, **keywords)
-    train(second, 1)  # whatever it was before is forgotten
-    second.load_state_dict(state)
-    assert_equal_states(saved(second.state_dict()), state)
-    assert str(train(second, 3)) == str(metrics[3:])
-    assert_equal_states(saved(second.state_dict()), saved(whole.state_dict()))
+    contract.check_resumes(partial(build, id, lr_anneal_env_steps=1000, entropy_coef=0.01), saved)
 
 
 def test_a_nondeterministic_env_resumes_at_an_episode_boundary(saved: Callable[[Any], Any]) -> None:
@@ -278,21 +324,14 @@ def test_a_nondeterministic_env_resumes_at_an_episode_boundary(saved: Callable[[
     second = build("Hidden-v0")
     with pytest.warns(RuntimeWarning, match="not deterministic"):
         second.load_state_dict(saved(first.state_dict()))
-    assert not second.return_N.any()
-    assert not second.length_N.any()
+    assert not second.collector.return_N.any()
+    assert not second.collector.length_N.any()
     train(second, 1)
 
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "Reach-v0"])
 def test_equal_seeds_give_equal_weights(id: str) -> None:
-    learners = []
-    for seed, other in ((3, 1), (3, 2), (4, 1)):
-        torch.manual_seed(other)
-        learners.append(build(id, seed=seed))
-        train(learners[-1], 2)
-    states = [learner.net.state_dict() for learner in learners]
-    assert_equal_states(states[0], states[1])
-    assert not torch.equal(states[0]["actor.0.weight"], states[2]["actor.0.weight"])
+    contract.check_seeds(partial(build, id))
 
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "Drift-v0"])
@@ -300,20 +339,7 @@ def test_equal_seeds_give_equal_weights(id: str) -> None:
 def test_evaluation_touches_nothing_and_repeats_itself(
     saved: Callable[[Any], Any], id: str, deterministic: bool
 ) -> None:
-    learner = build(id, eval_deterministic=deterministic, eval_episodes=3, test_episodes=5, max_eval_steps=50)
-    train(learner, 1)
-    before, rngs = saved(learner.state_dict()), (random.getstate(), str(np.random.get_state()), torch.get_rng_state())
-    result, final = learner.evaluate(), learner.evaluate(final=True)
-    assert learner.evaluate() == result, "the same episodes each time"
-    assert learner.evaluate(final=True) == final
-    assert_equal_states(saved(learner.state_dict()), before)
-    assert random.getstate() == rngs[0]
-    assert str(np.random.get_state()) == rngs[1]
-    assert torch.equal(torch.get_rng_state(), rngs[2])
-
-    resumed = build(id, eval_deterministic=deterministic, eval_episodes=3, test_episodes=5, max_eval_steps=50)
-    resumed.load_weights(before)
-    assert resumed.evaluate() == result, "depends on the weights only"
+    contract.check_evaluation(partial(build, id, eval_deterministic=deterministic), saved)
 
 
 def test_evaluation_counts_the_first_episode_of_each_env() -> None:
@@ -358,13 +384,7 @@ def _work(rank: int, folder: str) -> None:
 
 def test_two_workers(tmp_path: Path) -> None:
     mp.spawn(_work, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    assert_equal_states(first["whole"]["net"], second["whole"]["net"])
-    assert first["whole"]["env_steps"] == 2 * 4 * 16
-    assert first["whole"]["envs"]["state"].shape == (2, 4)
-    assert not torch.equal(first["whole"]["envs"]["state"], second["whole"]["envs"]["state"])
-    assert not torch.equal(first["whole"]["act_rng"], second["whole"]["act_rng"])
-    assert first["eval"] == second["eval"]
+    first, second = contract.check_workers(tmp_path)
+    assert first["whole"]["collector"]["env_steps"] == 2 * 4 * 16
+    assert first["whole"]["collector"]["envs"]["state"].shape == (2, 4)
     assert str(first["one"]) == str(second["one"])
-    for worker in (first, second):
-        assert_equal_states(worker["whole"], worker["resumed"])

@@ -13,9 +13,10 @@ import contract
 import pytest
 import torch
 import torch.multiprocessing as mp
-from contract import assert_equal_states, train
+from contract import assert_equal_states, gradients, train
 from torch import Tensor
 
+from trivium.agents.collector import BLOCK, Rollout
 from trivium.agents.envs import make
 from trivium.agents.reinforce import REINFORCE, first_episodes, returns_to_go
 from trivium.learner import Run
@@ -28,8 +29,18 @@ def build(
     return REINFORCE(run=run or Run(seed=seed), env=env, **({"hidden": [16]} | keywords))
 
 
-def gradient(learner: REINFORCE) -> Tensor:
-    return torch.cat([parameter.grad.flatten() for parameter in learner.net.actor.parameters()])
+def by_name(learner: REINFORCE, gradient_P: Tensor) -> dict[str, Tensor]:
+    """The parts of a gradient that belong to the parameters."""
+    named = [(name, p) for name, p in learner.net.named_parameters() if p.requires_grad]
+    parts = gradient_P.split([p.numel() for _, p in named])
+    return {name: part.view_as(p) for (name, p), part in zip(named, parts, strict=True)}
+
+
+def losses(learner: REINFORCE) -> list[tuple[Rollout, Tensor, Tensor, Tensor]]:
+    """The list to which every update from now on adds what its loss is of: rollout, returns, advantages, weights."""
+    seen, loss = [], learner._loss
+    learner._loss = lambda theta, *args: (seen.append(args), loss(theta, *args))[1]  # type: ignore[method-assign]
+    return seen
 
 
 # returns and episodes
@@ -42,6 +53,19 @@ def test_returns_to_go_by_hand(bootstrap: float, expected: list[float]) -> None:
     assert returns_to_go(reward, values, ended, gamma=0.5).flatten().tolist() == expected
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+def test_returns_to_go_equal_the_definition(gamma: float) -> None:
+    """In float64, over random ends of episodes."""
+    generator = torch.Generator().manual_seed(0)
+    reward, bootstrap = torch.randn(2, 50, 6, generator=generator)
+    ended = torch.rand(50, 6, generator=generator) < 0.15
+    result = returns_to_go(reward, bootstrap, ended, gamma=gamma)
+    following = torch.zeros(6, dtype=torch.float64)
+    for t in reversed(range(50)):
+        following = reward[t].double() + gamma * torch.where(ended[t], bootstrap[t].double(), following)
+        torch.testing.assert_close(result[t].double(), following, rtol=1e-5, atol=1e-5)
+
+
 def test_first_episodes_by_hand() -> None:
     ended = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]], dtype=torch.bool)
     expected = torch.tensor([[1, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]], dtype=torch.bool)
@@ -49,14 +73,18 @@ def test_first_episodes_by_hand() -> None:
 
 
 def test_an_update_is_one_whole_episode_of_each_env() -> None:
-    learner, env_steps = build("Lasts-v0", num_envs=20, baseline=False, gamma=1.0), 0
+    settings = {"baseline": False, "gamma": 1.0, "normalize_advantage": False}
+    learner, env_steps = build("Lasts-v0", num_envs=20, **settings), 0
+    seen = losses(learner)
     for _ in range(2):
-        obs_B, _, return_B, whole_B, metrics = learner._collect()
-        steps = len(obs_B) // 20
-        obs, returns, whole = obs_B.view(steps, 20), return_B.view(steps, 20), whole_B.view(steps, 20)
-        lengths = obs[0]  # an episode lasts as many steps as it observes
+        metrics = learner.step()
+        rollout, return_B, _, weight_B = seen.pop()
+        steps = len(rollout.reward)
+        returns, whole = return_B.view(steps, 20), (weight_B > 0).view(steps, 20)
+        lengths = rollout.obs[0].flatten()  # an episode lasts as many steps as it observes
         assert torch.equal(whole.sum(0), lengths), "short or long, each counts, from its first step on"
-        assert lengths.max() == steps > lengths.min(), "no longer than the longest takes"
+        assert lengths.min() < lengths.max() <= steps < lengths.max() + BLOCK, "not much longer than the longest takes"
+        torch.testing.assert_close(weight_B, whole.flatten() / whole.sum())
         remaining = lengths - torch.arange(steps).unsqueeze(1)
         assert torch.equal(returns * whole, remaining * whole)
         assert metrics["episode_length"] == metrics["episode_return"] == lengths.mean()
@@ -66,9 +94,11 @@ def test_an_update_is_one_whole_episode_of_each_env() -> None:
 
 def test_an_unfinished_episode_is_left_out() -> None:
     learner = build("Lasts-v0", num_envs=20, max_steps=5)
-    obs, _, _, whole, metrics = learner._collect()
-    lengths = obs.view(5, 20)[0]
-    assert torch.equal(whole.view(5, 20).sum(0), torch.where(lengths <= 5, lengths, 0))
+    seen = losses(learner)
+    metrics = learner.step()
+    rollout, _, _, weight = seen[0]
+    lengths = rollout.obs.view(5, 20)[0]
+    assert torch.equal((weight > 0).view(5, 20).sum(0), torch.where(lengths <= 5, lengths, 0))
     assert metrics["episode_length"] == lengths[lengths <= 5].mean()
 
     before = build("Wild-v0", max_steps=3)  # its episodes never end
@@ -79,14 +109,24 @@ def test_an_unfinished_episode_is_left_out() -> None:
     assert_equal_states(before.net.state_dict(), weights)
 
 
+def first_returns(learner: REINFORCE) -> Tensor:
+    """float32 [T, N], of the first update; 0 for steps that do not count."""
+    seen = losses(learner)
+    learner.step()
+    rollout, return_B, _, weight_B = seen[0]
+    return return_B.masked_fill(weight_B == 0, 0.0).view_as(rollout.reward)
+
+
 def test_a_truncated_episode_bootstraps_with_a_baseline_only() -> None:
     # an episode of 8 steps with reward 1, truncated
     with_baseline, without = build("Forever-v0", gamma=0.5), build("Forever-v0", gamma=0.5, baseline=False)
-    value = with_baseline.net.value(torch.zeros(1, 1)).item()
+    value = with_baseline.net(torch.zeros(1, 1))[1].item()
     for learner, expected in ((with_baseline, 1 + 0.5 * value), (without, 1.0)):
-        return_B = learner._collect()[2]
-        assert return_B.view(8, 4)[7].tolist() == pytest.approx([expected] * 4)
-    assert build("Lasts-v0", gamma=0.5)._collect()[2].max() < 2, "a terminated one never does"
+        assert first_returns(learner)[7].tolist() == pytest.approx([expected] * 4)
+    lasts = build("Lasts-v0", gamma=0.5)
+    with torch.no_grad():
+        lasts.net.critic[-1].bias.fill_(100.0)
+    assert first_returns(lasts).max() < 2, "a terminated one never does"
 
 
 # the update
@@ -104,11 +144,13 @@ def test_the_gradient_is_the_analytic_one_and_a_baseline_does_not_bias_it(baseli
     with torch.no_grad():
         head.bias.copy_(torch.tensor([0.4, -0.4]))
         learner.net.critic[0].bias.fill_(0.7)  # any baseline, also a wrong one
+    seen = gradients(learner)
     learner.step()
     p0, p1 = head.bias.detach().softmax(0).tolist()
     error = (1.7**2 if baseline else 1.0) ** 0.5 / 2 / 4000**0.5
-    assert head.bias.grad is not None
-    assert head.bias.grad.tolist() == pytest.approx([2 * p0 * p1, -2 * p0 * p1], abs=4 * error)
+    assert by_name(learner, seen[0])["actor.0.bias"].tolist() == pytest.approx(
+        [2 * p0 * p1, -2 * p0 * p1], abs=4 * error
+    )
 
 
 def test_a_baseline_lowers_the_variance() -> None:
@@ -126,27 +168,31 @@ def test_the_loss_by_hand() -> None:
     """Two envs with episodes of different length: the mean over the steps that count, and over them alone."""
     keywords = {"num_envs": 6, "gamma": 0.5, "value_coef": 0.25, "entropy_coef": 0.1, "normalize_advantage": False}
     learner = build("Lasts-v0", max_grad_norm=math.inf, **keywords)
-    net = copy.deepcopy(learner.net)
-    obs, action, returns, whole, _ = collected = learner._collect()
-    learner._collect = lambda: collected  # type: ignore[method-assign]
+    net, seen, used = copy.deepcopy(learner.net), gradients(learner), losses(learner)
     metrics = train(learner, 1)[0]
-    keep = whole.bool()
+    rollout, returns, _, weight = used[0]
+    obs, action, keep = rollout.obs.flatten(0, 1), rollout.kept[0].flatten(), weight > 0
+    assert torch.equal(keep, first_episodes(rollout.ended).flatten())
     assert 0 < keep.sum() < len(keep)
-    log_prob = net.policy(obs).logits_BA.log_softmax(1)[keep]  # type: ignore[union-attr]
-    value, target = net.value(obs)[keep], returns[keep]
+    policy, value, _ = net(obs)
+    log_prob = policy.logits_BS.log_softmax(1)[keep]
+    value, target = value[keep], returns[keep]
     chosen = log_prob[torch.arange(len(log_prob)), action[keep]]
     entropy = -(log_prob.exp() * log_prob).sum(1)
     loss = (-chosen * (target - value).detach() + 0.25 * (target - value) ** 2 - 0.1 * entropy).mean()
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
     loss.backward()
-    for (name, ours), reference in zip(learner.net.named_parameters(), net.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-4, atol=1e-6, msg=name)
+    expected = torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+    torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_normalised_advantages_are_those_of_the_steps_that_count() -> None:
     learner = build("Lasts-v0", num_envs=10)
-    _, _, returns, whole, _ = learner._collect()
-    normalized = learner._normalized(returns, whole)[whole.bool()]
+    seen = losses(learner)
+    learner.step()
+    _, _, advantage, weight = seen[0]
+    assert (weight == 0).any()
+    normalized = advantage[weight > 0]
     assert normalized.mean().item() == pytest.approx(0, abs=1e-5)
     assert normalized.std(correction=0).item() == pytest.approx(1, abs=1e-4)
 
@@ -170,7 +216,7 @@ def test_what_is_wrong_is_named() -> None:
     for keywords, message in (
         ({"gamma": 1.5}, r"agent.gamma=1.5 must be in \[0, 1\]"),
         ({"max_steps": 0}, "agent.max_steps=0"),
-        ({"id": "Blackjack-v1"}, "observation space Tuple"),
+        ({"id": "Words-v0"}, "env.id='Words-v0': the observation space Text"),
     ):
         with pytest.raises(ValueError, match=message):
             build(**keywords)  # type: ignore[arg-type]
@@ -192,7 +238,7 @@ def probe(id: str, updates: int, **keywords: Any) -> REINFORCE:
 
 def values(learner: REINFORCE, *obs: float) -> Tensor:
     with torch.no_grad():
-        return learner.net.value(torch.tensor(obs).unsqueeze(1))
+        return learner.net(torch.tensor(obs).unsqueeze(1))[1]
 
 
 def test_probe_1_a_constant_value() -> None:
@@ -256,7 +302,7 @@ def test_half_precision_trains() -> None:
 
 
 def test_two_workers_with_episodes_of_different_lengths(tmp_path: Path) -> None:
-    """Without a baseline, for DDP refuses parameters that get no gradient."""
+    """Without a baseline: some parameters get no gradient."""
     mp.spawn(contract.work, (str(tmp_path), partial(build, baseline=False, eval_episodes=3)), nprocs=2)
     contract.check_workers(tmp_path)
 
@@ -264,8 +310,8 @@ def test_two_workers_with_episodes_of_different_lengths(tmp_path: Path) -> None:
 def test_workers_together_have_the_gradient_of_one_with_all_their_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean over all steps, however many each worker holds: here 3 and 5 episodes, in two threads."""
     whole = build("Lasts-v0", num_envs=8, max_grad_norm=math.inf)
-    obs, action, returns, keep, _ = whole._collect()
-    whole._collect = lambda: (obs, action, returns, keep, {})  # type: ignore[method-assign]
+    rollout, expected = whole._collect(), gradients(whole)
+    whole._collect = lambda: rollout  # type: ignore[method-assign]
     whole.step()
 
     sent, barrier = [torch.zeros(()), torch.zeros(())], threading.Barrier(2)
@@ -277,17 +323,21 @@ def test_workers_together_have_the_gradient_of_one_with_all_their_episodes(monke
         barrier.wait(timeout=20)
         return total
 
-    def work(rank: int) -> Tensor:
+    def work(rank: int) -> tuple[Tensor, Tensor]:
         learner = build("Lasts-v0", num_envs=8, max_grad_norm=math.inf)
         learner.run = Run(rank=rank, world_size=2)
-        half = [x.view(-1, 8, *x.shape[1:])[:, [slice(3), slice(3, 8)][rank]] for x in (obs, action, returns, keep)]
-        obs_B, action_B, return_B, keep_B = (x.flatten(0, 1) for x in half)
-        learner._collect = lambda: (obs_B, action_B, return_B, keep_B, {})  # type: ignore[method-assign]
+        part = [slice(3), slice(3, 8)][rank]
+        own = Rollout(*(column[:, part] for column in rollout[:-1]), (rollout.kept[0][:, part],))
+        learner._collect = lambda: own  # type: ignore[method-assign]
+        averaged, alone, gradient = gradients(learner), [], learner.flat.gradient
+        learner.flat.gradient = lambda *args: (alone.append(found := gradient(*args)), found)[1]  # type: ignore
         learner.step()
-        return gradient(learner)
+        return alone[0][0], averaged[0]
 
     monkeypatch.setattr(Run, "sum", all_reduce)
     with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(work, range(2))
-    assert not torch.equal(first, second)
-    torch.testing.assert_close((first + second) / 2, gradient(whole), rtol=1e-4, atol=1e-7)
+        (first, both), (second, both_too) = threads.map(work, range(2))
+    assert not torch.allclose(first, second, rtol=1e-2)
+    assert torch.equal(both, both_too)
+    torch.testing.assert_close((first + second) / 2, expected[0], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(both, expected[0], rtol=1e-4, atol=1e-7)

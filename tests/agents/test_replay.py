@@ -57,6 +57,22 @@ def test_n_step_return_by_hand(terminated: list[int], cut: list[int], expected: 
     assert tuple(tensor.item() for tensor in result) == expected
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 30])
+def test_n_step_return_equals_the_definition(num_steps: int, gamma: float) -> None:
+    """In float64, over random patterns of terminations and truncations."""
+    reward = torch.randn(300, num_steps, generator=generator(0))
+    terminated = torch.rand(300, num_steps, generator=generator(1)) < 0.15
+    cut = terminated | (torch.rand(300, num_steps, generator=generator(2)) < 0.15)
+    return_B, discount_B, last_B = n_step_return(reward, terminated, cut, gamma=gamma)
+    for i in range(300):
+        last = next((k for k in range(num_steps) if cut[i, k]), num_steps - 1)
+        total = sum(gamma**k * reward[i, k].double().item() for k in range(last + 1))
+        assert last_B[i] == last
+        assert return_B[i].item() == pytest.approx(total, abs=1e-5)
+        assert discount_B[i].item() == pytest.approx(0 if terminated[i, last] else gamma ** (last + 1), abs=1e-6)
+
+
 def test_what_follows_a_cut_is_not_looked_at() -> None:
     cut = torch.tensor([[True, False]])
     return_B, _, _ = n_step_return(torch.tensor([[1.0, torch.nan]]), torch.zeros_like(cut), cut, gamma=0.5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trivium.agents.returns import explained_variance, gae, mean_where, running_sum
+from trivium.agents.returns import explained_variance, gae, linear_recurrence, linear_schedule, mean_where, running_sum
 
 
 def column(*values: float) -> Tensor:
@@ -41,6 +41,29 @@ def reference(rollout: dict[str, Tensor], gamma: float, lam: float) -> Tensor:
     return result
 
 
+def test_linear_recurrence_by_hand() -> None:
+    x, decay = column(1, 1, 1), column(0.5, 0.5, 0)
+    assert linear_recurrence(x, decay, torch.tensor([2.0])).flatten().tolist() == [2, 2, 1]
+    assert linear_recurrence(x, decay).flatten().tolist() == [1, 1.5, 1]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 8, 9, 64, 100])
+@pytest.mark.parametrize("chance", [0.0, 0.1, 0.5, 1.0])
+def test_linear_recurrence_equals_the_loop(steps: int, chance: float) -> None:
+    """In float64, over random patterns of what cuts it; and none of what it is given is written to."""
+    generator = torch.Generator().manual_seed(steps)
+    x = torch.randn(steps, 5, generator=generator)
+    decay = torch.rand(steps, 5, generator=generator).masked_fill(torch.rand(steps, 5, generator=generator) < chance, 0)
+    for start in (None, torch.randn(5, generator=generator)):
+        given = [tensor.clone() for tensor in (x, decay)]
+        result = linear_recurrence(x, decay, start)
+        assert all(torch.equal(a, b) for a, b in zip((x, decay), given, strict=True))
+        y = torch.zeros(5, dtype=torch.float64) if start is None else start.double()
+        for t in range(steps):
+            y = x[t].double() + decay[t].double() * y
+            torch.testing.assert_close(result[t].double(), y, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("terminated", "expected"), [(False, [4.0, 6.0]), (True, [1.5, 1.0])])
 def test_gae_by_hand(terminated: bool, expected: list[float]) -> None:
     advantage = gae(
@@ -72,8 +95,8 @@ def test_gae_of_two_episodes_by_hand() -> None:
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
 def test_gae_equals_the_definition(gamma: float, lam: float) -> None:
-    for seed in range(3):
-        rollout = random_rollout(seed)
+    for seed, steps in enumerate((40, 40, 40, 1, 2, 33)):
+        rollout = random_rollout(seed, steps)
         expected = reference(rollout, gamma, lam)
         torch.testing.assert_close(gae(**rollout, gamma=gamma, lam=lam).double(), expected, rtol=1e-5, atol=1e-4)
 
@@ -136,6 +159,21 @@ def test_mean_where() -> None:
     x, mask = torch.tensor([1.0, torch.inf, 4.0]), torch.tensor([True, False, True])
     assert mean_where(x, mask).item() == 2.5
     assert mean_where(x, torch.zeros(3, dtype=torch.bool)).isnan()
+
+
+def test_linear_schedule() -> None:
+    assert [linear_schedule(0.4, 0.0, n, 100) for n in (0, 25, 100, 150)] == pytest.approx([0.4, 0.3, 0.0, 0.0])
+    assert linear_schedule(0.4, 0.0, 10**9, None) == 0.4
+
+
+def test_running_sum_with_a_discount_by_hand() -> None:
+    reward = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    ended = torch.tensor([[False], [True], [False], [False]])
+    sums, rest = running_sum(reward, ended, torch.tensor([8.0]), gamma=0.5)
+    assert sums.flatten().tolist() == [5.0, 4.5, 3.0, 5.5]
+    assert rest.tolist() == [5.5]
+    _, rest = running_sum(reward[:2], ended[:2], torch.tensor([8.0]), gamma=0.5)
+    assert rest.tolist() == [0.0], "an episode's end starts anew"
 
 
 def test_explained_variance() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -97,6 +98,102 @@ class Identity(Tiny):
         reward, self.steps = float(action + 5 == self.x), self.steps + 1
         self.x = int(self.np_random.integers(3, 7))
         return self.x, reward, False, self.steps == 20, {}
+
+
+class Echo(Tiny):
+    """Repeat what is seen, 20 times; the reward is what part of it was right, of a Box minus the squared error."""
+
+    def __init__(self, space: gym.Space) -> None:
+        self.observation_space = self.action_space = space
+
+    def begin(self) -> Any:
+        self.steps = 0
+        self.action_space.seed(int(self.np_random.integers(2**31)))
+        return self.action_space.sample()
+
+    def step(self, action: Any) -> Result:
+        assert self.action_space.contains(action)
+        error = np.square(action - self.x) if isinstance(self.action_space, gym.spaces.Box) else action != self.x
+        self.x, self.steps = self.action_space.sample(), self.steps + 1
+        base = 0.0 if isinstance(self.action_space, gym.spaces.Box) else 1.0
+        return self.x, base - float(np.mean(error)), False, self.steps == 20, {}
+
+
+class Masked(Tiny):
+    """Repeat what is seen, 1 of 4; a half of the actions is valid, the others are refused. The mask is in `info`,
+    in the observation (`key`), or what `action_masks()` returns (`method`)."""
+
+    observation_space: gym.Space = gym.spaces.Discrete(4)
+    action_space = gym.spaces.Discrete(4)
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        if source == "key":
+            parts = {"x": self.observation_space, "action_mask": gym.spaces.MultiBinary(4)}
+            self.observation_space = gym.spaces.Dict(parts)
+        if source == "method":
+            self.action_masks = lambda: self.mask
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.seen()
+
+    def seen(self) -> tuple[Any, dict]:
+        self.x, other = self.np_random.permutation(4)[:2].tolist()
+        self.mask = np.isin(np.arange(4), (self.x, other))
+        obs = {"x": self.x, "action_mask": self.mask} if self.source == "key" else self.x
+        return obs, {"action_mask": self.mask.astype(np.int8)} if self.source == "info" else {}
+
+    def step(self, action: int) -> Result:
+        assert self.mask[action], f"{action} is invalid"
+        reward, self.steps = float(action == self.x), self.steps + 1
+        obs, info = self.seen()
+        if self.steps == 10:
+            self.mask[:] = False  # nobody acts any more
+        return obs, reward, self.steps == 10, False, info
+
+
+class Forbidding(Masked):
+    """Forbids everything at the second step."""
+
+    def seen(self) -> tuple[Any, dict]:
+        obs, info = super().seen()
+        if self.steps:
+            self.mask[:] = info["action_mask"][:] = False
+        return obs, info
+
+    def step(self, action: int) -> Result:
+        self.mask[:] = True
+        return super().step(action)
+
+
+class Recall(Tiny):
+    """Two numbers are shown, then nothing twice, then both must be told: needs a memory and two heads. A third of the
+    first head's actions is invalid and refused, other ones at each step."""
+
+    observation_space = gym.spaces.MultiDiscrete([4, 3])  # 0: nothing is shown
+    action_space = gym.spaces.MultiDiscrete([3, 2])
+
+    def begin(self) -> np.ndarray:
+        self.steps = 0
+        self.told = self.np_random.integers([3, 2])
+        self.draw()
+        return self.told + 1
+
+    def draw(self) -> None:
+        self.invalid = (self.told[0] + self.np_random.integers(1, 3)) % 3
+
+    def action_masks(self) -> np.ndarray:
+        return np.array([*(np.arange(3) != self.invalid), True, True])
+
+    def step(self, action: np.ndarray) -> Result:
+        assert action[0] != self.invalid
+        self.steps += 1
+        self.draw()
+        ended = self.steps == 3
+        reward = float(np.mean(action == self.told)) if ended else 0.0
+        return np.zeros(2, np.int64), reward, ended, False, {}
 
 
 class Reach(Tiny):
@@ -205,6 +302,100 @@ class Shapeless(Tiny):
         return 0.5
 
 
+class Hangs(Tiny):
+    """Never comes back from its third step."""
+
+    def step(self, action: int) -> Result:
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 3:
+            time.sleep(1e6)
+        return self.x, 0.0, False, False, {}
+
+
+class Raises(Tiny):
+    """An error of two lines at the second step."""
+
+    def step(self, action: int) -> Result:
+        if self.x[0]:
+            raise RuntimeError("the simulator is\ngone")
+        self.x = np.ones(1, np.float32)
+        return self.x, 0.0, False, False, {}
+
+
+class Short(Tiny):
+    """The four values of the old API."""
+
+    def step(self, action: int) -> Any:
+        return self.x, 0.0, False, {}
+
+
+class Keyless(Tiny):
+    """A Dict that lacks a key."""
+
+    observation_space = gym.spaces.Dict({"a": box(), "b": box()})
+
+    def begin(self) -> dict[str, Any]:
+        return {"a": np.zeros(1, np.float32)}
+
+
+class Pixels(Tiny):
+    """The better action is the side of the picture that is lit."""
+
+    def __init__(self, shape: tuple[int, ...] = (12, 12, 1)) -> None:
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+
+    def begin(self) -> np.ndarray:
+        self.side = int(self.np_random.integers(2))
+        x = np.zeros(self.observation_space.shape, np.uint8)  # type: ignore[arg-type]
+        x[:, 6 * self.side : 6 * self.side + 6] = 200
+        return x
+
+    def step(self, action: int) -> Result:
+        return self.x, 1.0 if action == self.side else -1.0, True, False, {}
+
+
+class Words(Tiny):
+    """An observation space that no agent can serve."""
+
+    observation_space = gym.spaces.Text(5)
+
+
+class Drawn(Tiny):
+    """Draws itself, 8 x 6 pixels of one colour: red is 20 times the step, green 100 times the last action, blue random
+    in each episode, which has 4 steps. The reward is the action."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (as gymnasium has it)
+    picture_dtype: Any = np.uint8
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def begin(self) -> np.ndarray:
+        self.colour = [0, 0, int(self.np_random.integers(256))]
+        return self.sign()
+
+    def step(self, action: int) -> Result:
+        self.colour[:2] = self.colour[0] + 20, 100 * int(action)
+        return self.x, float(action), self.colour[0] == 80, False, {}
+
+    def render(self) -> np.ndarray:
+        assert self.render_mode == "rgb_array"
+        return np.full((6, 8, 3), self.colour, self.picture_dtype)
+
+
+class DrawnWrongly(Drawn):
+    """Its pictures are of floats."""
+
+    picture_dtype = np.float32
+
+
+class DrawnNever(Drawn):
+    """Its renderer fails as those without a graphics driver do."""
+
+    def render(self) -> np.ndarray:
+        raise RuntimeError("no driver")
+
+
 for env in (
     Constant,
     Predict,
@@ -221,6 +412,26 @@ for env in (
     Broken,
     BrokenReward,
     Shapeless,
+    Words,
+    Hangs,
+    Drawn,
+    DrawnWrongly,
+    DrawnNever,
+    Recall,
+    Raises,
+    Short,
+    Keyless,
+    Pixels,
 ):
     gym.register(f"{env.__name__}-v0", entry_point=env)
+for name, space in {
+    "Discrete": gym.spaces.Discrete(4, start=3),
+    "MultiDiscrete": gym.spaces.MultiDiscrete([3, 2], start=[1, -1]),
+    "MultiBinary": gym.spaces.MultiBinary(3),
+    "Box": box((2,), 1.0),
+}.items():
+    gym.register(f"Echo{name}-v0", entry_point=Echo, kwargs={"space": space})
+for source in ("info", "method", "key"):
+    gym.register(f"Masked-{source}-v0", entry_point=Masked, kwargs={"source": source})
+gym.register("Forbidding-v0", entry_point=Forbidding, kwargs={"source": "info"})
 gym.register("Forever-v0", entry_point=Forever, max_episode_steps=8)

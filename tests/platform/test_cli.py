@@ -53,12 +53,12 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         done = subprocess.run([TRIVIUM, "--help"], capture_output=True, text=True)
         times.append(time.perf_counter() - started)
     assert done.returncode == 0
-    for word in ("train", "resume", "evaluate", "list", "show", "doctor"):
+    for word in ("train", "resume", "evaluate", "play", "list", "show", "doctor"):
         assert word in done.stdout
     assert min(times) < 0.3, times
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "list", "show", "doctor"])
+@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "play", "list", "show", "doctor"])
 def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
@@ -71,9 +71,16 @@ def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str
     [
         ("", "no command; valid: train, resume"),
         ("trian", "trian: there is no such command; did you mean 'train'?"),
-        ("xyz", "xyz: there is no such command; valid: train, resume, evaluate, list, show, doctor"),
+        ("xyz", "xyz: there is no such command; valid: train, resume, evaluate, play, list, show, doctor"),
         ("resume", "resume: the following arguments are required: RUN"),
         ("evaluate", "evaluate: the following arguments are required: RUN"),
+        ("evaluate x --episodes 0", "evaluate: argument --episodes: 0 is not a whole number >= 1"),
+        ("evaluate x --deterministic --stochastic", "not allowed with argument --deterministic"),
+        ("play", "play: the following arguments are required: RUN"),
+        ("play nowhere --to x.gif", "nowhere is not a run folder: it has no config.yaml"),
+        ("play nowhere --to x.avi", "play: --to x.avi: valid are window, FILE.gif, FILE.mp4"),
+        ("play nowhere --to window", "play: --to window: there is no display here; --to FILE.gif writes a file"),
+        ("play nowhere --episodes few", "play: argument --episodes: few is not a whole number >= 1"),
         ("list expermnts", "list: expermnts: there is no such kind; did you mean 'experiments'?"),
         ("list models data", "data: one argument too many"),
         ("train --jsn", "--jsn: there is no such option; did you mean '--json'?"),
@@ -89,6 +96,8 @@ def test_usage_errors_are_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, typed: str, said: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["trivium"])
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     assert cli.main(typed.split() or None) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -256,14 +265,25 @@ def test_groups_mirror_constructors(group: str, option: str) -> None:
     module, _, name = node["_target_"].rpartition(".")
     parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values()), "constructors take keywords only"
-    given = {"run", *PARTS} if group in LEARNERS else {"run", "stream", "input_shape", "num_outputs"}
+    given = (
+        {"run", *PARTS} if group in LEARNERS else {"run", "stream", "make_env", "part", "input_shape", "num_outputs"}
+    )
     assert set(node) - {"_target_", "_partial_"} == set(parameters) - given
     if given & set(parameters) and group in PARTS:
         assert node["_partial_"] is True
 
 
-@pytest.mark.parametrize("experiment", Library().options("experiment"))
-def test_every_experiment_takes_a_step(experiment: str) -> None:
+# RLlib needs a Ray, and it and gymnasium warn of things that concern no one here.
+ON_RAY = (pytest.mark.ray, pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(e, marks=ON_RAY if e.startswith("rllib") else ()) for e in Library().options("experiment")],
+)
+def test_every_experiment_takes_a_step(
+    experiment: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trivium import worker
     from trivium.builder import build_learner
 
@@ -275,7 +295,9 @@ def test_every_experiment_takes_a_step(experiment: str) -> None:
     assert constructors.problems(config, trusted=()) == []
     if any(not Path(v).exists() for k, v in (config.get("data") or {}).items() if k == "path"):
         pytest.skip("its data are not on this machine")
+    monkeypatch.setenv("HOME", str(tmp_path))  # RLlib makes a folder there
     learner = build_learner(config, worker.make_run(config, None))
+    request.addfinalizer(getattr(learner, "close", lambda: None))
     logs = learner.step()
     assert logs
     assert all(value.ndim == 0 and not value.requires_grad for value in logs.values())

@@ -108,7 +108,7 @@ TYPED = [
     ("data=mnist", ["data.path=datasets/mnist: must be a file or folder that exists .configs/data/mnist.yaml"]),
     ("data.val_fraction=0.9 data.test_fraction=0.9", ["val_fraction=0.9 and test_fraction=0.9"]),
     ("name=a/b", ["name=a/b: must be a name of letters"]),
-    ("learner.decay_samples=${budget.sampels}", ["learner.decay_samples: .*budget.sampels"]),
+    ("learner.decay_epochs=${budget.epocs}", ["learner.decay_epochs: .*budget.epocs"]),
     ("hydra.run.dir=x", ["hydra"]),
     ("--config-dir nowhere", ["--config-dir: .*nowhere is not a folder"]),
     ("--dir /proc/nothing/here budget.updates=1", ["the run folder /proc/nothing/here can't be written"]),
@@ -366,6 +366,19 @@ def test_a_resumed_run_may_have_another_budget_and_nothing_else() -> None:
     )
 
 
+def test_what_was_written_as_the_budget_follows_a_resumed_runs_budget() -> None:
+    ppo = compose(["experiment=ppo_cartpole", "agent.clip_anneal_env_steps=1000"])
+    assert ppo["tied_to_budget"] == {"env_steps": ["agent.lr_anneal_env_steps"]}
+    longer = apply_overrides(ppo, ["budget.env_steps=1e5"])
+    assert longer["agent"]["lr_anneal_env_steps"] == 100_000
+    assert longer["agent"]["clip_anneal_env_steps"] == 1000
+    assert apply_overrides(ppo, ["budget.updates=9"])["agent"] == ppo["agent"]
+    mlp = compose(["budget.epochs=7"])
+    assert mlp["learner"]["decay_epochs"] == 7
+    assert apply_overrides(mlp, ["budget.epochs=null", "budget.minutes=1"])["learner"]["decay_epochs"] is None
+    assert "tied_to_budget" not in compose(["learner.decay_epochs=3"])
+
+
 @pytest.mark.parametrize(
     ("text", "pattern"),
     [
@@ -379,6 +392,9 @@ def test_a_resumed_run_may_have_another_budget_and_nothing_else() -> None:
         ({"threads": "many"}, "threads=many: must be one of auto"),
         ({"budget": 3}, "budget=3: must be a group|budget.epochs: is missing"),
         ({"checkpoint": {"every_updates": 1}}, "checkpoint.every_s: is missing"),
+        ({"tied_to_budget": ["learner.lr"]}, "tied_to_budget: must be lists of keys by unit"),
+        ({"tied_to_budget": {"epochs": ["learner.nothing"]}}, "tied_to_budget: must be lists of keys by unit"),
+        ({"tied_to_budget": {"years": ["learner.lr"]}}, "tied_to_budget: has a unit that"),
     ],
 )
 def test_a_config_that_is_none_is_refused(text: Any, pattern: str) -> None:

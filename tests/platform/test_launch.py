@@ -10,6 +10,8 @@ import pytest
 
 import trivium
 from trivium import cli
+from trivium.supervised.schedules import warmup_cosine
+from trivium.tracking import read_rows
 
 SHORT = ["tracking.wandb=false", "threads=1", "budget.epochs=null", "budget.updates=20", "evaluation.every_updates=10"]
 
@@ -43,6 +45,21 @@ def test_python_gets_metrics_folder_and_learner(tmp_path: Path) -> None:
     assert evaluated["checkpoint"] == result.checkpoint
     assert evaluated["metrics"]["test/accuracy"] == result.metrics["test/accuracy"]
     assert trivium.resume(result.dir).learner.evaluate(final=True)["accuracy"] == result.metrics["test/accuracy"]
+
+
+def test_a_larger_budget_stretches_the_schedule_that_was_tied_to_it(tmp_path: Path) -> None:
+    every_update = ["tracking.wandb=false", "threads=1", "budget.epochs=1", "log.every_updates=1"]
+    trivium.train(*every_update, dir=tmp_path / "run")
+    before = read_rows(tmp_path / "run" / "metrics.jsonl")[:20]
+    assert before[-1]["train/lr"] == 0.0
+    trivium.resume(tmp_path / "run", "budget.epochs=2")
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "train/lr" in row]
+    assert rows[:20] == before
+    assert len(rows) == 40
+    for row in rows[20:]:
+        expected = warmup_cosine(row["step"], peak=3e-3, decay_samples=2 * 1257)
+        assert row["train/lr"] == pytest.approx(expected, rel=1e-6)
+    assert rows[20]["train/lr"] > 1.3e-3 > 0 == rows[-1]["train/lr"]
 
 
 def test_a_folder_with_files_in_it_is_refused_and_left_alone(

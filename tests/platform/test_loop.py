@@ -250,6 +250,22 @@ def test_a_run_killed_after_its_last_checkpoint_only_measures_again(tmp_path: Pa
     assert timeless(tmp_path) == before
 
 
+def test_links_that_a_kill_left_behind_lead_to_the_newest_checkpoint_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = config(budget={"updates": 6}, checkpoint={"every_updates": 2})
+    killed = loop(tmp_path, conf)
+    monkeypatch.setattr(killed.checkpoints, "tidy", lambda best_step: killed.updates == 6 and 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # between the last checkpoint and what follows it
+        killed.train()
+    assert killed.checkpoints.names() == ["step-000000000020", "step-000000000040", "step-000000000060"]
+    again = loop(tmp_path, conf)
+    again.load_state_dict(again.checkpoints.load() or {})
+    again.train()
+    assert again.checkpoints.names() == ["step-000000000040", "step-000000000060"]
+    assert os.readlink(tmp_path / "checkpoints" / "last") == "step-000000000060"
+
+
 def test_a_resumed_run_takes_as_many_threads_and_says_what_it_cannot_have(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,15 @@ from trivium import cli
 from trivium.config import compose
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "cluster/README.md", "docs/learner.md", "docs/resume.md"]
+NAMES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "cluster/README.md",
+    "docs/agents.md",
+    "docs/learner.md",
+    "docs/resume.md",
+]
 TEXTS = {name: (ROOT / name).read_text() for name in NAMES}
 EXAMPLES = re.compile(r"<!-- (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 

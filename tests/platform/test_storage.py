@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -9,13 +10,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from counting import Counting
 from killing import finish, rows, states
+from torch.multiprocessing.spawn import spawn
 
+from trivium import worker
 from trivium.checkpoint import Checkpoints
+from trivium.config import compose
 from trivium.learner import Run
+from trivium.loop import Interrupted
 from trivium.storage import Bucket, Folder, Storage, is_bucket, join
+from trivium.worker import Task
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +140,50 @@ def test_a_run_in_a_bucket_survives_the_loss_of_its_machine(place: str, tmp_path
     here.mkdir()
     Bucket(join(place, "mlp_digits", "run1")).pull(here)
     assert {"config.yaml", "metrics.jsonl", "result.json", "report.html"} <= {p.name for p in here.iterdir()}
+
+
+def _node(rank: int, place: str, folder: str) -> None:
+    """One worker on a node of its own: a disk that the other does not see, and the bucket between them."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    run = Run(rank=rank, world_size=2)
+    cadence = ["budget.epochs=null", "budget.updates=20", "log.every_updates=5", "evaluation.every_updates=10"]
+    config = compose([*cadence, "threads=1", "tracking.wandb=false", "checkpoint.every_updates=4", f"storage={place}"])
+
+    def train(node: str, name: str, *, stop_at: int = 1000) -> tuple[Path, dict[str, Any]]:
+        learner = Counting(run=run)
+        torch.manual_seed(rank)
+        task = Task(config, Path(folder, f"{node}-{rank}", name))
+        with contextlib.suppress(Interrupted):
+            worker.work(
+                task,
+                run,
+                learner,
+                resume=True,
+                show=lambda status: None,
+                say=lambda sentence: None,
+                stop_requested=lambda: 15 if learner.steps >= stop_at else None,
+            )
+        return task.dir, learner.state_dict()
+
+    whole, expected = train("node", "whole")
+    _, stopped = train("node", "stopped", stop_at=11)
+    assert 11 <= stopped["steps"] < 20
+    folder_of_rank, state = train("another", "stopped")
+    assert state == expected
+    if rank == 0:
+        assert rows(folder_of_rank) == rows(whole) != []
+    else:
+        assert not whole.exists(), "only the node of rank 0 has a run folder"
+        assert not folder_of_rank.exists()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_nodes_that_share_a_bucket_only_go_on_on_other_nodes(place: str, tmp_path: Path) -> None:
+    """Two workers, each with its own disk, stop; two others resume and end with the same rows and states."""
+    spawn(_node, (place, str(tmp_path)), nprocs=2)
+    names = Checkpoints(join(place, "mlp_digits", "stopped", "checkpoints"), Run()).names()
+    assert names[-1] == "step-000000000200"
 
 
 def test_a_bucket_that_does_not_answer_is_one_line_before_anything_is_made(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import signal
@@ -89,6 +90,22 @@ def test_tensorboard_holds_each_row_once_after_a_resume(tmp_path: Path) -> None:
     assert [(e.step, round(e.value, 6)) for e in events.Scalars("train/loss")] == [
         (step, round(1 / step, 6)) for step in (10, 20, 30, 40)
     ]
+
+
+def test_tensorboard_holds_pictures_and_videos_that_move(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = TensorBoard(tmp_path, resumed_step=None)
+    pictures = {"a": np.zeros((4, 6, 3), np.uint8), "v": np.arange(144, dtype=np.uint8).reshape(3, 4, 4, 3)}
+    board.figures(30, {name: save_picture(tmp_path / name, picture) for name, picture in pictures.items()})
+    board.finish(failed=False)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for name, size, frames in (("a", (6, 4), 1), ("v", (4, 4), 3)):
+        (event,) = events.Images(name)
+        assert (event.step, event.width, event.height) == (30, *size)
+        with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+            assert (image.size, getattr(image, "n_frames", 1)) == (size, frames)
 
 
 # ----------------------------------------------------------------------------------------------- W&B

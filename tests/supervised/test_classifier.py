@@ -102,7 +102,7 @@ def test_two_workers_average_to_the_gradient_of_the_whole_batch(data: Dataset) -
 @pytest.mark.parametrize("updates", [7, 19, 20], ids=["mid-epoch", "before the epoch's end", "across it"])
 def test_a_resumed_run_ends_with_the_same_bits(data: Dataset, updates: int) -> None:
     keywords: dict[str, Any] = {
-        "dropout": 0.3, "warmup_samples": 640, "decay_samples": 64 * 60, "max_grad_norm": 0.5, "accumulate": 2,
+        "dropout": 0.3, "warmup_samples": 640, "decay_epochs": 3.05, "max_grad_norm": 0.5, "accumulate": 2,
     }  # fmt: skip
     uninterrupted = build(data, **keywords)
     logs = []
@@ -209,7 +209,7 @@ def test_it_learns_in_every_precision(data: Dataset, precision: Any) -> None:
 
 
 def test_logs_the_rate_and_the_norm_when_they_are_used(data: Dataset) -> None:
-    classifier = build(data, lr=0.4, warmup_samples=128, decay_samples=128 * 3, max_grad_norm=1e-3)
+    classifier = build(data, lr=0.4, warmup_samples=128, decay_epochs=128 * 3 / 1257, max_grad_norm=1e-3)
     rates = []
     for _ in range(6):
         logs = classifier.step()
@@ -220,6 +220,13 @@ def test_logs_the_rate_and_the_norm_when_they_are_used(data: Dataset) -> None:
         assert clipped.norm().item() == pytest.approx(1e-3, rel=1e-2)
     assert rates == pytest.approx([0.2, 0.4, 0.3414214, 0.2, 0.0585786, 0.0], abs=1e-7)
     assert build(data).step().keys() == {"loss"}
+
+
+def test_a_schedule_that_was_another_leaves_no_rate_behind(data: Dataset) -> None:
+    ended, constant = build(data, lr=0.4, decay_epochs=64 / 1257), build(data, lr=0.4)
+    assert ended.step()["lr"] == 0.0
+    constant.load_state_dict(through_a_file(ended.state_dict()))
+    assert constant.optimizer.param_groups[0]["lr"] == 0.4
 
 
 def test_the_norm_is_that_of_the_gradient_before_loss_scaling(data: Dataset) -> None:
@@ -255,7 +262,7 @@ def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Datas
         ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm=0\.0 must be positive"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1\.0"),
-        ({"warmup_samples": 9, "decay_samples": 5}, "warmup_samples=9"),
+        ({"warmup_samples": 9, "decay_epochs": 5 / 1257}, "warmup_samples=9"),
     ],
 )
 def test_wrong_values_are_named(data: Dataset, keywords: dict[str, Any], message: str) -> None:

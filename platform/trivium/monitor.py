@@ -1,0 +1,79 @@
+"""What evaluations say of a run: which one was the best, whether it still gets better, whether it is good enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from trivium.budget import Budget, metric
+
+
+class Monitor:
+    """Follows one metric of the evaluations, and the budget's target.
+
+    Args:
+        config: the config's `monitor`: metric (null: none is followed), mode, patience, min_delta.
+        budget: knows the target.
+    """
+
+    def __init__(self, config: Mapping[str, Any], budget: Budget) -> None:
+        self._config = config
+        self._budget = budget
+        self._best: float | None = None
+        self._without_improvement = 0
+        self._target_met = False
+        self.best_step: int | None = None  # the step of the best evaluation so far
+
+    def judge(self, values: Mapping[str, float], step: int) -> bool:
+        """Take in an evaluation; whether none so far was better.
+
+        Args:
+            values: by name, with `eval/` before it.
+            step: where it was made.
+
+        Raises:
+            ConfigError: the metric or the target's is not among the values.
+        """
+        self._target_met = self._budget.met(values)
+        if self._config["metric"] is None:
+            return False
+        value = metric("monitor.metric", self._config["metric"], values)
+        sign = 1.0 if self._config["mode"] == "max" else -1.0
+        improved = self._best is None or sign * (value - self._best) > self._config["min_delta"]
+        if math.isnan(value) or not (improved or value == self._best):
+            self._without_improvement += 1
+            return False
+        # Of equals the later is the best, for it has learned for longer; patience is not impressed.
+        self._best, self.best_step = value, step
+        self._without_improvement = 0 if improved else self._without_improvement + 1
+        return True
+
+    def satisfied(self) -> str | None:
+        """Why the last evaluation ends the run, if it does, in words."""
+        patience = self._config["patience"]
+        if self._target_met:
+            return f"target {self._budget.target} reached"
+        if patience is not None and self._without_improvement >= patience:
+            return f"no improvement of {self._config['metric']} in {patience} evaluations"
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best": self._best,
+            "best_step": self.best_step,
+            "without_improvement": self._without_improvement,
+            "target_met": self._target_met,
+            "judged_by": self._judged_by(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`; what was found by another measure, which a resumed run may have, counts no more."""
+        now, before = self._judged_by(), state["judged_by"]
+        if now["monitor"] == before["monitor"]:
+            self._best, self.best_step = state["best"], state["best_step"]
+            self._without_improvement = state["without_improvement"]
+        self._target_met = state["target_met"] and now["target"] == before["target"]
+
+    def _judged_by(self) -> dict[str, Any]:
+        return {"monitor": [self._config["metric"], self._config["mode"]], "target": self._budget.target}

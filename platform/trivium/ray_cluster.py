@@ -1,0 +1,84 @@
+"""The Ray that a run uses: the one that is running, the cluster at RAY_ADDRESS, or one started here for the run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from trivium import environment
+from trivium.config import ConfigError
+
+
+def prepare() -> None:
+    """Set what Ray reads from the environment, the first two when it is imported: so before that.
+
+    Authentication must be said: unset, it is on for a cluster and off for its clients. A Ray that is started here gets
+    a token of its own, for some of its ports listen on every interface. Reports are collected every 0.2 s (2 s by
+    default, for which each one waits); print, the working directory and usage statistics are left alone.
+    """
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_ADDRESS"):
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@contextlib.contextmanager
+def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
+    """The Ray that is running or that RAY_ADDRESS names, else one started here, for as long as the run takes.
+
+    Ray puts the driver's working directory on the workers' import path: right for a config that the user types, wrong
+    where they stand in a stranger's run folder.
+
+    Args:
+        cpus: how many a Ray that is started here has at least.
+        import_from_here: whether its processes may import from the working directory.
+
+    Raises:
+        ConfigError: no Ray answers at RAY_ADDRESS.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if environment.reachable(address) is False:  # Ray itself would ask for minutes
+        raise ConfigError([f"RAY_ADDRESS={address}: no Ray answers there"])
+    own: dict[str, Any] = {}
+    if address == "local":  # without a dashboard, for a dozen processes cost a small machine seconds
+        own = {"num_cpus": max(cpus, environment.cores()), "include_dashboard": False}
+    with tempfile.TemporaryDirectory(prefix="trivium-") as empty:
+        with contextlib.nullcontext() if import_from_here else contextlib.chdir(empty), _signal_handlers_kept():
+            # What the workers print comes through the mailbox; what else Ray has to say is in its log files.
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        try:
+            yield
+        finally:
+            if ray.is_initialized():  # not at the interpreter's end, which Ray has noticed itself
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Ray installs a handler that ends the process; ours writes a checkpoint first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

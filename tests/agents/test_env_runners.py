@@ -1,0 +1,125 @@
+"""Envs on Ray actors, real ones."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trivium import ray_cluster
+from trivium.agents.a2c import A2C
+from trivium.agents.dqn import DQN
+from trivium.agents.envs import make
+from trivium.agents.ppo import PPO
+from trivium.learner import Run
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+AGENTS: dict[Any, dict[str, Any]] = {
+    PPO: {"num_steps": 16, "minibatch_size": 32},
+    A2C: {},
+    DQN: {"train_every_env_steps": 32, "gradient_steps": 4, "learning_starts": 32},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    ray_cluster.prepare()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # of tiny_envs, for the actors
+    with ray_cluster.joined(8, import_from_here=True):
+        yield
+    del os.environ["PYTHONPATH"]
+
+
+def build(agent: Any, runners: int, id: str = "CartPole-v1", **keywords: Any) -> Any:
+    env = functools.partial(make, id=id, num_envs=4, native=False)
+    return agent(run=Run(), env=env, env_runners=runners, **{**AGENTS.get(agent, {}), **keywords})
+
+
+def saved(state: Any) -> Any:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    stream.seek(0)
+    return torch.load(stream, weights_only=True)
+
+
+def pids(agent: Any) -> list[int]:
+    import ray
+
+    of_process = [one.__ray_call__.remote(lambda self: os.getpid()) for one in agent.collector._actors]
+    return ray.get(of_process)
+
+
+def steps(agent: Any, number: int) -> str:
+    return str([{name: value.item() for name, value in agent.step().items()} for _ in range(number)])
+
+
+@pytest.mark.parametrize("agent", [PPO, pytest.param(A2C, marks=pytest.mark.slow)])
+def test_runners_see_what_one_process_sees(agent: Any) -> None:
+    here, there = build(agent, 0), build(agent, 2)
+    expected, got = here.step(), there.step()
+    # Half as many rows in a product of matrices may be summed in another order: equal but for rounding.
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, equal_nan=True)
+    torch.testing.assert_close(there.flat.theta, here.flat.theta, rtol=0, atol=1e-5)
+    assert len(set(pids(there))) == 2
+    assert os.getpid() not in pids(there)
+    there.close()
+
+
+@pytest.mark.parametrize("agent", [PPO, DQN])
+def test_a_killed_runner_is_replaced_and_the_bits_are_the_same(agent: Any, caplog: pytest.LogCaptureFixture) -> None:
+    undisturbed, killed = build(agent, 2), build(agent, 2)
+    expected = steps(undisturbed, 6)
+    before = steps(killed, 3)
+    os.kill(pids(killed)[1], signal.SIGKILL)
+    assert before[:-1] + ", " + steps(killed, 3)[1:] == expected
+    assert "env runner 1 died and is replaced" in caplog.text
+    undisturbed.close()
+    killed.close()
+
+
+@pytest.mark.parametrize("agent", [PPO, DQN])
+def test_it_resumes_to_the_same_bits(agent: Any) -> None:
+    whole = build(agent, 2)
+    steps(whole, 3)
+    state = saved(whole.state_dict())
+    expected = steps(whole, 3)
+    resumed = build(agent, 2)
+    resumed.load_state_dict(state)
+    assert steps(resumed, 3) == expected
+    whole.close()
+    resumed.close()
+    with pytest.raises(ValueError, match=r"saved with agent.env_runners=2, now there are 4"):
+        build(agent, 4).load_state_dict(state)
+
+
+def test_an_off_policy_agent_collects_while_it_learns() -> None:
+    learner = build(DQN, 2)
+    learner.step()
+    assert learner.ahead is not None
+    assert not torch.equal(learner.ahead.weights["advantage.1.weight"], learner.net.advantage[1].weight)
+    assert learner.collector.env_steps == 32, "what is under way does not count yet"
+    learner.close()
+
+
+def test_what_is_wrong_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"agent.env_runners=3 must divide the 4 envs"):
+        build(PPO, 3)
+    with pytest.raises(ValueError, match=r"Nowhere-v0.*is not a gymnasium id"):
+        build(PPO, 2, id="Nowhere-v0")
+    broken = build(PPO, 2, id="tiny_envs:Broken-v0")
+    with pytest.raises(ValueError, match=r"env runner 0: .*Broken-v0'.* NaN.*$"):
+        broken.step()
+    broken.close()
+    hangs = build(PPO, 2, id="tiny_envs:Hangs-v0", env_timeout_s=3.0)
+    with pytest.raises(ValueError, match=r"env runner \d did not answer in 3 s: one of its envs hangs"):
+        hangs.step()
+    hangs.close()

@@ -1,0 +1,57 @@
+"""What is decided before a run begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import trivium
+from trivium import worker
+from trivium.config import compose
+from trivium.worker import Task, decide_compile
+
+PPO = ["agent=ppo", "agent.num_steps=32", "threads=1"]
+
+
+def decided(*overrides: str) -> bool:
+    return decide_compile(Task(compose([*PPO, *overrides]), Path("nowhere")))
+
+
+def test_auto_compiles_what_would_take_long() -> None:
+    assert decided("compile=auto", "budget.env_steps=1_000_000_000")
+    assert not decided("compile=auto", "budget.env_steps=201_000")
+
+
+def test_a_small_budget_is_known_to_be_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(task: Task) -> float:
+        raise AssertionError("it was tried out")
+
+    monkeypatch.setattr(worker, "_eager_s", never)
+    assert not decided("compile=auto", "budget.env_steps=200_000")
+    assert not decided("compile=auto", "budget.env_steps=1_000_000_000", "budget.updates=2000")
+    assert not decided("compile=auto", "budget.env_steps=1_000_000_000", "launch=ray")
+    assert decided("compile=true", "budget.env_steps=100")
+    assert not decided("compile=false", "budget.env_steps=1_000_000_000")
+
+
+def test_without_a_compiler_nothing_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    for choice in ("auto", "true"):
+        assert not decided(f"compile={choice}", "budget.env_steps=1_000_000_000")
+    nothing = "there is no C++ compiler here, so nothing is compiled"
+    assert caplog.messages == [f"compile=auto: {nothing}", f"compile=true: {nothing}"]
+    assert not decided("compile=false", "budget.env_steps=1_000_000_000")
+
+
+def test_trying_out_leaves_no_trace_and_what_was_chosen_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "SHORT", {"env_steps": 100})
+    small = [*PPO, "budget.env_steps=1024", "tracking.wandb=false", "agent.test_episodes=2", "agent.eval_episodes=2"]
+    tried = trivium.train(*small, "compile=auto", dir=tmp_path / "tried")
+    plain = trivium.train(*small, dir=tmp_path / "plain")
+    assert yaml.safe_load((tried.dir / "config.yaml").read_text())["compile"] is False
+    assert tried.metrics["train/loss"] == plain.metrics["train/loss"]
+    assert tried.metrics["test/return_mean"] == plain.metrics["test/return_mean"]
