@@ -39,7 +39,17 @@ log = logging.getLogger("trivium")
 
 COLLECTIVE = (NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
 RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: Ray restarts the group
-LEAVE_S = 1.0  # how long Ray Train may take to tidy up when all is done: it waits up to 12 s for an actor of its own
+LEAVE_S = 60.0  # how long Ray Train may take to tidy up when all is done, before the Ray under it is shut down
+
+
+class Trainer(TorchTrainer):
+    """Ray Train's, without two of its actors, each a process that takes seconds to start: one hands out Ray's data sets;
+    the other gives the workers' places back if the controller is lost, which Ray does anyway when the driver ends, and
+    it asks the dashboard, where there is none for 12 s."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unused]
 
 
 @ray.remote(num_cpus=0)
@@ -91,7 +101,7 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
     with ray_cluster.joined(math.ceil(workers * cpus), import_from_here="*" in task.trusted):
         gpus = _gpus_per_worker(launch, display)
         mailbox = Mailbox.remote()  # type: ignore[attr-defined]
-        trainer = TorchTrainer(
+        trainer = Trainer(
             _work,
             train_loop_config={"task": task, "mailbox": mailbox, "cwd": os.getcwd()},
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
@@ -119,7 +129,7 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
             shutil.rmtree(task.dir / "ray", ignore_errors=True)
 
 
-def _drive(trainer: TorchTrainer, mailbox: Any, display: Display, stop_requested: Callable[[], int | None]) -> Outcome:
+def _drive(trainer: Trainer, mailbox: Any, display: Display, stop_requested: Callable[[], int | None]) -> Outcome:
     """Wait for the workers, showing what they send and sending on what the user asks."""
     failed: list[Exception] = []
     answer: Outcome | Exception | None = None
