@@ -198,7 +198,9 @@ class A2C:
         gradient_P = self.optimizer.unscaled(self.run.mean(gradient_P))
         gradient_P, metrics["grad_norm"] = clipped(gradient_P, self.max_grad_norm)
         self.optimizer.step(gradient_P, lr)
-        of_episodes, return_N, length_N = episodes(rollout.reward, rollout.ended, return_N, length_N)
+        of_episodes, return_N, length_N = episodes(
+            rollout.reward, rollout.ended, return_N, length_N, live_TN=rollout.live
+        )
         return metrics | of_episodes, return_N, length_N
 
     def _loss(self, theta: Tensor, rollout: Rollout, reward_TN: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

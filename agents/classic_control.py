@@ -252,10 +252,15 @@ class ClassicControl:
         num_envs: N, at least 1.
         seed: of the generator, taken at the first reset.
         device: where all tensors live.
+        max_steps: episodes are truncated after so many; None: as the task says.
     """
 
-    def __init__(self, *, id: str, num_envs: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, *, id: str, num_envs: int, seed: int, device: torch.device, max_steps: int | None = None
+    ) -> None:
         task = TASKS[id]
+        if max_steps is not None:
+            task = task._replace(max_steps=max_steps)
         high = np.array(task.obs_high, dtype=np.float32)
         low = np.array(task.obs_low, dtype=np.float32) if task.obs_low else -high
         self.num_envs = num_envs

@@ -34,6 +34,7 @@ class Rollout(NamedTuple):
         terminated, truncated: bool.
         next_obs: what it led to, the episode's own last observation where it ended.
         kept: what `act` wanted to keep.
+        live: bool, False where it is no transition but a copy of the one before it; None: everywhere, see `envs.Step`.
     """
 
     obs: Tensor
@@ -42,6 +43,7 @@ class Rollout(NamedTuple):
     truncated: Tensor
     next_obs: Tensor
     kept: tuple[Tensor, ...]
+    live: Tensor | None = None
 
     @property
     def ended(self) -> Tensor:
@@ -76,6 +78,13 @@ class Collector:
         self.return_N = torch.zeros(envs.num_envs, device=run.device)  # so far, of the episodes in progress
         self.length_N = torch.zeros(envs.num_envs, device=run.device)
         self._pure = envs if isinstance(envs, PureEnvs) else None
+        self._dead_steps: bool = getattr(envs, "dead_steps", False)
+        self._last_row: list[Tensor] = []
+        if self._dead_steps and state_size:
+            raise ValueError(
+                "agent.memory needs envs that begin an episode in the step that ends the one before, or between steps; "
+                "this vector env takes a step for it: choose env.vector=sync or async"
+            )
         self._act = act
         self._compiled_act = run.compiled(act)
         self._compiled_block = run.compiled(self._block)
@@ -89,7 +98,8 @@ class Collector:
         self.length_N = torch.zeros_like(self.length_N)
 
     def close(self) -> None:
-        """Nothing to free; see `EnvRunners.close`."""
+        """End what the envs hold beside memory, such as processes."""
+        getattr(self.envs, "close", lambda: None)()
 
     @torch.no_grad()
     def collect(self, *noise: Tensor) -> Rollout:
@@ -100,9 +110,10 @@ class Collector:
             columns = self._by_blocks(self._pure, num_steps, noise)
         else:
             columns = self._step_by_step(num_steps, noise)
+        live = columns.pop() if self._dead_steps else None
         obs, reward, terminated, truncated, next_obs, *kept = columns
         self.begins_N = terminated[-1] | truncated[-1]
-        return Rollout(obs, reward, terminated, truncated, next_obs, tuple(kept))
+        return Rollout(obs, reward, terminated, truncated, next_obs, tuple(kept), live)
 
     def _by_blocks(self, envs: PureEnvs, num_steps: int, noise: tuple[Tensor, ...]) -> list[Tensor]:
         draw_T = envs.draw(num_steps)
@@ -136,10 +147,22 @@ class Collector:
         for t in range(num_steps):
             action, self.state_NM, kept = self._compiled_act(self.obs, self.state_NM, *(one[t] for one in noise))
             step = self.envs.step(action)
-            rows.append((self.obs, step.reward, step.terminated, step.truncated, step.next_obs, *kept))
+            row = [self.obs, step.reward, step.terminated, step.truncated, step.next_obs, *kept]
+            rows.append(row if step.live is None else self._without_dead(row, step.live))
             self.obs = step.obs
             self.state_NM = self._begun_anew(self.state_NM, step.terminated | step.truncated)
         return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+    def _without_dead(self, row: list[Tensor], live_N: Tensor) -> list[Tensor]:
+        """A row in which a copy of the transition before, which ended an episode, stands for what is none: nothing dead
+        enters a loss or a replay buffer, and the next episode is apart from the last one still."""
+        if self._last_row:
+            row = [
+                torch.where(live_N.view(-1, *[1] * (new.ndim - 1)), new, old)
+                for new, old in zip(row, self._last_row, strict=True)
+            ]
+        self._last_row = row
+        return [*row, live_N]
 
     def _begun_anew(self, state_NM: Tensor, ended_N: Tensor) -> Tensor:
         return state_NM.masked_fill(ended_N.unsqueeze(1), 0.0) if state_NM.shape[1] else state_NM
@@ -168,7 +191,7 @@ class Collector:
 
 
 def episodes(
-    reward_TN: Tensor, ended_TN: Tensor, return_N: Tensor, length_N: Tensor
+    reward_TN: Tensor, ended_TN: Tensor, return_N: Tensor, length_N: Tensor, *, live_TN: Tensor | None = None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """The metrics of the episodes that ended in a rollout, NaN if none did, and what came so far of those in progress.
 
@@ -176,9 +199,12 @@ def episodes(
         reward_TN: float32 [T, N].
         ended_TN: bool [T, N].
         return_N, length_N: see `Collector`.
+        live_TN: see `Rollout`.
     """
     episode_return_TN, return_N = running_sum(reward_TN, ended_TN, return_N)
     episode_length_TN, length_N = running_sum(torch.ones_like(reward_TN), ended_TN, length_N)
+    if live_TN is not None:
+        ended_TN = ended_TN & live_TN
     metrics = {
         "episode_return": mean_where(episode_return_TN, ended_TN),
         "episode_length": mean_where(episode_length_TN, ended_TN),

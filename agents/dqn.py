@@ -447,14 +447,18 @@ class DQN:
         if every is not None and collector.env_steps // every > began_at // every:
             self.target_flat.theta.copy_(self.flat.theta)
 
-        reward_TN, ended_TN = (torch.cat(part) for part in zip(*parts, strict=True))
+        rewards, ended, live = zip(*parts, strict=True)
         metrics, collector.return_N, collector.length_N = episodes(
-            reward_TN, ended_TN, collector.return_N, collector.length_N
+            torch.cat(rewards),
+            torch.cat(ended),
+            collector.return_N,
+            collector.length_N,
+            live_TN=None if live[0] is None else torch.cat(live),
         )
         return metrics
 
-    def _rollout(self) -> tuple[Tensor, Tensor]:
-        """T rows into the buffer: rewards, and where episodes ended, [T, N] each."""
+    def _rollout(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """T rows into the buffer: rewards, where episodes ended, and `Rollout.live`, [T, N] each."""
         if isinstance(self.collector, Collector):
             rollout = self.collector.collect(*self._exploration())
         else:  # runners go on while this worker learns, with the weights from before it does
@@ -474,7 +478,7 @@ class DQN:
         )
         if self.priorities is not None:
             self.priorities.add(index)
-        return rollout.reward, rollout.ended
+        return rollout.reward, rollout.ended, rollout.live
 
     def _exploration(self) -> tuple[Tensor, ...]:
         """The noise of the next rollout; see `EpsilonGreedy`."""

@@ -170,17 +170,14 @@ class EnvRunners:
             self._given[k] = None
             rollouts.append(rollout)
         self.env_steps += rollouts[0].reward.shape[0] * self.num_envs * self.run.world_size
-        *columns, kept = zip(*rollouts, strict=True)
-        device = self.run.device
-        obs, reward, terminated, truncated, next_obs = (torch.cat(column, 1).to(device) for column in columns)
-        return Rollout(
-            obs,
-            reward,
-            terminated,
-            truncated,
-            next_obs,
-            tuple(torch.cat(column, 1).to(device) for column in zip(*kept, strict=True)),
-        )
+        *columns, kept, live = zip(*rollouts, strict=True)
+
+        def joined(parts: Sequence[Tensor]) -> Tensor:
+            return torch.cat(list(parts), 1).to(self.run.device)
+
+        obs, reward, terminated, truncated, next_obs = map(joined, columns)
+        of_act = tuple(map(joined, zip(*kept, strict=True)))
+        return Rollout(obs, reward, terminated, truncated, next_obs, of_act, None if live[0] is None else joined(live))
 
     def _answer(self, k: int, begun: Begun) -> Any:
         """What runner k answers, or another in its place if it dies."""

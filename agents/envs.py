@@ -1,7 +1,7 @@
 """Environments in batches, all behind one small protocol: native ones in torch, any gymnasium id.
 
-No transition is ever dead: an env whose episode ends begins the next one within the same step, and the step returns
-both the last observation of the one and the first of the other.
+An env whose episode ends begins the next one within the same step, and the step returns both the last observation of
+the one and the first of the other. Vector envs that do it otherwise: see `vector_envs`.
 
 Shapes: N envs.
 """
@@ -14,8 +14,8 @@ import json
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -45,6 +45,8 @@ class Step(NamedTuple):
             with `terminated`, which then counts.
         next_obs: [N, ...], what this transition led to; where the episode ended, its last observation; elsewhere
             equal to `obs`.
+        live: bool [N], False where it is no transition: the env ignored the action and began its next episode. None:
+            live everywhere, as in all envs but those of `VectorEnvs` that begin an episode in a step of its own.
     """
 
     obs: Tensor
@@ -52,6 +54,7 @@ class Step(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     next_obs: Tensor
+    live: Tensor | None = None
 
 
 class Envs(Protocol):
@@ -125,6 +128,8 @@ def make(
     native: bool = True,
     wrappers: Sequence[str | Mapping[str, Any]] = (),
     settings: Mapping[str, Any] | None = None,
+    vector: Literal["sync", "async", "own", "envpool"] | None = None,
+    vector_settings: Mapping[str, Any] | None = None,
     part: range | None = None,
     make_env: Callable[..., gym.Env] = gym.make,
 ) -> Envs:
@@ -139,6 +144,10 @@ def make(
         wrappers: gymnasium's, by name, the innermost first: `FrameStackObservation`, or with keywords as
             `{FrameStackObservation: {stack_size: 4}}`.
         settings: keywords for the env itself, as `gymnasium.make` takes them.
+        vector: how they are stepped: by gymnasium's `SyncVectorEnv`, by its `AsyncVectorEnv` with a process for each,
+            by the id's own vector env (its `vector_entry_point`), or by EnvPool, under its id there. None: by Trivium,
+            one after another. See `vector_envs`.
+        vector_settings: keywords of the vector env, for `sync` and `async`.
         part: only these of the worker's envs; None: all.
         make_env: makes a single env of the id; another than gymnasium's own, such as `play.Camera`, is always used.
 
@@ -150,11 +159,23 @@ def make(
         num_envs = run.share(num_envs, "env.num_envs")
     from trivium.agents.classic_control import TASKS, ClassicControl  # imports this file
 
-    if native and id in TASKS and not wrappers and not settings and make_env is gym.make:
+    if native and id in TASKS and not wrappers and not settings and not vector and make_env is gym.make:
         seed = run.seed_for("env", stream, run.rank, *([part.start] if part else []))
         return ClassicControl(id=id, num_envs=len(part) if part else num_envs, seed=seed, device=run.device)
     # 31 bits: some simulators take no longer seeds
     seeds = [run.seed_for("env", stream, run.rank, i) % 2**31 for i in part or range(num_envs)]
+    if vector and make_env is gym.make:
+        from trivium.agents.vector_envs import make_vector_envs  # imports this file
+
+        return make_vector_envs(
+            id=id,
+            seeds=seeds,
+            device=run.device,
+            wrappers=wrappers,
+            settings=settings or {},
+            kind=vector,
+            vector_settings=vector_settings or {},
+        )
     return GymEnvs(id=id, seeds=seeds, device=run.device, wrappers=wrappers, settings=settings or {}, make_env=make_env)
 
 
@@ -194,22 +215,19 @@ class GymEnvs:
         self._id = id
         self._device = device
         self.num_envs = len(seeds)
-        envs = [_make_one(id, wrappers, settings or {}, make_env) for _ in seeds]
+        envs = [make_one(id, wrappers, settings or {}, make_env) for _ in seeds]
         self.action_space: gym.Space = envs[0].action_space
-        try:
-            if not isinstance(self.action_space, gym.spaces.Box) and not head_sizes(self.action_space):
-                raise ValueError(f"the action space {self.action_space}: valid are {', '.join(ACTION_SPACES)}")
-            first = _call(envs[0].reset, seed=seeds[0])
-            masks = _mask_source(envs[0], first[1])
+        with named(id):
+            check_action_space(self.action_space)
+            first = call(envs[0].reset, seed=seeds[0])
+            masks = mask_source(envs[0], first[1])
             self.observation_space: gym.Space = envs[0].observation_space
             if masks in ("info", "method"):
                 self.observation_space = with_mask(self.observation_space, sum(head_sizes(self.action_space)))
             layout = Layout(self.observation_space)
             self._episodes = [_Episode(env, seed, layout, masks) for env, seed in zip(envs, seeds, strict=True)]
-            began = [first, *(_call(env.reset, seed=seed) for env, seed in zip(envs[1:], seeds[1:], strict=True))]
+            began = [first, *(call(env.reset, seed=seed) for env, seed in zip(envs[1:], seeds[1:], strict=True))]
             rows = [one.begun(result, seeded=True) for one, result in zip(self._episodes, began, strict=True)]
-        except ValueError as error:
-            raise ValueError(f"env.id={id!r}: {error}") from None
         self._obs = self._to_device(rows)
         self._untouched = True
 
@@ -219,7 +237,7 @@ class GymEnvs:
 
     def reset(self, *, reseed: bool = False) -> Tensor:
         if not self._untouched:  # the constructor has reset them, with their seeds
-            with self._named():
+            with named(self._id):
                 self._obs = self._to_device([episode.begin(seed=reseed) for episode in self._episodes])
         self._untouched = reseed
         return self._obs
@@ -231,8 +249,11 @@ class GymEnvs:
         rewards: list[float] = []
         terminations: list[bool] = []
         truncations: list[bool] = []
-        with self._named():
-            for episode, one in zip(self._episodes, self._to_numpy(action), strict=True):
+        actions: Any = actions_to_numpy(self.action_space, action)
+        if isinstance(self.action_space, gym.spaces.Discrete):
+            actions = actions.tolist()
+        with named(self._id):
+            for episode, one in zip(self._episodes, actions, strict=True):
                 last_obs, reward, terminated, truncated = episode.step(one)
                 next_obs.append(last_obs)
                 obs.append(episode.begin() if terminated or truncated else last_obs)
@@ -258,7 +279,7 @@ class GymEnvs:
         if len(saved) != self.num_envs:
             raise ValueError(f"saved with {len(saved)} envs on this worker, now there are {self.num_envs}")
         self._untouched = False
-        with self._named():
+        with named(self._id):
             replayed = [episode.replay(one) for episode, one in zip(self._episodes, saved, strict=True)]
             lost = [obs is None for obs in replayed]
             if any(lost):
@@ -273,28 +294,8 @@ class GymEnvs:
             )
         return torch.tensor(lost, device=self._device)
 
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Say of which env an error is."""
-        try:
-            yield
-        except NotDrawable:
-            raise
-        except ValueError as error:
-            raise ValueError(f"env.id={self._id!r}: {error}") from error.__cause__
-
     def _to_device(self, rows: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(rows)).to(self._device)
-
-    def _to_numpy(self, action: Tensor) -> Any:
-        space = self.action_space
-        if isinstance(space, gym.spaces.Discrete):
-            return (action + int(space.start)).tolist()
-        # A copy: neither the env nor the log of actions may share memory with the caller.
-        array = action.cpu().numpy().astype(space.dtype)
-        if isinstance(space, gym.spaces.MultiDiscrete):
-            array += space.start.reshape(-1)
-        return array.reshape(len(array), *(space.shape or ()))
 
 
 class _Episode:
@@ -312,7 +313,7 @@ class _Episode:
 
     def begin(self, *, seed: bool = False) -> np.ndarray:
         self._rng = "" if seed else json.dumps(self._bit_generator().state, default=np.ndarray.tolist)
-        return self.begun(_call(self.env.reset, seed=self._seed if seed else None), seeded=seed)
+        return self.begun(call(self.env.reset, seed=self._seed if seed else None), seeded=seed)
 
     def begun(self, result: tuple[Any, Mapping[str, Any]], *, seeded: bool) -> np.ndarray:
         """The observation that a reset returned."""
@@ -324,7 +325,7 @@ class _Episode:
         return obs
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool]:
-        raw_obs, raw_reward, terminated, truncated, info = _call(self.env.step, action)
+        raw_obs, raw_reward, terminated, truncated, info = call(self.env.step, action)
         obs, reward = self._pack(raw_obs, info, ended=terminated or truncated), float(raw_reward)
         if reward != reward:
             raise ValueError("it returned the reward NaN")
@@ -365,18 +366,62 @@ class _Episode:
             mask = np.asarray(self.env.get_wrapper_attr("action_masks")())
         else:
             mask = np.asarray(info.get(ACTION_MASK, ()))
-        mask = mask.reshape(-1).astype(bool)
-        if ended:
-            mask = np.ones(sum(self._heads), dtype=bool)
-        if mask.shape != (sum(self._heads),):
-            raise ValueError(f"it gave an action mask of {mask.size} numbers, its actions are {sum(self._heads)}")
-        if not all(head.any() for head in np.split(mask, np.cumsum(self._heads)[:-1])):
-            raise ValueError(f"its action mask forbids every action: {mask.astype(int).tolist()}")
+        mask = checked_mask(mask.reshape(-1), self._heads, ended=ended)
         parts = raw if isinstance(self.env.observation_space, gym.spaces.Dict) else {"obs": raw}
         return self._layout.pack({**parts, ACTION_MASK: mask})
 
 
-def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+@contextlib.contextmanager
+def named(id: str) -> Iterator[None]:
+    """Say of which env an error is."""
+    try:
+        yield
+    except NotDrawable:
+        raise
+    except ValueError as error:
+        raise ValueError(f"env.id={id!r}: {error}") from error.__cause__
+
+
+def check_action_space(space: gym.Space) -> None:
+    """
+    Raises:
+        ValueError: agents have no actions of this kind.
+    """
+    if not isinstance(space, gym.spaces.Box) and not head_sizes(space):
+        raise ValueError(f"the action space {space}: valid are {', '.join(ACTION_SPACES)}")
+
+
+def actions_to_numpy(space: gym.Space, action: Tensor) -> np.ndarray:
+    """The actions of N envs as the envs take them, [N, ...]: of the space's own dtype, beginning at its start."""
+    # A copy: neither the env nor a log of actions may share memory with the caller.
+    array = action.cpu().numpy().astype(space.dtype)
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        array += np.asarray(space.start, dtype=space.dtype).reshape(-1)
+    return array.reshape(len(array), *(space.shape or ()))
+
+
+def checked_mask(mask: np.ndarray, heads: Sequence[int], *, ended: bool = False) -> np.ndarray:
+    """An env's mask of the valid actions as bool, all True after the last step of an episode.
+
+    Args:
+        mask: numbers [S], flat over the heads.
+        heads: how many actions each head has.
+
+    Raises:
+        ValueError: of another size, or it forbids every action of a head.
+    """
+    size = sum(heads)
+    if ended:
+        return np.ones(size, dtype=bool)
+    if mask.shape != (size,):
+        raise ValueError(f"it gave an action mask of {mask.size} numbers, its actions are {size}")
+    mask = mask.astype(bool)
+    if not all(head.any() for head in np.split(mask, np.cumsum(heads)[:-1])):
+        raise ValueError(f"its action mask forbids every action: {mask.astype(int).tolist()}")
+    return mask
+
+
+def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call the env; what it raises becomes a ValueError of one line."""
     try:
         return method(*args, **kwargs)
@@ -387,7 +432,7 @@ def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         raise ValueError(f"its {method.__name__}() raised {type(error).__name__}: {text}") from error
 
 
-def _mask_source(env: gym.Env, info: Mapping[str, Any]) -> str:
+def mask_source(env: gym.Env, info: Mapping[str, Any]) -> str:
     """Where an env's action masks are: `key`, `method`, `info` or `none`."""
     space = env.observation_space
     if isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
@@ -399,20 +444,26 @@ def _mask_source(env: gym.Env, info: Mapping[str, Any]) -> str:
     return "info" if ACTION_MASK in info else "none"
 
 
-def _make_one(
+def unknown_id(id: str, what: str, known: Iterable[str]) -> ValueError:
+    """The error that it is not `what`, with the nearest that are."""
+    near = difflib.get_close_matches(id, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`module:id` imports your own module first"
+    return ValueError(f"env.id={id!r} is not {what}; {hint}")
+
+
+def make_one(
     id: str,
     wrappers: Sequence[str | Mapping[str, Any]],
     settings: Mapping[str, Any],
-    make_env: Callable[..., gym.Env],
+    make_env: Callable[..., gym.Env] = gym.make,
 ) -> gym.Env:
+    """A single env; see `make`."""
     try:
         env = make_env(id, disable_env_checker=True, **settings)
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"env.id={id!r} needs a package that is not installed: {error}") from None
     except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
-        near = difflib.get_close_matches(id, gym.registry, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`module:id` imports your own module first"
-        raise ValueError(f"env.id={id!r} is not a gymnasium id ({error}); {hint}") from None
+        raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
     except TypeError as error:
         raise ValueError(f"env.settings={dict(settings)}: {error}") from None
     for wrapper in wrappers:

@@ -77,8 +77,11 @@ class Layout:
                 self.leaves.append(leaf)
         self.num_bytes = -(-start // 8) * 8  # so that rows of a batch are aligned too
 
-    def array(self, leaf: Leaf, raw: Any) -> np.ndarray:
+    def array(self, leaf: Leaf, raw: Any, *, batch: tuple[int, ...] = ()) -> np.ndarray:
         """A copy of what an env returned for a leaf, in the leaf's dtype; Discrete values begin at 0.
+
+        Args:
+            batch: (B,) where it is of so many envs; () of one.
 
         Raises:
             ValueError: of another shape, or a NaN, or no numbers at all.
@@ -89,21 +92,21 @@ class Layout:
             raise ValueError(
                 f"it returned an observation{_of(leaf)} that is not of {leaf.space}: {raw!r:.80}"
             ) from None
-        if value.shape != leaf.shape:
+        if value.shape != (*batch, *leaf.shape):
             raise ValueError(
-                f"it returned an observation{_of(leaf)} of shape {value.shape}, its space says {leaf.shape}"
+                f"it returned an observation{_of(leaf)} of shape {value.shape}, its space says {(*batch, *leaf.shape)}"
             )
         if value.dtype == np.float32 and np.isnan(value).any():
-            raise ValueError(f"it returned an observation{_of(leaf)} with NaN: {raw}")
+            raise ValueError(f"it returned an observation{_of(leaf)} with NaN: {raw!r:.200}")
         if isinstance(leaf.space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
             value -= np.asarray(leaf.space.start, dtype=np.int64)
         return value
 
-    def pack(self, raw: Any) -> np.ndarray:
-        """One observation of the space as one array; ValueError as `array`."""
+    def pack(self, raw: Any, *, batch: tuple[int, ...] = ()) -> np.ndarray:
+        """One observation of the space, or those of a batch, as one array; see `array`."""
         if not self.packed:
-            return self.array(self.leaves[0], raw)
-        row = np.zeros(self.num_bytes, np.uint8)
+            return self.array(self.leaves[0], raw, batch=batch)
+        row = np.zeros((*batch, self.num_bytes), np.uint8)
         for leaf in (*self.leaves, *filter(None, (self.mask,))):
             value = raw
             for key in leaf.path:
@@ -111,8 +114,8 @@ class Layout:
                     value = value[key]
                 except (IndexError, KeyError, TypeError):
                     raise ValueError(f"it returned an observation without{_of(leaf)}: {raw!r:.80}") from None
-            array = self.array(leaf, value)
-            row[leaf.start : leaf.start + leaf.num_bytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            array = np.ascontiguousarray(self.array(leaf, value, batch=batch)).reshape(*batch, -1)
+            row[..., leaf.start : leaf.start + leaf.num_bytes] = array.view(np.uint8)
         return row
 
     def unpack(self, obs: Tensor, leaf: Leaf) -> Tensor:

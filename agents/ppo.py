@@ -375,7 +375,7 @@ class PPO:
             reward_TN, value_TN, next_value_TN, rollout.terminated, ended_TN, gamma=self.gamma, lam=self.gae_lambda
         )
         return_TN = advantage_TN + value_TN
-        metrics, return_N, length_N = episodes(rollout.reward, ended_TN, return_N, length_N)
+        metrics, return_N, length_N = episodes(rollout.reward, ended_TN, return_N, length_N, live_TN=rollout.live)
         metrics["explained_variance"] = explained_variance(value_TN, return_TN)
         batch = Batch(rollout.obs, action, log_prob_TN, advantage_TN, return_TN, value_TN, begins_TN)
         return batch, metrics, return_N, length_N

@@ -189,7 +189,7 @@ class REINFORCE:
             steps += num_steps
         own = torch.tensor(steps * len(running_N), device=self.run.device)
         collector.env_steps = began_at + int(self.run.sum(own))  # episodes of other workers last longer or shorter
-        columns = zip(*(part[:-1] for part in parts), strict=True)
+        columns = zip(*(part[:5] for part in parts), strict=True)
         obs, reward, terminated, truncated, next_obs = (torch.cat(column) for column in columns)
         action = torch.cat([part.kept[0] for part in parts])
         return Rollout(obs, reward, terminated, truncated, next_obs, (action,))

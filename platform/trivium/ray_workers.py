@@ -43,13 +43,14 @@ LEAVE_S = 60.0  # how long Ray Train may take to tidy up when all is done, befor
 
 
 class Trainer(TorchTrainer):
-    """Ray Train's, without two of its actors, each a process that takes seconds to start: one hands out Ray's data sets;
-    the other gives the workers' places back if the controller is lost, which Ray does anyway when the driver ends, and
-    it asks the dashboard, where there is none for 12 s."""
+    """Ray Train's, without two of its actors, each a process that takes seconds to start: one hands out Ray's data
+    sets; the other gives the workers' places back if the controller is lost, which Ray does anyway when the driver
+    ends, and it asks the dashboard, where there is none for 12 s."""
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unused]
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # its types know only the first version
+        return [each for each in callbacks if type(each).__name__ not in unused]
 
 
 @ray.remote(num_cpus=0)

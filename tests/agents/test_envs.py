@@ -32,7 +32,9 @@ def play(envs: Envs, steps: int, generator: torch.Generator) -> list[Step]:
 
 def assert_same(first: list[Step], second: list[Step]) -> None:
     for a, b in zip(first, second, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert a.live is None
+        assert b.live is None
+        assert all(torch.equal(x, y) for x, y in zip(a[:5], b[:5], strict=True))
 
 
 def test_native_envs_where_there_are_any() -> None:

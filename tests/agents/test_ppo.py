@@ -247,9 +247,9 @@ def test_the_yaml_mirrors_the_constructor() -> None:
         assert set(keywords) == set(parameters) - {"run", "env", "stream", "make_env", "part"}
         defaults = {k: p.default for k, p in parameters.items() if k in keywords and p.default is not p.empty}
         expected = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
-        if "settings" in expected:  # an empty group, for the command line to add to
-            assert keywords["settings"] == {}
-            keywords["settings"] = None
+        for name in {"settings", "vector_settings"} & set(expected):  # empty groups, for the command line to add to
+            assert keywords[name] == {}
+            keywords[name] = None
         assert {k: v for k, v in keywords.items() if k in expected} == expected
 
 

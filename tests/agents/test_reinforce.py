@@ -327,7 +327,7 @@ def test_workers_together_have_the_gradient_of_one_with_all_their_episodes(monke
         learner = build("Lasts-v0", num_envs=8, max_grad_norm=math.inf)
         learner.run = Run(rank=rank, world_size=2)
         part = [slice(3), slice(3, 8)][rank]
-        own = Rollout(*(column[:, part] for column in rollout[:-1]), (rollout.kept[0][:, part],))
+        own = Rollout(*(column[:, part] for column in rollout[:5]), (rollout.kept[0][:, part],))
         learner._collect = lambda: own  # type: ignore[method-assign]
         averaged, alone, gradient = gradients(learner), [], learner.flat.gradient
         learner.flat.gradient = lambda *args: (alone.append(found := gradient(*args)), found)[1]  # type: ignore

@@ -125,6 +125,7 @@ class Masked(Tiny):
 
     observation_space: gym.Space = gym.spaces.Discrete(4)
     action_space = gym.spaces.Discrete(4)
+    limit = 10
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -149,9 +150,19 @@ class Masked(Tiny):
         assert self.mask[action], f"{action} is invalid"
         reward, self.steps = float(action == self.x), self.steps + 1
         obs, info = self.seen()
-        if self.steps == 10:
+        ended = self.steps == self.limit
+        if ended:
             self.mask[:] = False  # nobody acts any more
-        return obs, reward, self.steps == 10, False, info
+        return obs, reward, ended, False, info
+
+
+class Ragged(Masked):
+    """In episodes of 1 to 9 steps."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        result = super().reset(seed=seed)
+        self.limit = int(self.np_random.integers(1, 10))
+        return result
 
 
 class Forbidding(Masked):
@@ -433,5 +444,6 @@ for name, space in {
     gym.register(f"Echo{name}-v0", entry_point=Echo, kwargs={"space": space})
 for source in ("info", "method", "key"):
     gym.register(f"Masked-{source}-v0", entry_point=Masked, kwargs={"source": source})
+    gym.register(f"Ragged-{source}-v0", entry_point=Ragged, kwargs={"source": source})
 gym.register("Forbidding-v0", entry_point=Forbidding, kwargs={"source": "info"})
 gym.register("Forever-v0", entry_point=Forever, max_episode_steps=8)

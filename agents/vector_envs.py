@@ -1,0 +1,446 @@
+"""Vector envs of gymnasium's API: its Sync and Async ones, an env's own, EnvPool's. Here, and only here, is what one
+has to know of their autoreset modes:
+
+- same step: the env returns the first observation of the next episode, and the last one of the ended beside it;
+- disabled: the ended envs are reset at once, by a mask; EnvPool's by their numbers;
+- next step: the env returns the last observation, ignores the next action and returns the first one then. That step is
+  no transition: `Step.live` is False there.
+
+Shapes: N envs, S logits of all heads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from trivium.agents.envs import (
+    Step,
+    actions_to_numpy,
+    call,
+    check_action_space,
+    checked_mask,
+    make_one,
+    mask_source,
+    named,
+    unknown_id,
+)
+from trivium.agents.observations import ACTION_MASK, Layout, with_mask
+from trivium.agents.policies import head_sizes
+
+SEEDS = 2**31  # some simulators take no larger ones
+
+
+class Pool(gym.vector.VectorEnv):
+    """EnvPool's envs as a vector env of gymnasium's API with autoreset disabled: EnvPool resets some envs by their
+    numbers, so that none spends a step on it. It takes one seed, when it is made."""
+
+    def __init__(self, id: str, num_envs: int, seed: int, settings: Mapping[str, Any]) -> None:
+        self._pool: Any = None
+        try:
+            import envpool
+        except ImportError as error:
+            raise ValueError(f"env.vector=envpool: {error}; pip install 'trivium[envpool]'") from None
+        known = envpool.list_all_envs()
+        if id not in known:
+            raise unknown_id(id, "an id of EnvPool", known)
+        try:
+            self._pool = envpool.make_gymnasium(id, num_envs=num_envs, seed=seed, **settings)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise ValueError(f"env.settings={dict(settings)}: {str(error).partition(chr(10))[0]}") from None
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        with warnings.catch_warnings():  # of the precision of its bounds
+            warnings.simplefilter("ignore")
+            self.single_observation_space = self._pool.observation_space
+            self.single_action_space = self._pool.action_space
+        self._obs: Any = None
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if options is None:
+            self._obs, info = self._pool.reset()
+            return self._obs, info
+        index = np.flatnonzero(options["reset_mask"])
+        some, info = self._pool.reset(index)
+        self._obs = self._obs.copy()
+        self._obs[index] = some
+        return self._obs, info
+
+    def step(self, actions: np.ndarray) -> Any:
+        self._obs, *rest = self._pool.step(actions)
+        return self._obs, *rest
+
+    def close_extras(self, **kwargs: Any) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+
+def make_vector_envs(
+    *,
+    id: str,
+    seeds: Sequence[int],
+    device: torch.device,
+    kind: Literal["sync", "async", "own", "envpool"],
+    wrappers: Sequence[str | Mapping[str, Any]] = (),
+    settings: Mapping[str, Any] | None = None,
+    vector_settings: Mapping[str, Any] | None = None,
+) -> VectorEnvs:
+    """See `envs.make`; `seeds` and `device` as for `envs.GymEnvs`.
+
+    Raises:
+        ValueError: the id is unknown, has no vector env of its own, or a keyword is not known to the env.
+    """
+    settings, vector_settings = dict(settings or {}), dict(vector_settings or {})
+    make: Callable[[], gym.vector.VectorEnv]
+    if kind in ("own", "envpool"):
+        for name, given in (("wrappers", wrappers), ("vector_settings", vector_settings)):
+            if given:
+                raise ValueError(f"env.{name}: env.vector={kind} takes none, sync and async do")
+        if kind == "envpool":
+            make = functools.partial(Pool, id, len(seeds), seeds[0], settings)
+            return VectorEnvs(id=id, make=make, seeds=seeds, device=device, reseeds=False)
+        make = functools.partial(_own, id, len(seeds), settings)
+        return VectorEnvs(id=id, make=make, seeds=seeds, device=device)
+    mode = AutoresetMode.DISABLED
+    asked = vector_settings.pop("autoreset_mode", None)
+    if asked is not None:
+        names = {each.name.lower(): each for each in AutoresetMode}
+        if str(asked).lower() not in names:
+            raise ValueError(f"env.vector_settings: autoreset_mode={asked!r}; valid are {', '.join(names)}")
+        mode = names[str(asked).lower()]
+    probe = make_one(id, wrappers, settings)
+    makers = [functools.partial(make_one, id, wrappers, settings)] * len(seeds)
+    vector: Any = gym.vector.SyncVectorEnv if kind == "sync" else gym.vector.AsyncVectorEnv
+    unknown = sorted(set(vector_settings) - set(inspect.signature(vector).parameters))
+    if unknown:
+        valid = [name for name in inspect.signature(vector).parameters if name != "env_fns"]
+        raise ValueError(f"env.vector_settings: {vector.__name__} knows no {unknown[0]}; valid are {', '.join(valid)}")
+    make = functools.partial(vector, makers, autoreset_mode=mode, **vector_settings)
+    with named(id):
+        masks = mask_source(probe, call(probe.reset, seed=seeds[0])[1])
+    probe.close()
+    return VectorEnvs(id=id, make=make, seeds=seeds, device=device, masks=masks)
+
+
+def _own(id: str, num_envs: int, settings: Mapping[str, Any]) -> gym.vector.VectorEnv:
+    try:
+        spec = gym.spec(id)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
+    if spec.vector_entry_point is None:
+        raise ValueError(f"env.vector=own: {id} has no vector env of its own; sync and async make one of any id")
+    try:
+        return gym.make_vec(id, num_envs, vectorization_mode="vector_entry_point", **settings)
+    except TypeError as error:
+        raise ValueError(f"env.settings={dict(settings)}: {error}") from None
+
+
+class VectorEnvs:
+    """`Envs` of a vector env.
+
+    With autoreset disabled every episode begins with a seed of its own, derived from the env's, and its actions are
+    kept: `load_state_dict` plays the episodes in progress again, all at once, and compares a checksum of what was seen.
+    In the other modes, and from EnvPool, the env chooses how episodes begin: a resumed run begins a new one in each.
+
+    Args:
+        id: for messages.
+        make: makes the vector env.
+        seeds: one an env, in [0, 2^31).
+        device: where the tensors go.
+        masks: where masks of the valid actions are, see `mask_source`; None: in the observations' `action_mask`, or in
+            `info["action_mask"]`, where there is one.
+        reseeds: whether `reset(seed=...)` takes seeds; else `make` is called again.
+
+    Attributes:
+        vector: the vector env.
+        mode: when it begins the next episode.
+        dead_steps: whether in a step of its own.
+
+    Raises:
+        ValueError: as of `envs.GymEnvs`.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        make: Callable[[], gym.vector.VectorEnv],
+        seeds: Sequence[int],
+        device: torch.device,
+        masks: str | None = None,
+        reseeds: bool = True,
+    ) -> None:
+        self._id = id
+        self._make = make
+        self._device = device
+        self._seeds = list(seeds)
+        self._reseeds = reseeds
+        self.num_envs = len(seeds)
+        self.vector: gym.vector.VectorEnv = make()
+        space = self.vector.single_observation_space
+        self.action_space: gym.Space = self.vector.single_action_space
+        self.mode = AutoresetMode(self.vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.dead_steps = self.mode is AutoresetMode.NEXT_STEP
+        self._composed = isinstance(space, gym.spaces.Dict)
+        self._exact = self.mode is AutoresetMode.DISABLED and reseeds
+        self._masks = masks or "none"
+        with named(id):
+            check_action_space(self.action_space)
+            self._heads = head_sizes(self.action_space)
+            self._begin_all(seeded=True)
+            if masks is None and isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
+                self._masks = "key"
+            elif masks is None and self._heads and ACTION_MASK in self._info:
+                self._masks = "info"
+            if self._masks in ("info", "method"):
+                space = with_mask(space, sum(self._heads))
+            self.observation_space = space
+            self._layout = Layout(space)
+            self._first()
+        self._untouched = True
+
+    # ------------------------------------------------------------------------------------------- Envs
+
+    @property
+    def obs(self) -> Tensor:
+        return self._to_device(self._packed)
+
+    def reset(self, *, reseed: bool = False) -> Tensor:
+        if not self._untouched:
+            with named(self._id):
+                self._begin_all(seeded=reseed)
+                self._first()
+        self._untouched = reseed
+        return self.obs
+
+    def step(self, action: Tensor) -> Step:
+        self._untouched = False
+        with named(self._id):
+            return self._step(actions_to_numpy(self.action_space, action))
+
+    def close(self) -> None:
+        """End the processes of an async vector env."""
+        with contextlib.suppress(Exception):
+            self.vector.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        actions = [torch.from_numpy(np.array(each)) for each in self._actions]
+        return {
+            "seeds": list(self._seeds),
+            "episodes": list(self._episodes),
+            "actions": actions if self._exact else [],
+            "checksums": list(self._checksums),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
+        saved = state["seeds"]
+        if len(saved) != self.num_envs:
+            raise ValueError(f"saved with {len(saved)} envs on this worker, now there are {self.num_envs}")
+        self._seeds, self._episodes = list(saved), [int(each) for each in state["episodes"]]
+        self._untouched = False
+        lost_N = np.ones(self.num_envs, dtype=bool)
+        with named(self._id):
+            if self._exact:
+                lost_N = self._replay(state)
+                if lost_N.any():
+                    self._begin(lost_N)
+                    warnings.warn(
+                        f"env.id={self._id!r} is not deterministic, the same seed and actions led elsewhere in "
+                        f"{lost_N.sum()} of {self.num_envs} envs: there the run resumes at an episode boundary and is "
+                        "no longer exact",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+            else:  # other episodes than those that the run has had already
+                if self._reseeds:
+                    self._seeds = [_seed_of(seed, n) for seed, n in zip(self._seeds, self._episodes, strict=True)]
+                self._begin_all(seeded=True)
+                self._first()
+        return torch.from_numpy(lost_N).to(self._device)
+
+    # ------------------------------------------------------------------------------------------- episodes
+
+    def _begin_all(self, *, seeded: bool) -> None:
+        """A new episode in every env: the first ones of their seeds, or the next ones."""
+        if seeded and hasattr(self, "_episodes") and not self._reseeds:
+            self.vector.close()
+            self.vector = self._make()
+        if seeded or not hasattr(self, "_episodes"):
+            self._episodes = [0] * self.num_envs  # how many were begun
+        seeds = self._next_seeds(np.ones(self.num_envs, dtype=bool)) if seeded or self._exact else None
+        if seeds is None:
+            self._episodes = [n + 1 for n in self._episodes]
+        self._ended_N = np.zeros(self.num_envs, dtype=bool)
+        self._raw, self._info = call(self.vector.reset, **({"seed": seeds} if self._reseeds else {}))
+
+    def _next_seeds(self, which_N: np.ndarray) -> list[int | None]:
+        """For the next episode of some envs; None for the others."""
+        seeds: list[int | None] = [None] * self.num_envs
+        for i in np.flatnonzero(which_N):
+            seeds[i] = _seed_of(self._seeds[i], self._episodes[i])
+            self._episodes[i] += 1
+        return seeds
+
+    def _first(self) -> None:
+        """Take in the first observations of new episodes in all envs."""
+        self._mask_NS = self._read_masks(np.zeros(self.num_envs, dtype=bool))
+        self._packed = self._pack(self._raw)
+        self._actions: list[list[Any]] = [[] for _ in range(self.num_envs)]
+        self._checksums = [zlib.crc32(row.tobytes()) for row in self._packed] if self._exact else []
+
+    def _begin(self, which_N: np.ndarray) -> None:
+        """New episodes in some envs, with autoreset disabled."""
+        seeds = self._next_seeds(which_N)
+        options = {"reset_mask": which_N.copy()}
+        self._raw, self._info = call(self.vector.reset, seed=seeds, options=options)
+        self._mask_NS = self._read_masks(np.zeros(self.num_envs, dtype=bool))
+        self._packed = self._pack(self._raw)
+        for i in np.flatnonzero(which_N) if self._exact else ():
+            self._actions[i] = []
+            self._checksums[i] = zlib.crc32(self._packed[i].tobytes())
+
+    def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One step of the vector env, as it is: reward, terminated and truncated, [N] each."""
+        with warnings.catch_warnings():  # an async vector env warns of each exception that it raises
+            warnings.simplefilter("ignore")
+            self._raw, reward, terminated, truncated, self._info = call(self.vector.step, actions)
+        reward_N = np.asarray(reward, dtype=np.float64)
+        if np.isnan(reward_N).any():
+            raise ValueError("it returned the reward NaN")
+        terminated_N, truncated_N = np.array(terminated, dtype=bool), np.array(truncated, dtype=bool)
+        nothing_to_do_N = (terminated_N | truncated_N) & (self.mode is not AutoresetMode.SAME_STEP)
+        self._mask_NS = self._read_masks(nothing_to_do_N)
+        self._packed = self._pack(self._raw)
+        if self._exact:
+            for i in range(self.num_envs):
+                self._actions[i].append(actions[i])
+                seen = self._packed[i].tobytes() + struct.pack("d", reward_N[i])
+                self._checksums[i] = zlib.crc32(seen, self._checksums[i])
+        return reward_N, terminated_N, truncated_N
+
+    def _step(self, actions: np.ndarray) -> Step:
+        dead_N = self._ended_N
+        reward_N, terminated_N, truncated_N = self._advance(actions)
+        ended_N, next_packed, live = terminated_N | truncated_N, self._packed, None
+        if self.dead_steps:
+            self._ended_N, live = ended_N, self._to_device(~dead_N)
+        elif ended_N.any():
+            if self.mode is AutoresetMode.DISABLED:
+                self._begin(ended_N)
+            else:
+                next_packed = self._with_final(ended_N)
+        next_obs = self._to_device(next_packed)
+        return Step(
+            next_obs if next_packed is self._packed else self._to_device(self._packed),
+            self._to_device(reward_N.astype(np.float32)),
+            self._to_device(terminated_N),
+            self._to_device(truncated_N),
+            next_obs,
+            live,
+        )
+
+    def _with_final(self, ended_N: np.ndarray) -> np.ndarray:
+        """The observations, with the last one of the ended episodes where the first one of the next is."""
+        if "final_obs" not in self._info:
+            raise ValueError("it resets in the same step but returns no info['final_obs']")
+        packed = self._packed.copy()
+        for i in np.flatnonzero(ended_N):
+            raw = _of_env(self._info["final_obs"], int(i))
+            if self._masks != "none":
+                raw = {**(raw if self._composed else {"obs": raw}), ACTION_MASK: np.ones(sum(self._heads), dtype=bool)}
+            packed[i] = self._layout.pack(raw)
+        return packed
+
+    def _replay(self, state: Mapping[str, Any]) -> np.ndarray:
+        """Play saved episodes again, so that all end at the same time; bool [N], where it led elsewhere."""
+        logs = [each.numpy() for each in state["actions"]]
+        length_N = np.array([len(log) for log in logs])
+        self._episodes = [n - 1 for n in self._episodes]
+        self._begin_all(seeded=False)
+        self._first()
+        lost_N = np.zeros(self.num_envs, dtype=bool)
+        played_N = np.zeros(self.num_envs, dtype=int)
+        for left in range(int(length_N.max()), 0, -1):
+            # Until its turn comes an env plays its own beginning, over and over: what else is sure to be valid?
+            actions = [
+                log[n] if len(log) else self._valid_action(i, logs)
+                for i, (log, n) in enumerate(zip(logs, played_N, strict=True))
+            ]
+            _, terminated_N, truncated_N = self._advance(np.array(actions))
+            played_N += 1
+            ended_N = terminated_N | truncated_N
+            lost_N |= ended_N & (length_N >= left)
+            again_N = ended_N | (length_N == left - 1) | ((played_N == length_N) & (length_N < left))
+            if again_N.any():
+                self._episodes = [n - bool(again) for n, again in zip(self._episodes, again_N, strict=True)]
+                played_N[again_N] = 0
+                self._begin(again_N)
+        lost_N |= np.array(self._checksums) != np.array(state["checksums"])
+        return lost_N
+
+    def _valid_action(self, i: int, logs: Sequence[np.ndarray]) -> Any:
+        """One that an env without a log may be given now."""
+        some = next(log[0] for log in logs if len(log))
+        if not len(self._mask_NS):
+            return some
+        heads = np.split(self._mask_NS[i], np.cumsum(self._heads)[:-1])
+        start = np.asarray(self.action_space.start) if hasattr(self.action_space, "start") else 0
+        return (np.array([head.argmax() for head in heads]).reshape(np.shape(some)) + start).astype(
+            np.asarray(some).dtype
+        )
+
+    # ------------------------------------------------------------------------------------------- observations
+
+    def _read_masks(self, ended_N: np.ndarray) -> np.ndarray:
+        """bool [N, S]: the masks as they are now, everything where an episode ended."""
+        size = sum(self._heads)
+        if self._masks == "none":
+            return np.ones((0, 0), dtype=bool)
+        if self._masks == "key":
+            given: Any = self._raw[ACTION_MASK]
+        elif self._masks == "method":
+            given = self.vector.call("action_masks")  # type: ignore[attr-defined]  # Sync and Async ones have it
+        else:
+            given = self._info.get(ACTION_MASK, ())
+        told_N = self._info.get(f"_{ACTION_MASK}") if self._masks == "info" else None
+        if told_N is None:
+            told_N = np.full(self.num_envs, len(given) == self.num_envs)
+        before_NS: np.ndarray = getattr(self, "_mask_NS", np.ones((self.num_envs, size), dtype=bool))
+        mask_NS = before_NS.copy()
+        for i in range(self.num_envs):
+            if ended_N[i]:
+                mask_NS[i] = True
+            elif told_N[i]:
+                mask_NS[i] = checked_mask(np.asarray(given[i]).reshape(-1), self._heads)
+        return mask_NS
+
+    def _pack(self, raw: Any) -> np.ndarray:
+        """Observations of all envs as one array, with their masks."""
+        if self._masks != "none":
+            raw = {**(raw if self._composed else {"obs": raw}), ACTION_MASK: self._mask_NS}
+        return self._layout.pack(raw, batch=(self.num_envs,))
+
+    def _to_device(self, packed: np.ndarray) -> Tensor:
+        return torch.from_numpy(packed).to(self._device)
+
+
+def _of_env(batch: Any, i: int) -> Any:
+    """What a batch, perhaps composed, holds of one env."""
+    return {key: _of_env(value, i) for key, value in batch.items()} if isinstance(batch, Mapping) else batch[i]
+
+
+def _seed_of(seed: int, episode: int) -> int:
+    """The seed of an env's episode of this number."""
+    return zlib.crc32(struct.pack("<qq", seed, episode)) % SEEDS
