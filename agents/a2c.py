@@ -242,8 +242,9 @@ class A2C:
         return self.evaluation(self.acting.in_evaluation, final=final)
 
     def close(self) -> None:
-        """End the env runners, if there are any."""
+        """End what the envs hold beside memory, such as processes."""
         self.collector.close()
+        self.evaluation.close()
 
     def figures(self) -> dict[str, Picture]:
         """See `agent_figures`."""

@@ -66,6 +66,12 @@ class Evaluation:
             "length_mean": lengths.mean().item(),
         }
 
+    def close(self) -> None:
+        """End what the envs hold beside memory; another call makes new ones."""
+        for envs in self.envs.values():
+            getattr(envs, "close", lambda: None)()
+        self.envs.clear()
+
     def _play(self, stream: str, episodes: int, act: Act, state_size: int) -> Tensor:
         """The first episode of each of so many envs: float64 [episodes, 2], return and length."""
         if stream not in self.envs:

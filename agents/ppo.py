@@ -385,8 +385,9 @@ class PPO:
         return self.evaluation(self.acting.in_evaluation, final=final, state_size=self.net.state_size)
 
     def close(self) -> None:
-        """End the env runners, if there are any."""
+        """End what the envs hold beside memory, such as processes."""
         self.collector.close()
+        self.evaluation.close()
 
     def figures(self) -> dict[str, Picture]:
         """See `agent_figures`."""

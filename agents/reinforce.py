@@ -254,6 +254,11 @@ class REINFORCE:
         """See `Evaluation`."""
         return self.evaluation(self.acting.in_evaluation, final=final)
 
+    def close(self) -> None:
+        """End what the envs hold beside memory, such as processes."""
+        self.collector.close()
+        self.evaluation.close()
+
     def figures(self) -> dict[str, Picture]:
         """See `agent_figures`."""
         return agent_figures(self.evaluation, self.acting.in_evaluation)

@@ -14,7 +14,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import os
+import signal
 import struct
+import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -121,7 +125,7 @@ def make_vector_envs(
             raise ValueError(f"env.vector_settings: autoreset_mode={asked!r}; valid are {', '.join(names)}")
         mode = names[str(asked).lower()]
     probe = make_one(id, wrappers, settings)
-    makers = [functools.partial(make_one, id, wrappers, settings)] * len(seeds)
+    makers = [functools.partial(_make_in_worker, os.getpid(), id, wrappers, settings)] * len(seeds)
     vector: Any = gym.vector.SyncVectorEnv if kind == "sync" else gym.vector.AsyncVectorEnv
     unknown = sorted(set(vector_settings) - set(inspect.signature(vector).parameters))
     if unknown:
@@ -132,6 +136,23 @@ def make_vector_envs(
         masks = mask_source(probe, call(probe.reset, seed=seeds[0])[1])
     probe.close()
     return VectorEnvs(id=id, make=make, seeds=seeds, device=device, masks=masks)
+
+
+def _make_in_worker(parent: int, *args: Any) -> gym.Env:
+    """An env, perhaps in a process that an async vector env has started: that one must not keep the parent's handlers
+    of signals, which it is ended by, and must end when the parent is killed."""
+    if os.getpid() != parent:
+        starter = os.getppid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
+
+        def end_with_parent() -> None:
+            while os.getppid() == starter:
+                time.sleep(1.0)
+            os._exit(1)
+
+        threading.Thread(target=end_with_parent, daemon=True).start()
+    return make_one(*args)
 
 
 def _own(id: str, num_envs: int, settings: Mapping[str, Any]) -> gym.vector.VectorEnv:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 import tiny_envs
 import torch
@@ -352,3 +358,28 @@ def test_envpools_limit_of_steps_truncates() -> None:
     assert steps[-1].truncated.all()
     assert not steps[-1].terminated.any()
     assert not torch.equal(steps[-1].obs, steps[-1].next_obs)
+
+
+def test_processes_of_an_async_vector_env_end_with_their_parent() -> None:
+    code = """
+import os, signal, time
+from trivium.agents.envs import make
+from trivium.learner import Run
+signal.signal(signal.SIGTERM, lambda *_: None)  # as the loop's own handler, which does not end the process
+envs = make(id="CartPole-v1", num_envs=2, run=Run(seed=0), stream="train", vector="async")
+envs.reset()
+print(*[process.pid for process in envs.vector.processes], flush=True)
+if os.environ["END"] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    for end, status in (("kill", -signal.SIGKILL), ("leave", 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, "END": end}
+        )
+        assert done.returncode == status
+        pids = [int(pid) for pid in done.stdout.split()]
+        assert len(pids) == 2
+        waited = time.monotonic() + 20
+        while any(psutil.pid_exists(pid) for pid in pids):
+            assert time.monotonic() < waited, "they live on"
+            time.sleep(0.1)
