@@ -1,4 +1,4 @@
-"""Every agent in every kind of env: killed by SIGKILL at random moments, it ends with the bits of a run never killed."""
+"""Every agent in every kind of env, killed by SIGKILL at random moments, ends with the bits of a run never killed."""
 
 from __future__ import annotations
 
