@@ -20,7 +20,7 @@ from torch import Tensor
 from trivium.agents.acting import Acting
 from trivium.agents.collector import Rollout, episodes, make_collector, training_envs
 from trivium.agents.envs import Envs
-from trivium.agents.evaluation import Evaluation
+from trivium.agents.evaluation import EVALUATED, Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
 from trivium.agents.normalise import Normaliser
@@ -79,6 +79,8 @@ class A2C:
         ValueError: a keyword is out of its range, a space is not supported, or env.num_envs does not divide among the
             workers.
     """
+
+    evaluates = EVALUATED
 
     def __init__(
         self,

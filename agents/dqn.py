@@ -29,7 +29,7 @@ from torch import Tensor
 from trivium.agents.collector import Collector, episodes, make_collector, training_envs
 from trivium.agents.env_runners import Begun, EnvRunners
 from trivium.agents.envs import Envs
-from trivium.agents.evaluation import Evaluation
+from trivium.agents.evaluation import EVALUATED, Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.play import Film, agent_figures
 from trivium.agents.policies import FORBIDDEN
@@ -185,6 +185,8 @@ class DQN:
         ValueError: a keyword is out of its range, actions are not Discrete, or a size does not divide among workers or
             envs.
     """
+
+    evaluates = EVALUATED
 
     def __init__(
         self,

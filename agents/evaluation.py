@@ -19,6 +19,9 @@ Act = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 state."""
 
 
+EVALUATED = ("return_mean", "return_std_err", "return_min", "return_max", "length_mean")
+
+
 class Evaluation:
     """Plays the first episode of each of so many envs, the same ones at each call; the envs are kept between calls.
 
@@ -58,13 +61,9 @@ class Evaluation:
             result = self._play("test" if final else "eval", episodes, act, state_size)
         returns, lengths = self.run.gather(result).unbind(1)
         self.last_returns = returns.tolist()
-        return {
-            "return_mean": returns.mean().item(),
-            "return_std_err": returns.std().item() / math.sqrt(total) if total > 1 else math.nan,
-            "return_min": returns.min().item(),
-            "return_max": returns.max().item(),
-            "length_mean": lengths.mean().item(),
-        }
+        std_err = returns.std().item() / math.sqrt(total) if total > 1 else math.nan
+        values = (returns.mean().item(), std_err, returns.min().item(), returns.max().item(), lengths.mean().item())
+        return dict(zip(EVALUATED, values, strict=True))
 
     def close(self) -> None:
         """End what the envs hold beside memory; another call makes new ones."""

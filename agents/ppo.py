@@ -21,7 +21,7 @@ from torch import Tensor
 from trivium.agents.acting import Acting
 from trivium.agents.collector import Rollout, episodes, make_collector, training_envs
 from trivium.agents.envs import Envs
-from trivium.agents.evaluation import Evaluation
+from trivium.agents.evaluation import EVALUATED, Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
 from trivium.agents.normalise import Normaliser
@@ -144,6 +144,8 @@ class PPO:
         ValueError: a keyword is out of its range, a space is not supported, or a size does not divide among workers or
             minibatches.
     """
+
+    evaluates = EVALUATED
 
     def __init__(
         self,

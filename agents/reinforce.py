@@ -22,7 +22,7 @@ from torch import Tensor
 from trivium.agents.acting import Acting
 from trivium.agents.collector import BLOCK, Collector, Rollout
 from trivium.agents.envs import Envs
-from trivium.agents.evaluation import Evaluation
+from trivium.agents.evaluation import EVALUATED, Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
 from trivium.agents.play import Film, agent_figures
@@ -98,6 +98,8 @@ class REINFORCE:
         ValueError: a keyword is out of its range, a space is not supported, or env.num_envs does not divide among the
             workers.
     """
+
+    evaluates = EVALUATED
 
     def __init__(
         self,

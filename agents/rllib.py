@@ -26,7 +26,7 @@ from torch import Tensor
 
 from trivium import ray_cluster
 from trivium.agents.envs import Envs
-from trivium.agents.evaluation import Evaluation
+from trivium.agents.evaluation import EVALUATED, Evaluation
 from trivium.agents.rllib_state import pack, unpack
 from trivium.learner import Run
 
@@ -73,6 +73,8 @@ class RLlib:
     Raises:
         ValueError: a keyword is out of its range, or RLlib takes it not; the algorithm can't serve the spaces.
     """
+
+    evaluates = EVALUATED
 
     def __init__(
         self,

@@ -107,6 +107,8 @@ class VAE:
         ValueError: the batch does not divide among the workers, or a number is out of range.
     """
 
+    evaluates = ("elbo", "reconstruction", "kl", "active_units")
+
     def __init__(
         self,
         *,

@@ -47,6 +47,8 @@ class Classifier:
         ValueError: a size does not divide among the workers or micro-batches, or a number is out of range.
     """
 
+    evaluates = ("loss", "accuracy")
+
     def __init__(
         self,
         *,

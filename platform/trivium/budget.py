@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trivium import valid
@@ -39,7 +40,9 @@ class Budget:
             return f"{self._updates} updates"
         for unit, limit in self._counted:
             if counters[unit] >= limit:
-                return f"{limit:g} epochs" if unit == "epochs" else f"{limit} {unit.replace('_', ' ')}"
+                return (
+                    f"{limit:g} epoch{'s' * (limit != 1)}" if unit == "epochs" else f"{limit} {unit.replace('_', ' ')}"
+                )
         return f"{self.minutes:g} minutes" if time_over else None
 
     def fraction(self, counters: Mapping[str, float], updates: int, elapsed_s: float) -> float:
@@ -87,5 +90,13 @@ def metric(key: str, name: str, values: Mapping[str, float]) -> float:
         ConfigError: the learner does not report it.
     """
     if name not in values:
-        raise ConfigError([f"{key}: this learner reports no {name}; valid: {', '.join(sorted(values))}"])
+        raise ConfigError([no_metric(key, name, values)])
     return values[name]
+
+
+def no_metric(key: str, name: str, known: Iterable[str]) -> str:
+    """The error that a learner does not evaluate a metric that a config key names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{key}: this learner reports no {name}; {hint}valid: {', '.join(known)}"

@@ -1,7 +1,7 @@
 """Checkpoints: saved whole or not at all, verified when loaded, and never a reason to execute anything.
 
 A checkpoint is one file of state per rank and a manifest with the size and SHA-256 of each. The newest one whose files
-all ranks can verify is loaded; damaged ones before it are set aside with a warning that names both.
+all ranks can verify is loaded, with a warning that names both when newer ones are damaged.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trivium.storage import MANIFEST, Storage, open_storage
 
 FORMAT = 1
 OTHER_WORLD = "was written by"
+UNREADABLE = "can't be read"
 log = logging.getLogger("trivium")
 
 
@@ -96,43 +97,55 @@ class Checkpoints:
             )
         return name
 
-    def load(self, which: str = "last", *, any_world_size: bool = False) -> dict[str, Any] | None:
+    def load(self, which: str = "last", *, any_world_size: bool = False, mend: bool = False) -> dict[str, Any] | None:
         """This rank's state of the newest checkpoint that every rank can verify.
 
         Args:
             which: `last`, `best` (falls back to the last), or a checkpoint's name.
             any_world_size: also take one that another number of workers wrote: good for weights, not for resuming.
+            mend: for who goes on writing here: clear up what a kill left half-done, and once a sound checkpoint is
+                found, set the damaged ones after it aside. Otherwise nothing is changed.
 
         Returns:
             What `save` was given, and under `"checkpoint"` its name; None if there is none at all.
 
         Raises:
-            CheckpointError: there are checkpoints and none is sound, or it is of another world size.
+            CheckpointError: there are checkpoints and none is sound, one can't be read for a reason that may pass, or
+                it is of another world size.
         """
+        if mend and self.run.rank == 0:
+            self.storage.clear_up()
         names, best = self._agreed((self.names(), self.best() if which == "best" else None))
         if which == "best":
-            names = [*names, best] if best else names
+            names = [*(name for name in names if name != best), best] if best else names
         elif which != "last":
             if which not in names:
                 raise CheckpointError(f"there is no checkpoint {which} in {self.place}; valid: {', '.join(names)}")
             names = [which]
-        damaged: list[str] = []
+        damaged: dict[str, str] = {}
         for name in reversed(names):
             state, problem = self._read(name, any_world_size)
             problems = [e["problem"] for e in self._gather({"problem": problem}) if e["problem"]]
-            if any(p.startswith(OTHER_WORLD) for p in problems):
-                raise CheckpointError(f"checkpoint {name} {problems[0]}")
+            final = [p for p in problems if p.startswith((OTHER_WORLD, UNREADABLE))]
+            if final:
+                raise CheckpointError(f"checkpoint {name} {final[0]}")
             if not problems:
                 assert state is not None
                 if damaged and self.run.rank == 0:
-                    log.warning("%s; using %s", "; ".join(damaged), name)
+                    log.warning("%s; using %s", "; ".join(damaged.values()), name)
+                    for other in damaged if mend else ():
+                        self._set_aside(other)
                 return {**state, "checkpoint": name}
-            damaged.append(f"checkpoint {name} is damaged ({problems[0]})")
-            if self.run.rank == 0:
-                self.storage.set_aside(name)
+            damaged[name] = f"checkpoint {name} is damaged ({problems[0]})"
         if damaged:
-            raise CheckpointError(f"no sound checkpoint in {self.place}: {'; '.join(damaged)}")
+            raise CheckpointError(f"no sound checkpoint in {self.place}: {'; '.join(damaged.values())}")
         return None
+
+    def _set_aside(self, name: str) -> None:
+        try:
+            self.storage.set_aside(name)
+        except OSError as error:
+            log.warning("the damaged checkpoint %s can't be set aside: %s", name, _reason(error))
 
     def tidy(self, best_step: int | None) -> None:
         """Remove the checkpoints that are not kept and let `last` and `best` lead to theirs; rank 0 calls it."""
@@ -195,7 +208,11 @@ class Checkpoints:
                 )
             size, digest = manifest["files"][file]["bytes"], manifest["files"][file]["sha256"]
             content = self.storage.read(name, file)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            return None, _reason(error)
+        except OSError as error:  # no rights, a server that does not answer: the checkpoint itself may be sound
+            return None, f"{UNREADABLE}: {_reason(error)}"
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return None, f"{file}: {_reason(error)}" if isinstance(error, KeyError) else _reason(error)
         if len(content) != size:
             return None, f"{file} has {len(content)} of {size} bytes"

@@ -27,6 +27,16 @@ examples:
 """
 
 
+OF_THE_DISK = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ESTALE,
+)
 KINDS = {
     "experiments": ["experiment"],
     "learners": ["learner", "agent"],
@@ -81,8 +91,8 @@ def _failed(error: Exception, *, trace: bool) -> int:
     code = {"ConfigError": 2, "Interrupted": 128 + getattr(error, "signal", 0)}.get(kind, 1)
     lines = error.errors if isinstance(error, ConfigError) else [str(error) or kind]
     known = kind in ("ConfigError", "Interrupted", "NonFiniteLoss", "CheckpointError")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):
-        known, lines = True, [f"{error.filename or 'the run folder'} can't be written: {error.strerror}"]
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        known, lines = True, [f"{error.filename or 'the run folder'}: {error.strerror}"]
     if trace or not known:
         traceback.print_exception(error)
     for line in lines if known else [f"{kind}: {lines[0]}"]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from trivium import environment, ray_cluster, signals, worker
@@ -124,11 +125,14 @@ def resume(
     if not overrides:
         return _launch(Task(config, dir, trusted), resume=True, display=display or Display())
     task = Task(apply_overrides(config, overrides), dir, trusted)
-    _become(task, task.config, None)
+    with worker.alone_in(dir):  # else another process that trains it would find another config
+        rows = _size(dir / "metrics.jsonl")
+        _become(task, task.config, None)
     try:
         return _launch(task, resume=True, display=display or Display())
-    except ConfigError:  # the run is what it was
-        _become(task, config, done)
+    except BaseException:
+        if _size(dir / "metrics.jsonl") == rows:  # nothing was trained: the run is what it was
+            _become(task, config, done)
         raise
 
 
@@ -268,7 +272,8 @@ def read_run(place: Path | str) -> tuple[Path, Config]:
         _reach(str(place), lambda: Bucket(str(place)).pull(dir, anew=True))
     else:
         dir = Path(place).absolute()
-    _refuse_links_out_of(dir)
+    if (dir / "config.yaml").exists():
+        _refuse_links_out_of(dir)
     return dir, read(dir)
 
 
@@ -280,6 +285,10 @@ def read_result(dir: Path) -> Result | None:
         numbers = {k: {n: float(v) for n, v in content[k].items()} for k in ("metrics", "counters")}
         return Result(dir=dir, **{k: content[k] for k in fields} | numbers)
     return None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _refuse_links_out_of(dir: Path) -> None:
@@ -335,8 +344,7 @@ def _make_folder(task: Task) -> None:
     except OSError as error:
         raise ConfigError([f"the run folder {task.dir} can't be written: {error.strerror or error}"]) from error
     if task.bucket:
-        with _nothing_left(task, unless=False):
-            _reach(task.config["storage"], lambda: Bucket(str(task.bucket)).push(task.dir))
+        _reach(task.config["storage"], lambda: Bucket(str(task.bucket)).push(task.dir))
 
 
 def _load_learner(
@@ -373,25 +381,49 @@ def _run(task: Task, *, resume: bool, display: Display) -> tuple[Outcome, Learne
     learner: Learner | None = None
     if task.config["launch"]["engine"] == "ray":
         check_learner(task.config, trusted=task.trusted)
+        _check_workers(task.config)
         ray_cluster.prepare()
         from trivium import ray_workers
 
-        if not resume:
-            _make_folder(task)
         with _nothing_left(task, unless=resume):
+            if not resume:
+                _make_folder(task)
             outcome = ray_workers.run(task, resume=resume, display=display)
     else:
         with worker.torch_settings(task.config), signals.listen() as asked:
             run = worker.make_run(task.config, task.dir)
             learner = worker.make_learner(task, run)
-            if not resume:
-                _make_folder(task)
-            display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
             with _nothing_left(task, unless=resume):
+                if not resume:
+                    _make_folder(task)
+                display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
                 outcome = worker.work(
                     task, run, learner, resume=resume, show=display.show, say=display.say, stop_requested=asked
                 )
     return outcome, learner
+
+
+DIVIDED = ("learner.batch_size", "agent.batch_size", "agent.minibatch_size", "env.num_envs")
+
+
+def _check_workers(config: Config) -> None:
+    """What would stop every worker, told before a Ray is started.
+
+    Raises:
+        ConfigError: a size of the whole run can't be divided among the workers, or the GPUs are not there.
+    """
+    launch, errors = config["launch"], []
+    workers, gpus = launch["workers"], launch["gpus_per_worker"]
+    for key in DIVIDED:
+        group, name = key.split(".")
+        value = (config.get(group) or {}).get(name)
+        if isinstance(value, int) and value % workers:
+            errors.append(f"{key}={value} must be a positive multiple of the {workers} workers")
+    have = torch.cuda.device_count()
+    if gpus not in ("auto", 0) and not os.environ.get("RAY_ADDRESS") and have < workers:
+        errors.append(f"launch.gpus_per_worker={gpus}: {workers} workers need {workers} GPUs, here are {have}")
+    if errors:
+        raise ConfigError(errors)
 
 
 def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
@@ -414,10 +446,15 @@ def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
 
 @contextlib.contextmanager
 def _nothing_left(task: Task, *, unless: bool) -> Iterator[None]:
-    """A new run whose config turns out to be impossible before its first row leaves no folder behind."""
+    """A new run whose config turns out to be impossible before its first row leaves nothing behind that it has made."""
+    made = [path for path in (task.dir, *task.dir.parents) if not path.exists()]
     try:
         yield
     except ConfigError:
         if not unless and not (task.dir / "metrics.jsonl").exists():
-            shutil.rmtree(task.dir, ignore_errors=True)
+            for path in list(task.dir.iterdir()) if task.dir.exists() else ():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with contextlib.suppress(OSError):  # another run may have begun in a parent
+                for path in made:
+                    path.rmdir()
         raise

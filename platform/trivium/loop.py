@@ -239,7 +239,8 @@ class Loop:
         ago, what = found
         saved = self.checkpoints.names()
         last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet"
-        raise NonFiniteLoss(f"{what} at update {self.updates - ago} (by step {self.step}); {last}")
+        since, update = self._row_start[1], self.updates - ago
+        raise NonFiniteLoss(f"{what} at update {update}, between the steps {since} and {self.step}; {last}")
 
     def _rates(self) -> Row:
         since, step, updates = self._row_start
@@ -289,6 +290,9 @@ class Loop:
         self._save()
         self._elapsed_before_s, self._started = elapsed_s, time.monotonic()
         name = self.checkpoints.names()[-1]
+        (signal,) = self._agreement.reach([self.stop_requested() or 0], self.updates)
+        if signal:
+            raise Interrupted(signal, name)
         if self._monitor.best_step is not None and self._monitor.best_step != self.step:
             best = self.checkpoints.load("best")
             if best is not None and best["checkpoint"] != name:

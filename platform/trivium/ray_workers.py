@@ -25,11 +25,15 @@ import ray
 import ray.train
 import ray.train.torch
 import ray.train.v2.api.config as train_config  # what ray.train exports
+import torch
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.callback import ControllerCallback  # the only way to its controller
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trivium import ray_cluster, signals, worker
-from trivium.checkpoint import CheckpointError
+from trivium.checkpoint import CheckpointError, Checkpoints
 from trivium.config import ConfigError
+from trivium.learner import Learner, Run
 from trivium.loop import Interrupted, NonFiniteLoss, Outcome
 from trivium.progress import Display, Status
 from trivium.storage import Bucket, join
@@ -37,20 +41,33 @@ from trivium.worker import Task
 
 log = logging.getLogger("trivium")
 
-COLLECTIVE = (NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
+COLLECTIVE = (ConfigError, NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
 RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: Ray restarts the group
-LEAVE_S = 60.0  # how long Ray Train may take to tidy up when all is done, before the Ray under it is shut down
+LEAVE_S = 5.0  # how long Ray Train may take to tidy up when all is done, before its controller is killed
+UNHEARD_S = 5.0  # how long a signal may go unheard by workers that were not placed or are not that far yet
 
 
 class Trainer(TorchTrainer):
     """Ray Train's, without two of its actors, each a process that takes seconds to start: one hands out Ray's data
     sets; the other gives the workers' places back if the controller is lost, which Ray does anyway when the driver
-    ends, and it asks the dashboard, where there is none for 12 s."""
+    ends, and it asks the dashboard, where there is none for 12 s. Its controller introduces itself to the mailbox."""
+
+    mailbox: Any
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # its types know only the first version
-        return [each for each in callbacks if type(each).__name__ not in unused]
+        return [*(each for each in callbacks if type(each).__name__ not in unused), Introduction(self.mailbox)]
+
+
+class Introduction(ControllerCallback):
+    """Lets the driver know the controller, of which `TorchTrainer.fit` gives nothing away."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self.mailbox.introduce.remote(ray.get_runtime_context().current_actor)
 
 
 @ray.remote(num_cpus=0)
@@ -62,6 +79,8 @@ class Mailbox:
         self.answer: Outcome | Exception | None = None
         self.sentences: list[str] = []
         self.signal = 0
+        self.heard = False  # of a worker, that the signal has come
+        self.controller: Any = None
 
     def show(self, status: Status) -> None:
         self.status = status
@@ -73,7 +92,17 @@ class Mailbox:
         self.signal = signal
 
     def asked_to_stop(self) -> int:
+        self.heard = self.heard or bool(self.signal)
         return self.signal
+
+    def heard_the_signal(self) -> bool:
+        return self.heard
+
+    def introduce(self, controller: Any) -> None:
+        self.controller = controller
+
+    def known_controller(self) -> Any:
+        return self.controller
 
     def end(self, answer: Outcome | Exception) -> None:
         """How it ended; of several the first: from rank 0, or from a worker whose error a restart would not mend."""
@@ -101,7 +130,8 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
     workers, cpus = launch["workers"], launch["cpus_per_worker"]
     with ray_cluster.joined(math.ceil(workers * cpus), import_from_here="*" in task.trusted):
         gpus = _gpus_per_worker(launch, display)
-        mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         trainer = Trainer(
             _work,
             train_loop_config={"task": task, "mailbox": mailbox, "cwd": os.getcwd()},
@@ -119,18 +149,21 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
                 logging_config=train_config.LoggingConfig("ERROR"),
             ),
         )
+        trainer.mailbox = mailbox
         verb = "resuming" if resume else "training"
         display.say(f"{verb} {task.config['name']} in {task.dir} on {workers} workers")
         try:
             with signals.listen() as asked:  # here, for Ray has just installed handlers of its own
-                return _drive(trainer, mailbox, display, asked)
+                return _drive(task, trainer, mailbox, display, asked)
         finally:  # Ray's bookkeeping, of which nothing is used
             if task.bucket:
                 Bucket(task.bucket).clear("ray")
             shutil.rmtree(task.dir / "ray", ignore_errors=True)
 
 
-def _drive(trainer: Trainer, mailbox: Any, display: Display, stop_requested: Callable[[], int | None]) -> Outcome:
+def _drive(
+    task: Task, trainer: Trainer, mailbox: Any, display: Display, stop_requested: Callable[[], int | None]
+) -> Outcome:
     """Wait for the workers, showing what they send and sending on what the user asks."""
     failed: list[Exception] = []
     answer: Outcome | Exception | None = None
@@ -143,7 +176,7 @@ def _drive(trainer: Trainer, mailbox: Any, display: Display, stop_requested: Cal
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
-    told = False
+    told_at = math.inf
     alive = True
     while alive and answer is None:
         thread.join(0.2)
@@ -154,12 +187,20 @@ def _drive(trainer: Trainer, mailbox: Any, display: Display, stop_requested: Cal
         if status:
             display.show(status)
         signal = stop_requested()
-        if signal and not told:
-            told = True
+        if signal and told_at == math.inf:
+            told_at = time.monotonic()
             display.say("stopping: the workers write a checkpoint")
             ray.get(mailbox.stop.remote(signal))
+        elif signal and time.monotonic() > told_at + UNHEARD_S and not ray.get(mailbox.heard_the_signal.remote()):
+            names = Checkpoints(task.checkpoints_place, Run()).names()
+            answer = Interrupted(signal, names[-1] if names else "the beginning")
     display.close()
     thread.join(LEAVE_S)
+    if thread.is_alive():  # a Ray must not be shut down under a thread that waits for it: the process would end there
+        controller = ray.get(mailbox.known_controller.remote())
+        if controller is not None:
+            ray.kill(controller)
+        thread.join(2 * LEAVE_S)
     if isinstance(answer, Exception):
         raise answer
     if answer is None:
@@ -204,12 +245,30 @@ def _train(task: Task, mailbox: Any, cwd: str) -> Outcome:
         return worker.work(
             task,
             run,
-            worker.make_learner(task, run),
+            _make_learner(task, run),
             resume=True,  # from nothing the first time, from the last checkpoint after a restart
             show=lambda status: mailbox.show.remote(status),
             say=lambda sentence: ray.get(mailbox.say.remote(sentence)),
             stop_requested=_Seldom(lambda: ray.get(mailbox.asked_to_stop.remote()), every_s=0.5),
         )
+
+
+def _make_learner(task: Task, run: Run) -> Learner:
+    """The learner; if one worker can't make it, all raise the same error, so that Ray need not restart any."""
+    learner, problem = None, ""
+    try:
+        learner = worker.make_learner(task, run)
+    except ConfigError as error:
+        problem = "\n".join(error.errors)
+    problems: list[Any] = [problem]
+    if run.world_size > 1:
+        problems = [None] * run.world_size
+        torch.distributed.all_gather_object(problems, problem)
+    told = next(filter(None, problems), None)
+    if told:
+        raise ConfigError(told.split("\n"))
+    assert learner is not None
+    return learner
 
 
 @contextlib.contextmanager

@@ -36,7 +36,10 @@ class Storage(Protocol):
         """One file of a checkpoint. Raises OSError if it can't be read."""
 
     def set_aside(self, name: str) -> None:
-        """Take a damaged checkpoint out of `names`, keeping its files for inspection."""
+        """Take a damaged checkpoint out of `names`, keeping its files for inspection. Raises OSError."""
+
+    def clear_up(self) -> None:
+        """Finish or remove what a killed writer left half-done; only while nobody writes."""
 
     def delete(self, name: str) -> None:
         """Remove a checkpoint; none of that name is no error."""
@@ -97,11 +100,6 @@ class Folder:
     def names(self) -> list[str]:
         if not self.path.is_dir():
             return []
-        for orphan in self.path.glob(".replaced-step-*"):  # killed between the two renames of a commit
-            original = self.path / orphan.name.removeprefix(".replaced-")
-            if not original.exists():
-                with contextlib.suppress(OSError):
-                    orphan.rename(original)
         return sorted(p.name for p in self.path.iterdir() if p.is_dir() and p.name.startswith("step-"))
 
     def read(self, name: str, file: str) -> bytes:
@@ -110,8 +108,17 @@ class Folder:
     def set_aside(self, name: str) -> None:
         aside = self.path / f"damaged-{name}"
         shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(OSError):  # a folder that can't be written can still be resumed elsewhere
-            (self.path / name).rename(aside)
+        (self.path / name).rename(aside)
+
+    def clear_up(self) -> None:
+        for replaced in self.path.glob(".replaced-step-*"):  # killed between the two renames of a commit
+            original = self.path / replaced.name.removeprefix(".replaced-")
+            if original.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+            else:
+                replaced.rename(original)
+        for staged in self.path.glob(".staged-step-*"):
+            shutil.rmtree(staged, ignore_errors=True)
 
     def delete(self, name: str) -> None:
         self.discard(name)
@@ -165,8 +172,14 @@ class Bucket:
         return content
 
     def set_aside(self, name: str) -> None:
-        with contextlib.suppress(OSError):
-            self.files.move(f"{self.path}/{name}/{MANIFEST}", f"{self.path}/{name}/damaged-{MANIFEST}")
+        self.files.move(f"{self.path}/{name}/{MANIFEST}", f"{self.path}/{name}/damaged-{MANIFEST}")
+
+    def clear_up(self) -> None:
+        files = [info.path.removeprefix(f"{self.path}/").split("/") for info in self._files()]
+        begun = {parts[0] for parts in files if len(parts) == 2 and parts[0].startswith("step-")}
+        kept = {parts[0] for parts in files if parts[-1] in (MANIFEST, f"damaged-{MANIFEST}")}
+        for name in begun - kept:
+            self.clear(name)
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(OSError):

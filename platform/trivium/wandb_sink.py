@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,10 @@ class WandbSink:
     def finish(self, *, failed: bool) -> None:
         self._put({"finish": int(failed)})
         self._put(None)
+        until = time.monotonic() + FINISH_S
         self._writer.join(FINISH_S)
         try:
-            self._process.wait(FINISH_S)
+            self._process.wait(max(1.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from trivium import environment
-from trivium.budget import Budget
+from trivium import environment, valid
+from trivium.budget import Budget, no_metric
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError
@@ -102,9 +102,26 @@ def make_learner(task: Task, run: Run) -> Learner:
     """Seed everything and build the learner: the same weights on every rank, then randomness of each rank's own."""
     _seed(run.seed)
     learner = build_learner(task.config, run, trusted=task.trusted)
+    _check_metrics(task.config, learner)
     if run.rank:
         _seed(run.seed_for("rank", run.rank) % 2**32)
     return learner
+
+
+def _check_metrics(config: Config, learner: Learner) -> None:
+    """
+    Raises:
+        ConfigError: the config follows a metric that the learner, if it says which it evaluates, does not.
+    """
+    declared: Sequence[str] | None = getattr(learner, "evaluates", None)
+    if declared is None:
+        return
+    names = [f"eval/{name}" for name in declared]
+    target = valid.TARGET.match(config["budget"]["target"] or "")
+    asked = {"monitor.metric": config["monitor"]["metric"], "budget.target": target and target.group(1)}
+    errors = [no_metric(key, name, names) for key, name in asked.items() if name is not None and name not in names]
+    if errors:
+        raise ConfigError(errors)
 
 
 def work(
@@ -126,14 +143,18 @@ def work(
     """
     with contextlib.ExitStack() as held:
         if run.rank == 0:
-            held.enter_context(_alone_in(task.dir))
+            held.enter_context(alone_in(task.dir))
         held.callback(getattr(learner, "close", lambda: None))
         return _work(task, run, learner, resume=resume, show=show, say=say, stop_requested=stop_requested)
 
 
 @contextlib.contextmanager
-def _alone_in(dir: Path) -> Iterator[None]:
-    """Hold the run folder's lock, which the system frees however the process ends."""
+def alone_in(dir: Path) -> Iterator[None]:
+    """Hold the run folder's lock, which the system frees however the process ends.
+
+    Raises:
+        ConfigError: another process trains in the folder.
+    """
     dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -161,7 +182,7 @@ def _work(
     if resume:
         if run.rank == 0 and task.bucket:
             Bucket(task.bucket).pull(task.dir)
-        state = checkpoints.load()
+        state = checkpoints.load(mend=True)
         if run.rank == 0 and (task.dir / "metrics.jsonl").exists():
             say(f"resuming from {state['checkpoint']}" if state else "no checkpoint yet: starting from the beginning")
     tracker = _tracker(task, run, show, resumed_step=_step(state)) if run.rank == 0 else Tracker()

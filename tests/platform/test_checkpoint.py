@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,13 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(
 ) -> None:
     file, hurt, fragment = DAMAGES[damage]
     hurt(file_of(saved, NAMES[2], file))
-    loaded = saved.load()
+    before = sorted(Path(saved.place).rglob("*"))
+    seen = saved.load()
+    assert seen is not None
+    assert seen["step"] == 20
+    assert sorted(Path(saved.place).rglob("*")) == before, "who only reads changes nothing"
+    caplog.clear()
+    loaded = saved.load(mend=True)
     assert loaded is not None
     assert loaded["step"] == 20
     (message,) = [record.getMessage() for record in caplog.records]
@@ -109,9 +116,34 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(
 def test_all_damaged_is_an_error_and_not_a_fresh_start(saved: Checkpoints) -> None:
     for name in NAMES:
         _flip(file_of(saved, name))
-    with pytest.raises(CheckpointError, match="no sound checkpoint") as error:
-        saved.load()
-    assert all(name in str(error.value) for name in NAMES)
+    for _ in range(2):  # as a scheduler would try again
+        with pytest.raises(CheckpointError, match="no sound checkpoint") as error:
+            saved.load(mend=True)
+        assert all(name in str(error.value) for name in NAMES)
+    assert saved.names() == NAMES
+
+
+def test_what_cannot_be_read_is_not_taken_for_damaged(saved: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: Folder, name: str, file: str) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Folder, "read", denied)
+    with pytest.raises(CheckpointError, match=rf"checkpoint {NAMES[2]} can't be read: .*Permission denied"):
+        saved.load(mend=True)
+    assert saved.names() == NAMES
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_commit_that_is_killed_between_its_renames_is_finished(saved: Checkpoints, kept: bool) -> None:
+    place = Path(saved.place)
+    if kept:
+        shutil.copytree(place / NAMES[2], place / f".replaced-{NAMES[2]}")
+    else:
+        (place / NAMES[2]).rename(place / f".replaced-{NAMES[2]}")
+    loaded = saved.load(mend=True)
+    assert loaded is not None
+    assert loaded["step"] == 30
+    assert not list(place.glob(".replaced-*"))
 
 
 def test_a_checkpoint_is_written_again_over_one_of_the_same_step(saved: Checkpoints) -> None:
@@ -180,9 +212,10 @@ Checkpoints({saved.place!r}, Run()).save({{"a": 1}}, step=40, updates=4)
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert list(Path(saved.place).glob(".staged-*"))
     assert saved.names() == NAMES
-    loaded = saved.load()
+    loaded = saved.load(mend=True)
     assert loaded is not None
     assert loaded["step"] == 30
+    assert not list(Path(saved.place).glob(".staged-*")), "else each kill would leave a checkpoint's size"
 
 
 def test_another_world_size_is_refused_for_resuming_and_good_for_weights(saved: Checkpoints) -> None:
@@ -251,9 +284,10 @@ def _two_ranks(rank: int, folder: str) -> None:
         path = Path(folder, "checkpoints", "step-000000000003", "rank-1.pt")
         path.write_bytes(path.read_bytes()[:-1])
     torch.distributed.barrier()
-    loaded = checkpoints.load()
+    loaded = checkpoints.load(mend=True)
     assert loaded is not None
     assert (loaded["rank"], loaded["step"]) == (rank, 2)
+    torch.distributed.barrier()
     if rank == 1:  # the disk of one is full: all hear of it
         Folder.write = _full  # type: ignore[method-assign]
     with pytest.raises(CheckpointError, match="No space left"):

@@ -10,6 +10,7 @@ import pytest
 
 import trivium
 from trivium import cli
+from trivium.config import ConfigError
 from trivium.supervised.schedules import warmup_cosine
 from trivium.tracking import read_rows
 
@@ -96,6 +97,20 @@ def test_a_target_or_monitor_that_is_changed_forgets_what_was_found_by_the_old_o
     assert (first.updates, first.reason) == (10, "target eval/accuracy>=0.1 reached")
     again = trivium.resume(tmp_path / "run", "budget.target=eval/accuracy>=1.1", "monitor.metric=eval/accuracy")
     assert (again.updates, again.reason) == (20, "20 updates")
+
+
+def test_an_impossible_config_leaves_nothing_that_was_not_there(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for folder in (mine, tmp_path / "new" / "deep" / "run"):
+        for overrides in (
+            ["storage=s3://127.0.0.1:1/nobucket?scheme=http&endpoint_override=127.0.0.1:1"],
+            ["launch=ray", "launch.workers=3", "learner.batch_size=64"],
+            ["launch=ray", "launch.workers=1", "launch.gpus_per_worker=1"],
+        ):
+            with pytest.raises(ConfigError):
+                trivium.train(*SHORT, *overrides, dir=folder)
+    assert list(tmp_path.rglob("*")) == [mine]
 
 
 def test_only_one_process_trains_in_a_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

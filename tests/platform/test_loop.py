@@ -200,7 +200,10 @@ def test_of_equals_the_later_is_the_best_and_patience_goes_on(tmp_path: Path) ->
 def test_nan_in_the_loss_stops_the_run_and_names_the_update_and_the_last_good_checkpoint(tmp_path: Path) -> None:
     conf = config(budget={"updates": 50}, log={"every_updates": 10}, checkpoint={"every_updates": 5})
     training = loop(tmp_path, conf, nan_at=17)
-    with pytest.raises(NonFiniteLoss, match=r"train/loss is nan at update 17 .*good checkpoint is step-000000000150"):
+    with pytest.raises(
+        NonFiniteLoss,
+        match=r"train/loss is nan at update 17, between the steps 100 and 200; .*good checkpoint is step-000000000150",
+    ):
         training.train()
     assert training.checkpoints.names()[-1] == "step-000000000150"
 
@@ -213,6 +216,15 @@ def test_a_signal_ends_the_run_with_a_checkpoint_of_its_own(tmp_path: Path, numb
         training.train()
     assert stopped.value.signal == number
     assert training.checkpoints.names() == ["step-000000000070"]
+
+
+def test_a_signal_before_the_final_evaluation_does_not_wait_for_it(tmp_path: Path) -> None:
+    training = loop(tmp_path, config(budget={"updates": 5}))
+    training.stop_requested = lambda: signal.SIGTERM if training._saved_at == 5 else None
+    with pytest.raises(Interrupted):
+        training.train()
+    assert training.checkpoints.names() == ["step-000000000050"]
+    assert not any("test/score" in row for row in rows(tmp_path))
 
 
 def test_evaluation_and_figures_leave_the_global_rng_alone(tmp_path: Path) -> None:

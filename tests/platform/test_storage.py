@@ -70,8 +70,13 @@ def test_a_checkpoint_appears_when_it_is_committed(place: str) -> None:
     with pytest.raises(OSError, match="step-2"):
         storage.read("step-2", "a")
     storage.write("step-2", "a", lambda stream: stream.write(b"half"))  # type: ignore[arg-type,return-value]
+    storage.clear_up()
+    with pytest.raises(OSError, match="step-2"):
+        storage.read("step-2", "a")
+    storage.write("step-2", "a", lambda stream: stream.write(b"half"))  # type: ignore[arg-type,return-value]
     storage.discard("step-2")
     storage.set_aside("step-1")
+    storage.clear_up()
     assert storage.names() == []
     storage.delete("step-1")
     storage.delete("step-1")

@@ -9,7 +9,7 @@ import yaml
 
 import trivium
 from trivium import worker
-from trivium.config import compose
+from trivium.config import ConfigError, compose
 from trivium.worker import Task, decide_compile
 
 PPO = ["agent=ppo", "agent.num_steps=32", "threads=1"]
@@ -55,3 +55,31 @@ def test_trying_out_leaves_no_trace_and_what_was_chosen_stays(tmp_path: Path, mo
     assert yaml.safe_load((tried.dir / "config.yaml").read_text())["compile"] is False
     assert tried.metrics["train/loss"] == plain.metrics["train/loss"]
     assert tried.metrics["test/return_mean"] == plain.metrics["test/return_mean"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["experiment=mlp_digits", "budget.epochs=1"],
+        ["experiment=vae_digits", "budget.epochs=1"],
+        *(
+            ["env=gymnasium", f"agent={agent}", "agent.eval_episodes=2", "budget.updates=1"]
+            for agent in ("ppo", "a2c", "dqn", "reinforce")
+        ),
+    ],
+)
+def test_learners_say_which_metrics_they_evaluate(overrides: list[str], tmp_path: Path) -> None:
+    task = Task(compose([*overrides, "threads=1"]), tmp_path / "run")
+    learner = worker.make_learner(task, worker.make_run(task.config, task.dir))
+    assert set(learner.evaluate()) == set(learner.evaluates)  # type: ignore[attr-defined]
+
+
+def test_a_metric_that_is_not_evaluated_is_told_before_the_run_begins(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        trivium.train("budget.target=eval/acuracy>=0.9", "monitor.metric=eval/los", dir=tmp_path / "a" / "run")
+    assert error.value.errors == [
+        "monitor.metric: this learner reports no eval/los; did you mean 'eval/loss'? valid: eval/accuracy, eval/loss",
+        "budget.target: this learner reports no eval/acuracy; did you mean 'eval/accuracy'? "
+        "valid: eval/accuracy, eval/loss",
+    ]
+    assert not list(tmp_path.iterdir())
