@@ -82,6 +82,7 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | str | None = None)
 
 def _compose(groups: dict[str, str], values: list[Override], unclear: bool, library: Library, found: Found) -> Config:
     """Compose and check; where it is unclear what is trained, only what every run has is checked."""
+    guessed = [group for group in GROUPS if group in found.lines]
     experiment = library.find("experiment", groups.get("experiment", ""))
     before = len(found.lines)
     body = check.experiment_body(experiment, library, found) if experiment else {}
@@ -141,7 +142,16 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
         check.check_whole(config, found)
         check.check_env(config, found)
         check.check_constructors(config, where, found)
+    _forget_guesses(guessed, values, found)
     return config
+
+
+def _forget_guesses(guessed: Sequence[str], typed: Sequence[Override], found: Found) -> None:
+    """Take back what is wrong below options that were guessed, but not with what the user typed there."""
+    groups = (*LEARNERS, *PARTS) if "experiment" in guessed else guessed
+    keys = tuple(v.key_or_group for v in typed)
+    below = [key for key in found.lines if key.startswith(tuple(f"{group}." for group in groups))]
+    found.forget(key for key in below if not key.startswith(keys))
 
 
 def _tied_to_budget(tree: Any) -> Config:

@@ -36,6 +36,9 @@ TYPED = [
     ("agent=pppo budget.env_steps=9", ["agent=pppo: .*'ppo'"]),
     ("model=mpl", [r"model=mpl: .*'mlp'\? \(configs/model/\)"]),
     ("data=cifar1000", ["data=cifar1000: there is no such data; (valid|did)"]),
+    ("data=minst", [r"data=minst: .*'mnist'\? \(configs/data/\)"]),  # whose files are not there: nobody asked for them
+    ("data=minst data.pth=x", ["data=minst: .*'mnist'", "data.pth: .*'data.path'"]),
+    ("learner=vea model=mlp data=digits budget.epochs=1", ["learner=vea: .*'vae'"]),
     ("launch=slurm", ["launch=slurm: .*valid: inline, ray"]),
     ("experiment=mlp_digits,vae_digits", ["one value at a time.*trivium tune"]),
     ("learner.lr=1e-3,1e-4", ["one value at a time"]),
