@@ -180,6 +180,8 @@ def _parse(overrides: Sequence[str], found: Found) -> list[Override]:
         for attempt in (text, quoted) if equals and "'" not in value else (text,):
             with contextlib.suppress(HydraException):
                 override = parser.parse_overrides([attempt])[0]
+                if not override.key_or_group:
+                    continue
                 if override.is_sweep_override():
                     found.add(text, f"{text}: one value at a time; to search over several, use trivium tune")
                 else:

@@ -43,6 +43,8 @@ TYPED = [
     ("experiment=mlp_digits,vae_digits", ["one value at a time.*trivium tune"]),
     ("learner.lr=1e-3,1e-4", ["one value at a time"]),
     ("banana", ["banana: is not of the form key=value"]),
+    ("=3", ["error: =3: is not of the form key=value"]),
+    ("+=3", [r"error: \+=3: is not of the form key=value"]),
     ("--quiet seed==", ["seed==: must be an integer"]),
     ("seed=-1", [r"seed=-1: must be an integer >= 0"]),
     ("seed=1.5", ["seed=1.5: must be an integer"]),
