@@ -273,6 +273,16 @@ def _print_table(rows: Sequence[tuple[str, str]]) -> None:
 # ------------------------------------------------------------------------------------------- parsing
 
 
+class _Version(argparse.Action):
+    """argparse's own must be told the version beforehand, which takes an import."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"trivium {version('trivium')}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line with the nearest valid word, in place of argparse's usage and list of choices."""
@@ -319,6 +329,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(metavar="command", required=True)
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
