@@ -98,7 +98,7 @@ def _train(options: argparse.Namespace) -> Any:
     from trivium.config import compose
 
     _import_from_here()
-    config = compose(options.overrides, options.config_dir)
+    config = compose(options.overrides, options.config_dir, options.dir)
     from trivium import launch  # imports torch: not before the config is known to be right
 
     return _show_result(launch.train(config, dir=options.dir, display=_display(options)), options)

@@ -50,13 +50,16 @@ class ConfigError(Exception):
         return "\n".join(self.errors)
 
 
-def compose(overrides: Sequence[str] = (), config_dir: Path | str | None = None) -> Config:
+def compose(
+    overrides: Sequence[str] = (), config_dir: Path | str | None = None, dir: Path | str | None = None
+) -> Config:
     """Compose, check and resolve a config.
 
     Args:
         overrides: `group=option` and `dotted.key=value`, as typed on the command line. Without an experiment, learner
             or agent among them, the default experiment is trained.
         config_dir: a folder with groups of YAML files of the user's own.
+        dir: where the run is going to be, if that is known.
 
     Returns:
         Nested plain dicts, lists and scalars; interpolations are resolved.
@@ -64,11 +67,13 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | str | None = None)
     Raises:
         ConfigError: every error found.
     """
-    library = Library(Path(config_dir).resolve() if config_dir is not None else None)
-    problem = library.folder_problem()
-    if problem:
-        raise ConfigError([problem])
     found = Found()
+    if dir is not None:
+        check.check_run_folder(Path(dir).absolute(), found)
+    library = Library(Path(config_dir).resolve() if config_dir is not None else None)
+    if problem := library.folder_problem():  # nothing can be said of the options that it was to hold
+        found.add("--config-dir", problem)
+        raise ConfigError(list(found.lines.values()))
     groups, values, unclear = _sort_overrides(_parse(overrides, found), library, found)
     with _hydra():
         try:

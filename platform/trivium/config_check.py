@@ -220,6 +220,14 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
         yield path, value, "a file or folder that exists"
 
 
+def check_run_folder(dir: Path, found: Found) -> None:
+    """A new run needs a folder that is empty or not there yet."""
+    if (dir / "config.yaml").exists():
+        found.add("--dir", f"--dir: {dir} holds a run already; trivium resume {dir} continues it")
+    elif dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
+        found.add("--dir", f"--dir: {dir} exists and is not an empty folder")
+
+
 def check_tied(config: dict[str, Any], file: str, found: Found) -> None:
     """What a run folder says of its keys that follow the budget: lists of keys that are there, by unit."""
     tied = config.get("tied_to_budget", {})

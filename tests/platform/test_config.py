@@ -216,6 +216,27 @@ def test_what_is_wrong_in_a_folder_of_the_users(
     assert_one_each(refused(capsys, ["--config-dir", str(mine), *typed.split()]), patterns)
 
 
+@pytest.mark.parametrize(
+    ("holds", "typed", "patterns"),
+    [
+        ("config.yaml", "seed=-1", ["--dir: .*taken holds a run already; trivium resume", "seed=-1"]),
+        ("notes.txt", "seed=-1", ["--dir: .*taken exists and is not an empty folder", "seed=-1"]),
+        ("notes.txt", "--config-dir nowhere model=mine", ["--dir: .*not an empty folder", "--config-dir: .*nowhere"]),
+    ],
+)
+def test_a_run_folder_that_is_taken(
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    holds: str,
+    typed: str,
+    patterns: list[str],
+) -> None:
+    taken = tmp_path_factory.mktemp("runs") / "taken"
+    taken.mkdir()
+    (taken / holds).touch()
+    assert_one_each(refused(capsys, ["--dir", str(taken), *typed.split()]), patterns)
+
+
 def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("trivium.config_check.may_have_gpu", lambda: True)
@@ -245,10 +266,12 @@ for typed in sys.argv[1:]:
 
 
 def test_a_mistake_is_told_without_importing_torch() -> None:
-    # Only a constructor's own objection needs it; and there may be a GPU.
-    needs_torch = ("minibatch_size=999", "val_fraction=0.9", "--dir")
+    # Only a constructor's own objection and the disk's need it; and there may be a GPU.
+    needs_torch = ("minibatch_size=999", "val_fraction=0.9", "--dir /proc")
     every = [typed for typed, _ in TYPED if not any(word in typed for word in needs_torch)]
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *every[::6]], capture_output=True, text=True)
+    Path("taken").touch()
+    typed = [*every[::6], "--dir taken"]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *typed], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
