@@ -108,7 +108,7 @@ def _train(options: argparse.Namespace) -> Any:
     from trivium.config import compose
 
     _import_from_here()
-    config = compose(options.overrides, options.config_dir)
+    config = compose(options.overrides, options.config_dir, options.dir)
     from trivium import launch  # imports torch: not before the config is known to be right
 
     return _show_result(launch.train(config, dir=options.dir, display=_display(options)), options)
@@ -283,6 +283,16 @@ def _print_table(rows: Sequence[tuple[str, str]]) -> None:
 # ------------------------------------------------------------------------------------------- parsing
 
 
+class _Version(argparse.Action):
+    """argparse's own must be told the version beforehand, which takes an import."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"trivium {version('trivium')}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line with the nearest valid word, in place of argparse's usage and list of choices."""
@@ -329,6 +339,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(metavar="command", required=True)
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:

@@ -50,13 +50,16 @@ class ConfigError(Exception):
         return "\n".join(self.errors)
 
 
-def compose(overrides: Sequence[str] = (), config_dir: Path | str | None = None) -> Config:
+def compose(
+    overrides: Sequence[str] = (), config_dir: Path | str | None = None, dir: Path | str | None = None
+) -> Config:
     """Compose, check and resolve a config.
 
     Args:
         overrides: `group=option` and `dotted.key=value`, as typed on the command line. Without an experiment, learner
             or agent among them, the default experiment is trained.
         config_dir: a folder with groups of YAML files of the user's own.
+        dir: where the run is going to be, if that is known.
 
     Returns:
         Nested plain dicts, lists and scalars; interpolations are resolved.
@@ -64,11 +67,13 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | str | None = None)
     Raises:
         ConfigError: every error found.
     """
-    library = Library(Path(config_dir).resolve() if config_dir is not None else None)
-    problem = library.folder_problem()
-    if problem:
-        raise ConfigError([problem])
     found = Found()
+    if dir is not None:
+        check.check_run_folder(Path(dir).absolute(), found)
+    library = Library(Path(config_dir).resolve() if config_dir is not None else None)
+    if problem := library.folder_problem():  # nothing can be said of the options that it was to hold
+        found.add("--config-dir", problem)
+        raise ConfigError(list(found.lines.values()))
     groups, values, unclear = _sort_overrides(_parse(overrides, found), library, found)
     with _hydra():
         try:
@@ -82,6 +87,7 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | str | None = None)
 
 def _compose(groups: dict[str, str], values: list[Override], unclear: bool, library: Library, found: Found) -> Config:
     """Compose and check; where it is unclear what is trained, only what every run has is checked."""
+    guessed = [group for group in GROUPS if group in found.lines]
     experiment = library.find("experiment", groups.get("experiment", ""))
     before = len(found.lines)
     body = check.experiment_body(experiment, library, found) if experiment else {}
@@ -141,7 +147,16 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
         check.check_whole(config, found)
         check.check_env(config, found)
         check.check_constructors(config, where, found)
+    _forget_guesses(guessed, values, found)
     return config
+
+
+def _forget_guesses(guessed: Sequence[str], typed: Sequence[Override], found: Found) -> None:
+    """Take back what is wrong below options that were guessed, but not with what the user typed there."""
+    groups = (*LEARNERS, *PARTS) if "experiment" in guessed else guessed
+    keys = tuple(v.key_or_group for v in typed)
+    below = [key for key in found.lines if key.startswith(tuple(f"{group}." for group in groups))]
+    found.forget(key for key in below if not key.startswith(keys))
 
 
 def _tied_to_budget(tree: Any) -> Config:
@@ -170,6 +185,8 @@ def _parse(overrides: Sequence[str], found: Found) -> list[Override]:
         for attempt in (text, quoted) if equals and "'" not in value else (text,):
             with contextlib.suppress(HydraException):
                 override = parser.parse_overrides([attempt])[0]
+                if not override.key_or_group:
+                    continue
                 if override.is_sweep_override():
                     found.add(text, f"{text}: one value at a time; to search over several, use trivium tune")
                 else:

@@ -220,6 +220,14 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
         yield path, value, "a file or folder that exists"
 
 
+def check_run_folder(dir: Path, found: Found) -> None:
+    """A new run needs a folder that is empty or not there yet."""
+    if (dir / "config.yaml").exists():
+        found.add("--dir", f"--dir: {dir} holds a run already; trivium resume {dir} continues it")
+    elif dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
+        found.add("--dir", f"--dir: {dir} exists and is not an empty folder")
+
+
 def check_tied(config: dict[str, Any], file: str, found: Found) -> None:
     """What a run folder says of its keys that follow the budget: lists of keys that are there, by unit."""
     tied = config.get("tied_to_budget", {})
@@ -277,19 +285,36 @@ def _check_units(config: dict[str, Any], chosen: list[str], found: Found) -> Non
 
 
 def _check_env(env_id: str) -> list[str]:
-    module, colon, _ = env_id.partition(":")
+    module, colon, name = env_id.partition(":")
     if colon:
+        if not module or not name:
+            return [f"env.id='{env_id}': must be an id, or module:id to import the module that registers it"]
         with contextlib.suppress(ImportError, ValueError):
             if importlib.util.find_spec(module):
                 return []  # gymnasium imports it when the env is made
-        return [f"env.id={env_id}: there is no module {module or 'before the colon'}"]
+        return [f"env.id={env_id}: there is no module {module}"]
     import gymnasium
 
     if env_id in gymnasium.registry:
         return []
-    near = difflib.get_close_matches(env_id, sorted(gymnasium.registry), n=1)
+    near = nearest_env_ids(env_id, gymnasium.registry)
     hint = f"did you mean '{near[0]}'?" if near else "see trivium list envs"
     return [f"env.id={env_id}: gymnasium knows no such id; {hint}"]
+
+
+def nearest_env_ids(env_id: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The ids of the nearest names, each in its newest version; as texts, any two that end in -v5 are near.
+
+    Example:
+        CartPol-v5, [Ant-v5, CartPole-v0, CartPole-v1] -> CartPole-v1;  Pong-v5 -> nothing.
+    """
+
+    def split(one: str) -> tuple[str, int]:
+        name, _, version = one.rpartition("-v")
+        return (name, int(version)) if name and version.isdecimal() else (one, -1)
+
+    newest = {split(one)[0]: one for one in sorted(known, key=lambda one: split(one)[1])}
+    return [newest[name] for name in difflib.get_close_matches(split(env_id)[0], newest, n=n, cutoff=cutoff)]
 
 
 def _check_device(device: str) -> list[str]:

@@ -78,6 +78,9 @@ def _check(node: Any, path: str, given: Collection[str], trusted: Collection[str
 
 def _bind(node: dict[str, Any], path: str, given: Collection[str], takes: Parameters) -> Iterator[Problem]:
     target, keys = node["_target_"], [key for key in node if key not in _SPECIAL]
+    if "run" in given and not takes.takes_any and "run" not in takes.names:
+        yield f"{path}._target_", f"{target} is no learner: it takes no `run`"
+        return
     for key in keys:
         if key in given:
             yield f"{path}.{key}", f"is given to {target} by Trivium and can't be set"
@@ -87,8 +90,7 @@ def _bind(node: dict[str, Any], path: str, given: Collection[str], takes: Parame
             yield f"{path}.{key}", f"{target} takes no such keyword; {hint}"
     for name in given:
         if not takes.takes_any and name not in takes.names:
-            how = f"; choose {name}=null" if name in PARTS else ", which every learner is given"
-            yield f"{path}.{name}", f"{target} takes no {name}{how}"
+            yield f"{path}.{name}", f"{target} takes no {name}; choose {name}=null"
     if not node.get("_partial_"):
         for name in takes.required:
             if name in PARTS and given and name not in given:

@@ -118,12 +118,13 @@ def wants_log(values: Sequence[float]) -> bool:
 
 
 def value_axis(values: Sequence[float]) -> Axis:
-    """An axis that shows all values, with a little room; noise in the fourth digit is not blown up to a curve."""
+    """An axis that shows all values, with a little room; noise in the fourth digit is not blown up to a curve, and a
+    constant has a tenth of itself above and below."""
     low, high = min(values), max(values)
     if wants_log(values):
         room = (high / low) ** 0.04
         return Axis(low / room, high * room, log=True)
-    least = 1e-3 * max(abs(low), abs(high)) or 1.0
+    least = (0.2 if low == high else 1e-3) * max(abs(low), abs(high)) or 1.0
     if high - low < least:
         low, high = (low + high - least) / 2, (low + high + least) / 2
     room = 0.05 * (high - low)
@@ -174,11 +175,11 @@ def path(points: Sequence[Point]) -> str:
 
 
 def best_index(values: Sequence[float], mode: str, min_delta: float = 0.0) -> int | None:
-    """Which value the loop counts as best: the first that no later one improves on by more than `min_delta`."""
+    """Which value the loop counts as best: one that none improves on by more than `min_delta`, of equals the last."""
     sign = 1.0 if mode == "max" else -1.0
     best = None
     for i, value in enumerate(values):
-        if best is None or sign * (value - values[best]) > min_delta:
+        if best is None or value == values[best] or sign * (value - values[best]) > min_delta:
             best = i
     return best
 

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,19 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 # ----------------------------------------------------------------------------------------------- help and usage
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option: str) -> None:
     code = (
-        "import sys\nfrom trivium import cli\ntry: cli.main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n"
+        "import sys\nfrom trivium import cli\n"
+        f"try: cli.main(['{option}'])\nexcept SystemExit as e: assert e.code == 0\n"
         "heavy = {'torch', 'ray', 'wandb', 'hydra', 'omegaconf', 'numpy', 'gymnasium', 'yaml'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_help_is_quick() -> None:
     times = []
     for _ in range(5):  # the machine may be busy
         started = time.perf_counter()
@@ -56,6 +62,14 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     for word in ("train", "resume", "evaluate", "play", "list", "show", "doctor"):
         assert word in done.stdout
     assert min(times) < 0.3, times
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert capsys.readouterr().out == f"trivium {pyproject['project']['version']}\n"
 
 
 @pytest.mark.parametrize("command", ["train", "resume", "evaluate", "play", "list", "show", "doctor"])

@@ -36,10 +36,15 @@ TYPED = [
     ("agent=pppo budget.env_steps=9", ["agent=pppo: .*'ppo'"]),
     ("model=mpl", [r"model=mpl: .*'mlp'\? \(configs/model/\)"]),
     ("data=cifar1000", ["data=cifar1000: there is no such data; (valid|did)"]),
+    ("data=minst", [r"data=minst: .*'mnist'\? \(configs/data/\)"]),  # whose files are not there: nobody asked for them
+    ("data=minst data.pth=x", ["data=minst: .*'mnist'", "data.pth: .*'data.path'"]),
+    ("learner=vea model=mlp data=digits budget.epochs=1", ["learner=vea: .*'vae'"]),
     ("launch=slurm", ["launch=slurm: .*valid: inline, ray"]),
     ("experiment=mlp_digits,vae_digits", ["one value at a time.*trivium tune"]),
     ("learner.lr=1e-3,1e-4", ["one value at a time"]),
     ("banana", ["banana: is not of the form key=value"]),
+    ("=3", ["error: =3: is not of the form key=value"]),
+    ("+=3", [r"error: \+=3: is not of the form key=value"]),
     ("--quiet seed==", ["seed==: must be an integer"]),
     ("seed=-1", [r"seed=-1: must be an integer >= 0"]),
     ("seed=1.5", ["seed=1.5: must be an integer"]),
@@ -75,6 +80,10 @@ TYPED = [
     ("model._target_=trivium.supervised.models.mlp.MPL", ["did you mean 'trivium.supervised.models.mlp.MLP'"]),
     ("model._target_=trivium.supervised.model.mlp.MLP", ["no module .*did you mean 'trivium.supervised.models.mlp'"]),
     ("model._target_=nowhere_at_all.Net", ["there is no module nowhere_at_all"]),
+    (
+        "learner._target_=os.system budget.epochs=1",
+        ["learner._target_: os.system is no learner: it takes no `run` .configs/learner/classifier.yaml"],
+    ),
     ("model=null", ["learner.model: trivium.supervised.classifier.Classifier needs one; choose model=<.*mlp"]),
     ("learner=vae model=mlp data=digits budget.epochs=1", ["learner.model: trivium.generative.vae.VAE takes no model"]),
     ("env=gymnasium", ["learner.env: trivium.supervised.classifier.Classifier takes no env; choose env=null"]),
@@ -103,6 +112,10 @@ TYPED = [
     ("launch=ray launch.workers=0", ["launch.workers=0: must be an integer >= 1"]),
     ("experiment=ppo_cartpole env.id=CartPol-v1", ["env.id=CartPol-v1: gymnasium knows no such id; .*'CartPole-v1'"]),
     ("experiment=ppo_cartpole env.id=nowhere_at_all:X-v0", ["env.id=nowhere_at_all:X-v0: there is no module"]),
+    ("experiment=ppo_cartpole env.id=nowhere_at_all:", ["env.id='nowhere_at_all:': must be .* module:id"]),
+    ("experiment=ppo_cartpole env.id=:X-v0", ["env.id=':X-v0': must be .* module:id"]),
+    ("experiment=ppo_cartpole env.id=Pong-v5", ["env.id=Pong-v5: gymnasium knows no such id; see trivium list envs"]),
+    ("experiment=ppo_cartpole env.id=LunarLander-v9", ["LunarLander-v9: .*'LunarLander-v3'"]),
     ("experiment=ppo_cartpole env.num_envs=0", ["env.num_envs=0: must be an integer >= 1"]),
     ("experiment=ppo_cartpole agent.minibatch_size=999", ["minibatch_size=999"]),
     ("data=mnist", ["data.path=datasets/mnist: must be a file or folder that exists .configs/data/mnist.yaml"]),
@@ -203,6 +216,27 @@ def test_what_is_wrong_in_a_folder_of_the_users(
     assert_one_each(refused(capsys, ["--config-dir", str(mine), *typed.split()]), patterns)
 
 
+@pytest.mark.parametrize(
+    ("holds", "typed", "patterns"),
+    [
+        ("config.yaml", "seed=-1", ["--dir: .*taken holds a run already; trivium resume", "seed=-1"]),
+        ("notes.txt", "seed=-1", ["--dir: .*taken exists and is not an empty folder", "seed=-1"]),
+        ("notes.txt", "--config-dir nowhere model=mine", ["--dir: .*not an empty folder", "--config-dir: .*nowhere"]),
+    ],
+)
+def test_a_run_folder_that_is_taken(
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    holds: str,
+    typed: str,
+    patterns: list[str],
+) -> None:
+    taken = tmp_path_factory.mktemp("runs") / "taken"
+    taken.mkdir()
+    (taken / holds).touch()
+    assert_one_each(refused(capsys, ["--dir", str(taken), *typed.split()]), patterns)
+
+
 def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("trivium.config_check.may_have_gpu", lambda: True)
@@ -232,10 +266,12 @@ for typed in sys.argv[1:]:
 
 
 def test_a_mistake_is_told_without_importing_torch() -> None:
-    # Only a constructor's own objection needs it; and there may be a GPU.
-    needs_torch = ("minibatch_size=999", "val_fraction=0.9", "--dir")
+    # Only a constructor's own objection and the disk's need it; and there may be a GPU.
+    needs_torch = ("minibatch_size=999", "val_fraction=0.9", "--dir /proc")
     every = [typed for typed, _ in TYPED if not any(word in typed for word in needs_torch)]
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *every[::6]], capture_output=True, text=True)
+    Path("taken").touch()
+    typed = [*every[::6], "--dir taken"]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *typed], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

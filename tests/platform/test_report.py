@@ -119,10 +119,22 @@ def test_log_scale_only_where_a_linear_one_would_hide_the_curve() -> None:
 
 def test_axes_hold_all_values_with_room() -> None:
     assert value_axis([0.0, 10.0]) == Axis(-0.5, 10.5)
-    flat = value_axis([500.0, 500.0])
-    assert (flat.low, flat.high) == pytest.approx((499.725, 500.275))
-    assert value_axis([0.0]) == Axis(-0.55, 0.55)
+    nearly_flat = value_axis([499.9, 500.0])
+    assert (nearly_flat.low, nearly_flat.high) == pytest.approx((499.675, 500.225))
     assert Axis(1, 100, log=True).at(10) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "ticks"),
+    [
+        (500.0, [460, 480, 500, 520, 540]),
+        (3e-4, [2.7e-4, 2.8e-4, 2.9e-4, 3e-4, 3.1e-4, 3.2e-4, 3.3e-4]),
+        (-20.0, [-22, -21, -20, -19, -18]),
+        (0.0, [-0.4, -0.2, 0, 0.2, 0.4]),
+    ],
+)
+def test_a_constant_curve_has_ticks_a_few_per_cent_apart(value: float, ticks: list[float]) -> None:
+    assert value_axis([value, value]).ticks(5) == ticks
 
 
 def test_paths_lift_the_pen_at_gaps_and_dot_lone_points() -> None:
@@ -145,9 +157,11 @@ def test_trend_is_the_mean_of_each_bin() -> None:
     assert bin_means(points, 3) == [(0.5, 2.0), (2.5, 5.0), (4.5, None)]
 
 
-def test_best_is_the_first_that_is_not_improved_on_by_min_delta() -> None:
-    assert best_index([0.5, 0.9, 0.9, 0.8], "max") == 1
+def test_best_is_what_is_not_improved_on_by_min_delta_and_the_last_of_equals() -> None:
+    assert best_index([0.5, 0.9, 0.9, 0.8], "max") == 2
+    assert best_index([500.0, 480.0, 500.0, 500.0, 490.0], "max") == 3
     assert best_index([0.5, 0.4, 0.39, 0.2], "min", 0.05) == 3
+    assert best_index([0.5, 0.48, 0.5], "min", 0.05) == 2
     assert best_index([0.5, 0.49], "min", 0.05) == 0
     assert best_index([], "max") is None
 
@@ -215,6 +229,17 @@ def test_finished_run(tmp_path: Path) -> None:
     assert 'best <b>0.5</b> at 20 samples' in html  # fmt: skip
     assert "trivium resume" not in html
     assert not (tmp_path / "run" / ".report.html").exists()
+
+
+def test_of_equal_evaluations_the_one_is_marked_that_the_result_is_of(tmp_path: Path) -> None:
+    dir = make_run(tmp_path / "run")
+    rows = [{"step": step, "eval/loss": loss} for step, loss in ((10, 0.6), (20, 0.5), (30, 0.5), (40, 0.7))]
+    (dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = json.loads((dir / "result.json").read_text())
+    (dir / "result.json").write_text(json.dumps({**result, "checkpoint": "step-000000000030"}))
+    html = report_of(dir)
+    assert "best <b>0.5</b> at 30 step" in html
+    assert "step-000000000030, the best by eval/loss" in html
 
 
 def test_headings_stand_in_order(tmp_path: Path) -> None:
