@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import json
 import struct
 import warnings
@@ -459,11 +460,18 @@ def make_one(
     make_env: Callable[..., gym.Env] = gym.make,
 ) -> gym.Env:
     """A single env; see `make`."""
+    if id.startswith("ALE/"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("ale_py")  # registers Atari's games
     try:
         env = make_env(id, disable_env_checker=True, **settings)
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"env.id={id!r} needs a package that is not installed: {error}") from None
-    except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        if error.name == id.partition(":")[0]:
+            raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
+        raise ValueError(f"env.id={id!r} needs a package that is not installed: {error}") from None
+    except gym.error.UnregisteredEnv as error:
         raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
     except TypeError as error:
         raise ValueError(f"env.settings={dict(settings)}: {error}") from None

@@ -129,7 +129,8 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
         check.check_body(body, reference, library.named(experiment), found)
     good = []
     for v in values:
-        if check.is_free(reference, v.key_or_group) and v.type == OverrideType.CHANGE:
+        fills = isinstance(v.value(), dict) and check.get(reference, v.key_or_group) == {}
+        if (fills or check.is_free(reference, v.key_or_group)) and v.type == OverrideType.CHANGE:
             good.append(f"++{v.input_line}")
         elif _known(v, base, where(v.key_or_group), library, found):
             good.append(v.input_line or "")

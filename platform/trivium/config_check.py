@@ -269,7 +269,7 @@ def check_env(config: dict[str, Any], found: Found) -> None:
     """Whether gymnasium knows the id that Trivium's own env group is given."""
     env = config.get("env")
     if isinstance(env, dict) and str(env.get("_target_")).startswith("trivium.") and isinstance(env.get("id"), str):
-        for line in _check_env(env["id"]):
+        for line in _check_env(env["id"]) if env.get("vector") != "envpool" else ():  # which has ids of its own
             found.add("env.id", line)
 
 
@@ -295,6 +295,11 @@ def _check_env(env_id: str) -> list[str]:
         return [f"env.id={env_id}: there is no module {module}"]
     import gymnasium
 
+    if env_id.startswith("ALE/"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("ale_py")  # registers them
+    if env_id.startswith("ALE/") and "ale_py" not in sys.modules:
+        return [f"env.id={env_id}: Atari games need pip install 'trivium[atari]'"]
     if env_id in gymnasium.registry:
         return []
     near = nearest_env_ids(env_id, gymnasium.registry)
