@@ -203,7 +203,7 @@ def test_workers_errors_reach_the_user_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command(overrides, folder), capture_output=True, text=True, timeout=200)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("trivium: error")]
-    assert errors == ["trivium: error: learner: batch_size=63 must be a positive multiple of the 2 workers"]
+    assert errors == ["trivium: error: learner.batch_size=63 must be a positive multiple of the 2 workers"]
     assert not folder.exists()
 
 
