@@ -104,7 +104,8 @@ class VAE:
         importance_samples: K of the final `log_likelihood`.
 
     Raises:
-        ValueError: the batch does not divide among the workers, or a number is out of range.
+        ValueError: the batch does not divide among the workers or is larger than the training set, or a number is out
+            of range.
     """
 
     evaluates = ("elbo", "reconstruction", "kl", "active_units")

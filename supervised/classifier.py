@@ -44,7 +44,8 @@ class Classifier:
         label_smoothing: this much of the target is spread over all classes (arXiv:1512.00567), in [0, 1).
 
     Raises:
-        ValueError: a size does not divide among the workers or micro-batches, or a number is out of range.
+        ValueError: a size does not divide among the workers or micro-batches, the batch is larger than the training
+            set, or a number is out of range.
     """
 
     evaluates = ("loss", "accuracy")

@@ -44,7 +44,8 @@ def build_learner(config: Config, run: Run, *, trusted: Collection[str] = EVERYT
         building = next(g for g in LEARNERS if g in groups)
         learner: Learner = _build(groups[building], trusted, run=run, **parts)
     except ValueError as error:
-        raise ConfigError([f"{building}: {error}"]) from error
+        says_of = str(error).partition("=")[0]
+        raise ConfigError([f"{building}{'.' if says_of in groups[building] else ': '}{error}"]) from error
     except TypeError as error:  # what many constructors raise at a value of another type; --trace tells it from a bug
         raise ConfigError([f"{building}: {error} (TypeError; --trace shows where)"]) from error
     return learner

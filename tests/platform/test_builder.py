@@ -231,6 +231,12 @@ def test_a_value_that_a_constructor_refuses_is_one_line(config: dict[str, Any]) 
         build_learner(config, Run())
 
 
+def test_what_a_constructor_says_of_its_keyword_is_said_of_the_dotted_key(config: dict[str, Any]) -> None:
+    config["learner"]["label_smoothing"] = 1.5
+    with pytest.raises(ConfigError, match=r"^learner\.label_smoothing=1\.5 must be"):
+        build_learner(config, Run())
+
+
 @pytest.mark.parametrize("name", sorted(listed_targets()))
 def test_the_source_tells_what_the_signature_tells(name: str) -> None:
     """Reading source is a shortcut; it must never differ from Python's own answer."""

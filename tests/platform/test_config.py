@@ -60,6 +60,11 @@ TYPED = [
     ("learner.lr=nan", ["learner.lr=nan: must be a number > 0"]),
     ("learner.lr=null", ["learner.lr=null: must be a number > 0"]),
     ("learner.batch_size=0", ["learner.batch_size=0: must be an integer >= 1"]),
+    ("learner.batch_size=100000", [r"error: learner.batch_size=100000: the training set has 1,257 samples$"]),
+    (
+        "learner=vae data=digits budget.epochs=1 learner.batch_size=1258",
+        [r"error: learner.batch_size=1258: the training set has 1,257 samples$"],
+    ),
     ("learner.batch_size=[1,2]", ["learner.batch_size=.1, 2.: must be an integer >= 1"]),
     ("learner.optimizer=adam", ["learner.optimizer=adam: must be a group with the keys"]),
     ("learner.optimizer.weight_decay=-0.1", ["weight_decay=-0.1: must be a number >= 0"]),
@@ -267,7 +272,7 @@ for typed in sys.argv[1:]:
 
 def test_a_mistake_is_told_without_importing_torch() -> None:
     # Only a constructor's own objection and the disk's need it; and there may be a GPU.
-    needs_torch = ("minibatch_size=999", "val_fraction=0.9", "--dir /proc")
+    needs_torch = ("minibatch_size=999", "batch_size=1", "val_fraction=0.9", "--dir /proc")
     every = [typed for typed, _ in TYPED if not any(word in typed for word in needs_torch)]
     Path("taken").touch()
     typed = [*every[::6], "--dir taken"]

@@ -21,16 +21,18 @@ class Batches:
 
     Args:
         num_samples: n, size of the data set, >= 1.
-        batch_size: of the whole run, a multiple of the number of workers.
+        batch_size: of the whole run, a multiple of the number of workers, at most n.
         run: gives seed, rank, world_size and the device of the indices.
 
     Raises:
-        ValueError: the data set is empty, or the batch does not divide among the workers.
+        ValueError: the data set is empty or smaller than a batch, or that does not divide among the workers.
     """
 
     def __init__(self, num_samples: int, batch_size: int, *, run: Run) -> None:
         if num_samples < 1:
             raise ValueError("the data set is empty")
+        if batch_size > num_samples:
+            raise ValueError(f"batch_size={batch_size}: the training set has {num_samples:,} samples")
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.samples = 0  # read so far by all workers
@@ -46,7 +48,7 @@ class Batches:
 
     def next(self) -> Tensor:
         """The next batch of this worker: int64 [batch_size / world_size]. A view: do not write to it."""
-        while self._start + len(self._order) < self.samples + self.batch_size:
+        if self._start + len(self._order) < self.samples + self.batch_size:
             self._extend()
         begin = self.samples - self._start + self._run.rank * self._share
         self.samples += self.batch_size
