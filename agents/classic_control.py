@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from trivium.agents.envs import Step
+from trivium.agents.pixels import HEIGHT, WIDTH, observe_pictures
+from trivium.agents.registration import PIXELS
 
 MAX_THETA = 12 * 2 * math.pi / 360  # of CartPole
 
@@ -44,6 +46,12 @@ def cartpole(state_N4: Tensor, action_N: Tensor) -> tuple[Tensor, Tensor, Tensor
     next_N4 = torch.add(state_N4, torch.stack((x_dot_N, x_acc_N, theta_dot_N, theta_acc_N), 1), alpha=0.02)
     terminated_N = (next_N4[:, 0].abs() > 2.4) | (next_N4[:, 2].abs() > MAX_THETA)
     return next_N4, torch.ones_like(x_dot_N), terminated_N
+
+
+def seen_cartpole(state_N6: Tensor, action_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`cartpole`, whose state, float64 [N, 6], ends with where cart and pole were a step ago: x and theta."""
+    next_N4, reward_N, terminated_N = cartpole(state_N6[:, :4], action_N)
+    return torch.cat((next_N4, state_N6[:, 0:3:2]), 1), reward_N, terminated_N
 
 
 def acrobot(state_N4: Tensor, action_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,6 +185,7 @@ class Task(NamedTuple):
         obs_low: lower bounds; none: the negative of the upper ones.
         num_actions: of a Discrete action space; 0 for a Box.
         max_action: the Box is [-max_action, max_action].
+        image: what is observed is uint8 of this shape, a picture; none: numbers.
     """
 
     dynamics: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -188,6 +197,7 @@ class Task(NamedTuple):
     obs_low: tuple[float, ...] = ()
     num_actions: int = 0
     max_action: float = 0.0
+    image: tuple[int, ...] = ()
 
 
 TASKS = {
@@ -229,6 +239,16 @@ TASKS = {
         max_steps=999,
         max_action=1.0,
     ),
+    PIXELS: Task(
+        dynamics=seen_cartpole,
+        observe=observe_pictures,
+        obs_high=(),
+        image=(2, HEIGHT, WIDTH),
+        first_low=(-0.05, -0.05, -0.05, -0.05, 0.0, 0.0),
+        first_high=(0.05, 0.05, 0.05, 0.05, 0.0, 0.0),
+        max_steps=500,
+        num_actions=2,
+    ),
     "Pendulum-v1": Task(
         dynamics=pendulum,
         observe=_observe_pendulum,
@@ -265,6 +285,8 @@ class ClassicControl:
         low = np.array(task.obs_low, dtype=np.float32) if task.obs_low else -high
         self.num_envs = num_envs
         self.observation_space: gym.Space = gym.spaces.Box(low, high)
+        if task.image:
+            self.observation_space = gym.spaces.Box(0, 255, task.image, np.uint8)
         self.action_space: gym.Space = gym.spaces.Box(-task.max_action, task.max_action, (1,))
         if task.num_actions:
             self.action_space = gym.spaces.Discrete(task.num_actions)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import ACTION_SPACES, head_sizes
-from trivium.config_check import nearest_env_ids
+from trivium.config_check import REGISTERED_BY, nearest_env_ids
 from trivium.learner import Run
 
 # A run folder's config, perhaps a stranger's, is not to choose what files are written.
@@ -460,9 +460,10 @@ def make_one(
     make_env: Callable[..., gym.Env] = gym.make,
 ) -> gym.Env:
     """A single env; see `make`."""
-    if id.startswith("ALE/"):
+    namespace = id.partition("/")[0]
+    if namespace in REGISTERED_BY:
         with contextlib.suppress(ImportError):
-            importlib.import_module("ale_py")  # registers Atari's games
+            importlib.import_module(REGISTERED_BY[namespace])
     try:
         env = make_env(id, disable_env_checker=True, **settings)
     except gym.error.DependencyNotInstalled as error:

@@ -20,7 +20,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from trivium.agents.classic_control import TASKS, ClassicControl
+from trivium.agents.classic_control import ClassicControl
+from trivium.agents.registration import PIXELS
 
 
 class NativeVectorEnv(gym.vector.VectorEnv):
@@ -77,12 +78,45 @@ class NativeVectorEnv(gym.vector.VectorEnv):
         return tensor if self._tensors else tensor.cpu().numpy()
 
 
-for _id in TASKS:
-    _own = gym.registry[_id]
-    gym.register(
-        f"trivium/{_id}",
-        entry_point=_own.entry_point,
-        vector_entry_point=functools.partial(NativeVectorEnv, _id),
-        reward_threshold=_own.reward_threshold,
-        max_episode_steps=_own.max_episode_steps,
-    )
+class NativeEnv(gym.Env):
+    """One native env, for what needs a single one, such as `trivium play`: of those that gymnasium has not itself.
+
+    Args:
+        id: one of `classic_control.TASKS` whose observations are pictures, [K, H, W]; the last one is shown.
+        render_mode: `rgb_array` or None.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012  as in gymnasium
+
+    def __init__(self, id: str, render_mode: str | None = None) -> None:
+        self._id = id
+        self.render_mode = render_mode
+        self._envs = self._begun(0)
+        self.observation_space = self._envs.observation_space
+        self.action_space = self._envs.action_space
+
+    def _begun(self, seed: int) -> ClassicControl:
+        return ClassicControl(id=self._id, num_envs=1, seed=seed, device=torch.device("cpu"))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._envs = self._begun(int(self.np_random.integers(2**31)))
+        self._seen = self._envs.reset()[0].numpy()
+        return self._seen, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        step = self._envs.step(torch.as_tensor(action).unsqueeze(0))
+        self._seen = step.next_obs[0].numpy()
+        return self._seen, step.reward.item(), bool(step.terminated), bool(step.truncated), {}
+
+    def render(self) -> Any:
+        return np.repeat(np.kron(self._seen[-1], np.ones((8, 8), np.uint8))[..., None], 3, 2)
+
+
+Acrobot = functools.partial(NativeVectorEnv, "Acrobot-v1")
+CartPole = functools.partial(NativeVectorEnv, "CartPole-v1")
+MountainCar = functools.partial(NativeVectorEnv, "MountainCar-v0")
+MountainCarContinuous = functools.partial(NativeVectorEnv, "MountainCarContinuous-v0")
+Pendulum = functools.partial(NativeVectorEnv, "Pendulum-v1")
+CartPolePixels = functools.partial(NativeVectorEnv, PIXELS)
+SingleCartPolePixels = functools.partial(NativeEnv, PIXELS)

@@ -37,13 +37,11 @@ class Budget:
     def spent(self, counters: Mapping[str, float], updates: int, *, time_over: bool) -> str | None:
         """Which limit is reached, in words."""
         if updates >= self._updates:
-            return f"{self._updates} updates"
+            return _amount(self._updates, "updates")
         for unit, limit in self._counted:
             if counters[unit] >= limit:
-                return (
-                    f"{limit:g} epoch{'s' * (limit != 1)}" if unit == "epochs" else f"{limit} {unit.replace('_', ' ')}"
-                )
-        return f"{self.minutes:g} minutes" if time_over else None
+                return _amount(limit, unit)
+        return _amount(self.minutes, "minutes") if time_over else None
 
     def fraction(self, counters: Mapping[str, float], updates: int, elapsed_s: float) -> float:
         """How much is spent of the limit that is nearest, in [0, 1]."""
@@ -58,6 +56,13 @@ class Budget:
         name, comparison, value = parsed.groups()
         compare = operator.ge if comparison == ">=" else operator.le
         return bool(compare(metric("budget.target", name, values), float(value)))
+
+
+def _amount(limit: float, unit: str) -> str:
+    """1 epoch, 1.5 epochs, 65536 env steps."""
+    noun = unit.replace("_", " ")
+    number = f"{limit:g}" if unit in ("epochs", "minutes") else str(limit)
+    return f"{number} {noun.removesuffix('s') if limit == 1 else noun}"
 
 
 class Cadence:

@@ -18,6 +18,7 @@ import yaml
 from trivium import constructors, valid
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
 
+REGISTERED_BY = {"ALE": "ale_py", "trivium": "trivium.agents.registration"}  # modules, by the namespace of env ids
 FILE_KEYS = ("path", "file", "folder")  # and what ends in `_path`, ...: must exist
 
 
@@ -295,11 +296,12 @@ def _check_env(env_id: str) -> list[str]:
         return [f"env.id={env_id}: there is no module {module}"]
     import gymnasium
 
-    if env_id.startswith("ALE/"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module("ale_py")  # registers them
-    if env_id.startswith("ALE/") and "ale_py" not in sys.modules:
-        return [f"env.id={env_id}: Atari games need pip install 'trivium[atari]'"]
+    namespace = env_id.partition("/")[0]
+    if namespace in REGISTERED_BY:
+        try:
+            importlib.import_module(REGISTERED_BY[namespace])
+        except ImportError:
+            return [f"env.id={env_id}: Atari games need pip install 'trivium[atari]'"]
     if env_id in gymnasium.registry:
         return []
     near = nearest_env_ids(env_id, gymnasium.registry)

@@ -55,7 +55,7 @@ class Monitor:
         if self._target_met:
             return f"target {self._budget.target} reached"
         if patience is not None and self._without_improvement >= patience:
-            return f"no improvement of {self._config['metric']} in {patience} evaluations"
+            return f"no improvement of {self._config['metric']} in {patience} evaluation{'s' * (patience != 1)}"
         return None
 
     def state_dict(self) -> dict[str, Any]:

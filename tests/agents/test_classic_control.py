@@ -56,7 +56,7 @@ def rollouts(id: str, episodes: int) -> dict[str, np.ndarray]:
     return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-@pytest.mark.parametrize("id", TASKS)
+@pytest.mark.parametrize("id", TASK)
 def test_steps_as_gymnasium(id: str) -> None:
     """Each transition of 30 whole episodes, from the same state with the same action."""
     expected = rollouts(id, 30)
@@ -108,7 +108,7 @@ def test_ends_where_gymnasium_does(id: str, bound: list[float]) -> None:
     assert 10 < terminated.sum() < 3990
 
 
-@pytest.mark.parametrize("id", TASKS)
+@pytest.mark.parametrize("id", TASK)
 def test_spaces_and_first_states_are_those_of_gymnasium(id: str) -> None:
     reference = gym.make(id)
     envs = build(id, 2000)
@@ -124,7 +124,7 @@ def test_spaces_and_first_states_are_those_of_gymnasium(id: str) -> None:
     assert ((ours.mean(0) - theirs.mean(0)).abs() <= 5 * error).all()
 
 
-@pytest.mark.parametrize("id", TASKS)
+@pytest.mark.parametrize("id", TASK)
 def test_an_ended_episode_is_followed_by_a_new_one_in_the_same_step(id: str) -> None:
     envs, generator = build(id, 16), torch.Generator().manual_seed(0)
     obs, t = envs.reset(), torch.zeros(16, dtype=torch.int64)
