@@ -51,7 +51,7 @@ class Pool(gym.vector.VectorEnv):
     """EnvPool's envs as a vector env of gymnasium's API with autoreset disabled: EnvPool resets some envs by their
     numbers, so that none spends a step on it. It takes one seed, when it is made."""
 
-    def __init__(self, id: str, num_envs: int, seed: int, settings: Mapping[str, Any]) -> None:
+    def __init__(self, id: str, num_envs: int, settings: Mapping[str, Any], *, seed: int) -> None:
         self._pool: Any = None
         try:
             import envpool
@@ -107,13 +107,13 @@ def make_vector_envs(
         ValueError: the id is unknown, has no vector env of its own, or a keyword is not known to the env.
     """
     settings, vector_settings = dict(settings or {}), dict(vector_settings or {})
-    make: Callable[[], gym.vector.VectorEnv]
+    make: Callable[..., gym.vector.VectorEnv]
     if kind in ("own", "envpool"):
         for name, given in (("wrappers", wrappers), ("vector_settings", vector_settings)):
             if given:
                 raise ValueError(f"env.{name}: env.vector={kind} takes none, sync and async do")
         if kind == "envpool":
-            make = functools.partial(Pool, id, len(seeds), seeds[0], settings)
+            make = functools.partial(Pool, id, len(seeds), settings)
             return VectorEnvs(id=id, make=make, seeds=seeds, device=device, reseeds=False)
         make = functools.partial(_own, id, len(seeds), settings)
         return VectorEnvs(id=id, make=make, seeds=seeds, device=device)
@@ -177,7 +177,7 @@ class VectorEnvs:
 
     Args:
         id: for messages.
-        make: makes the vector env.
+        make: makes the vector env, with `seed` if not `reseeds`.
         seeds: one an env, in [0, 2^31).
         device: where the tensors go.
         masks: where masks of the valid actions are, see `mask_source`; None: in the observations' `action_mask`, or in
@@ -197,7 +197,7 @@ class VectorEnvs:
         self,
         *,
         id: str,
-        make: Callable[[], gym.vector.VectorEnv],
+        make: Callable[..., gym.vector.VectorEnv],
         seeds: Sequence[int],
         device: torch.device,
         masks: str | None = None,
@@ -209,7 +209,7 @@ class VectorEnvs:
         self._seeds = list(seeds)
         self._reseeds = reseeds
         self.num_envs = len(seeds)
-        self.vector: gym.vector.VectorEnv = make()
+        self.vector = self._made()
         space = self.vector.single_observation_space
         self.action_space: gym.Space = self.vector.single_action_space
         self.mode = AutoresetMode(self.vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
@@ -217,9 +217,11 @@ class VectorEnvs:
         self._composed = isinstance(space, gym.spaces.Dict)
         self._exact = self.mode is AutoresetMode.DISABLED and reseeds
         self._masks = masks or "none"
+        self._episodes = [0] * self.num_envs  # how many were begun
         with named(id):
             check_action_space(self.action_space)
             self._heads = head_sizes(self.action_space)
+            self._mask_NS = np.ones((self.num_envs, sum(self._heads)), dtype=bool)
             self._begin_all(seeded=True)
             if masks is None and isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
                 self._masks = "key"
@@ -285,24 +287,26 @@ class VectorEnvs:
                         stacklevel=2,
                     )
             else:  # other episodes than those that the run has had already
-                if self._reseeds:
-                    self._seeds = [_seed_of(seed, n) for seed, n in zip(self._seeds, self._episodes, strict=True)]
+                self._seeds = [_seed_of(seed, n) for seed, n in zip(self._seeds, self._episodes, strict=True)]
                 self._begin_all(seeded=True)
                 self._first()
         return torch.from_numpy(lost_N).to(self._device)
 
     # ------------------------------------------------------------------------------------------- episodes
 
+    def _made(self) -> gym.vector.VectorEnv:
+        return self._make() if self._reseeds else self._make(seed=self._seeds[0])
+
     def _begin_all(self, *, seeded: bool) -> None:
         """A new episode in every env: the first ones of their seeds, or the next ones."""
-        if seeded and hasattr(self, "_episodes") and not self._reseeds:
+        if seeded and any(self._episodes) and not self._reseeds:
             self.vector.close()
-            self.vector = self._make()
-        if seeded or not hasattr(self, "_episodes"):
-            self._episodes = [0] * self.num_envs  # how many were begun
-        seeds = self._next_seeds(np.ones(self.num_envs, dtype=bool)) if seeded or self._exact else None
-        if seeds is None:
-            self._episodes = [n + 1 for n in self._episodes]
+            self.vector = self._made()
+        if seeded:
+            self._episodes = [0] * self.num_envs
+        seeds = self._next_seeds(np.ones(self.num_envs, dtype=bool))
+        if not (seeded or self._exact):
+            seeds = [None] * self.num_envs  # the env goes on in its own stream of randomness
         self._ended_N = np.zeros(self.num_envs, dtype=bool)
         self._raw, self._info = call(self.vector.reset, **({"seed": seeds} if self._reseeds else {}))
 
@@ -414,7 +418,7 @@ class VectorEnvs:
     def _valid_action(self, i: int, logs: Sequence[np.ndarray]) -> Any:
         """One that an env without a log may be given now."""
         some = next(log[0] for log in logs if len(log))
-        if not len(self._mask_NS):
+        if not self._heads:
             return some
         heads = np.split(self._mask_NS[i], np.cumsum(self._heads)[:-1])
         start = np.asarray(self.action_space.start) if hasattr(self.action_space, "start") else 0
@@ -426,9 +430,8 @@ class VectorEnvs:
 
     def _read_masks(self, ended_N: np.ndarray) -> np.ndarray:
         """bool [N, S]: the masks as they are now, everything where an episode ended."""
-        size = sum(self._heads)
         if self._masks == "none":
-            return np.ones((0, 0), dtype=bool)
+            return self._mask_NS
         if self._masks == "key":
             given: Any = self._raw[ACTION_MASK]
         elif self._masks == "method":
@@ -438,8 +441,7 @@ class VectorEnvs:
         told_N = self._info.get(f"_{ACTION_MASK}") if self._masks == "info" else None
         if told_N is None:
             told_N = np.full(self.num_envs, len(given) == self.num_envs)
-        before_NS: np.ndarray = getattr(self, "_mask_NS", np.ones((self.num_envs, size), dtype=bool))
-        mask_NS = before_NS.copy()
+        mask_NS = self._mask_NS.copy()
         for i in range(self.num_envs):
             if ended_N[i]:
                 mask_NS[i] = True

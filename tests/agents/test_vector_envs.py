@@ -345,6 +345,7 @@ def test_envpool(saved: Callable[[Any], Any]) -> None:
     assert torch.equal(envs.reset(reseed=True), first)
     resumed = build("CartPole-v1", num_envs=4, vector="envpool")
     assert resumed.load_state_dict(saved(envs.state_dict())).all()
+    assert not torch.equal(resumed.obs, first), "not those that the run has had"
     play(resumed, 3, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=r"'CartPol-v1' is not an id of EnvPool; did you mean 'CartPole-v1'"):
         build("CartPol-v1", vector="envpool")
