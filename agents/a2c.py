@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from trivium.agents.acting import Acting
+from trivium.agents.agent import Agent
 from trivium.agents.collector import Rollout, episodes, make_collector, training_envs
 from trivium.agents.envs import Envs
-from trivium.agents.evaluation import EVALUATED, Evaluation
+from trivium.agents.evaluation import Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
 from trivium.agents.normalise import Normaliser
-from trivium.agents.play import Film, agent_figures
 from trivium.agents.policies import Actions
 from trivium.agents.returns import explained_variance, gae, linear_schedule
-from trivium.learner import Picture, Run
+from trivium.learner import Run
 
 
 def policy_gradient_loss(log_prob_B: Tensor, advantage_B: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def value_loss(value_B: Tensor, return_B: Tensor) -> Tensor:
     return (value_B - return_B).square().mean()
 
 
-class A2C:
+class A2C(Agent):
     """A `Learner`: each step is one rollout of `num_steps` in each env, and one update.
 
     Sizes are those of the whole run. Workers hold equal shares; gradients are averaged over them, while advantages
@@ -79,8 +79,6 @@ class A2C:
         ValueError: a keyword is out of its range, a space is not supported, or env.num_envs does not divide among the
             workers.
     """
-
-    evaluates = EVALUATED
 
     def __init__(
         self,
@@ -239,26 +237,6 @@ class A2C:
         }
         return loss * self.optimizer.scale if self.optimizer.fp16 else loss, metrics
 
-    def evaluate(self, *, final: bool = False) -> dict[str, float]:
-        """See `Evaluation`."""
-        return self.evaluation(self.acting.in_evaluation, final=final)
-
-    def close(self) -> None:
-        """End what the envs hold beside memory, such as processes."""
-        self.collector.close()
-        self.evaluation.close()
-
-    def figures(self) -> dict[str, Picture]:
-        """See `agent_figures`."""
-        return agent_figures(self.evaluation, self.acting.in_evaluation)
-
-    def play(self, **keywords: Any) -> Film:
-        """See `Film`."""
-        return Film(self.evaluation, self.acting.in_evaluation, **keywords)
-
-    def counters(self) -> dict[str, float]:
-        return {"env_steps": self.collector.env_steps}
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
@@ -267,9 +245,6 @@ class A2C:
             "collector": self.collector.state_dict(),
             "act_rng": self.act_rng.get_state(),
         }
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)

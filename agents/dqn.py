@@ -26,17 +26,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trivium.agents.agent import Agent
 from trivium.agents.collector import Collector, episodes, make_collector, training_envs
 from trivium.agents.env_runners import Begun, EnvRunners
 from trivium.agents.envs import Envs
-from trivium.agents.evaluation import EVALUATED, Evaluation
+from trivium.agents.evaluation import Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
-from trivium.agents.play import Film, agent_figures
 from trivium.agents.policies import FORBIDDEN
 from trivium.agents.q_networks import QNetwork
 from trivium.agents.replay import Batch, Priorities, Replay, Transitions
 from trivium.agents.returns import linear_schedule
-from trivium.learner import Picture, Run
+from trivium.learner import Run
 
 
 def next_action(target_q_BA: Tensor, online_q_BA: Tensor | None) -> Tensor:
@@ -127,7 +127,7 @@ class EpsilonGreedy:
         return q_BA if mask_BA is None else q_BA.masked_fill(~mask_BA, FORBIDDEN)
 
 
-class DQN:
+class DQN(Agent):
     """A `Learner`: each step collects `train_every_env_steps` transitions and makes `gradient_steps` updates.
 
     The first step collects at least `learning_starts` transitions, with random actions, before its updates: it takes
@@ -185,8 +185,6 @@ class DQN:
         ValueError: a keyword is out of its range, actions are not Discrete, or a size does not divide among workers or
             envs.
     """
-
-    evaluates = EVALUATED
 
     def __init__(
         self,
@@ -492,26 +490,6 @@ class DQN:
         epsilon_T = torch.tensor([self.epsilon(step) for step in env_steps]).to(device)
         return chance_TN, random_TNA, epsilon_T, self.net.noise(1, self.noise_rng).expand(shape[0], -1)
 
-    def evaluate(self, *, final: bool = False) -> dict[str, float]:
-        """Greedily, without noise; see `Evaluation`."""
-        return self.evaluation(self.acting.in_evaluation, final=final)
-
-    def close(self) -> None:
-        """End what the envs hold beside memory, such as processes."""
-        self.collector.close()
-        self.evaluation.close()
-
-    def figures(self) -> dict[str, Picture]:
-        """See `agent_figures`."""
-        return agent_figures(self.evaluation, self.acting.in_evaluation)
-
-    def play(self, **keywords: Any) -> Film:
-        """See `Film`."""
-        return Film(self.evaluation, self.acting.in_evaluation, **keywords)
-
-    def counters(self) -> dict[str, float]:
-        return {"env_steps": self.collector.env_steps}
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
@@ -525,9 +503,6 @@ class DQN:
             "noise_rng": self.noise_rng.get_state(),
             "replay_rng": self.replay_rng.get_state(),
         }
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from trivium.agents.acting import Acting
+from trivium.agents.agent import Agent
 from trivium.agents.collector import Rollout, episodes, make_collector, training_envs
 from trivium.agents.envs import Envs
-from trivium.agents.evaluation import EVALUATED, Evaluation
+from trivium.agents.evaluation import Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
 from trivium.agents.normalise import Normaliser
-from trivium.agents.play import Film, agent_figures
 from trivium.agents.policies import Actions
 from trivium.agents.returns import explained_variance, gae, linear_schedule
-from trivium.learner import Picture, Run
+from trivium.learner import Run
 
 
 def clipped_surrogate_loss(ratio_B: Tensor, advantage_B: Tensor, clip_coef: float | Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Batch(NamedTuple):
 METRICS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
 
-class PPO:
+class PPO(Agent):
     """A `Learner`: each step is one rollout of `num_steps` in each env, and its updates.
 
     Sizes are those of the whole run. Workers hold equal shares and make equally many minibatches; gradients are
@@ -144,8 +144,6 @@ class PPO:
         ValueError: a keyword is out of its range, a space is not supported, or a size does not divide among workers or
             minibatches.
     """
-
-    evaluates = EVALUATED
 
     def __init__(
         self,
@@ -382,26 +380,6 @@ class PPO:
         batch = Batch(rollout.obs, action, log_prob_TN, advantage_TN, return_TN, value_TN, begins_TN)
         return batch, metrics, return_N, length_N
 
-    def evaluate(self, *, final: bool = False) -> dict[str, float]:
-        """See `Evaluation`."""
-        return self.evaluation(self.acting.in_evaluation, final=final, state_size=self.net.state_size)
-
-    def close(self) -> None:
-        """End what the envs hold beside memory, such as processes."""
-        self.collector.close()
-        self.evaluation.close()
-
-    def figures(self) -> dict[str, Picture]:
-        """See `agent_figures`."""
-        return agent_figures(self.evaluation, self.acting.in_evaluation, self.net.state_size)
-
-    def play(self, **keywords: Any) -> Film:
-        """See `Film`."""
-        return Film(self.evaluation, self.acting.in_evaluation, state_size=self.net.state_size, **keywords)
-
-    def counters(self) -> dict[str, float]:
-        return {"env_steps": self.collector.env_steps}
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
@@ -411,9 +389,6 @@ class PPO:
             "act_rng": self.act_rng.get_state(),
             "shuffle_rng": self.shuffle_rng.get_state(),
         }
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from trivium.agents.acting import Acting
+from trivium.agents.agent import Agent
 from trivium.agents.collector import BLOCK, Collector, Rollout
 from trivium.agents.envs import Envs
-from trivium.agents.evaluation import EVALUATED, Evaluation
+from trivium.agents.evaluation import Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
-from trivium.agents.play import Film, agent_figures
 from trivium.agents.policies import Actions
 from trivium.agents.returns import linear_recurrence, linear_schedule
-from trivium.learner import Picture, Run
+from trivium.learner import Run
 
 
 def returns_to_go(reward_TN: Tensor, bootstrap_TN: Tensor, ended_TN: Tensor, *, gamma: float) -> Tensor:
@@ -65,7 +65,7 @@ def first_episodes(ended_TN: Tensor) -> Tensor:
     return ((ends_TN - ended_TN.long()) == 0) & (ends_TN[-1] > 0)
 
 
-class REINFORCE:
+class REINFORCE(Agent):
     """A `Learner`: each step is one whole episode of each env, begun with the present policy, and one update.
 
     An episode counts whether it is short or long: taking the first to end, or all that end within so many steps, would
@@ -99,7 +99,7 @@ class REINFORCE:
             workers.
     """
 
-    evaluates = EVALUATED
+    collector: Collector
 
     def __init__(
         self,
@@ -252,26 +252,6 @@ class REINFORCE:
         variance = self.run.sum((whole_B * centred_B.square()).sum()) / count
         return centred_B / (variance.sqrt() + 1e-8)
 
-    def evaluate(self, *, final: bool = False) -> dict[str, float]:
-        """See `Evaluation`."""
-        return self.evaluation(self.acting.in_evaluation, final=final)
-
-    def close(self) -> None:
-        """End what the envs hold beside memory, such as processes."""
-        self.collector.close()
-        self.evaluation.close()
-
-    def figures(self) -> dict[str, Picture]:
-        """See `agent_figures`."""
-        return agent_figures(self.evaluation, self.acting.in_evaluation)
-
-    def play(self, **keywords: Any) -> Film:
-        """See `Film`."""
-        return Film(self.evaluation, self.acting.in_evaluation, **keywords)
-
-    def counters(self) -> dict[str, float]:
-        return {"env_steps": self.collector.env_steps}
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
@@ -279,9 +259,6 @@ class REINFORCE:
             "collector": self.collector.state_dict(),
             "act_rng": self.act_rng.get_state(),
         }
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)

@@ -1,0 +1,62 @@
+"""What every agent does alike once it has learnt something: evaluate, show itself, count its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trivium.agents.collector import Collector
+from trivium.agents.env_runners import EnvRunners
+from trivium.agents.evaluation import EVALUATED, Act, Evaluation
+from trivium.agents.play import Film, agent_figures
+from trivium.learner import Picture
+
+
+class Agent:
+    """The part of a `Learner` that is no algorithm; what it learns by, its `step` and its state, a subclass has.
+
+    Attributes:
+        acting: whose `in_evaluation` is an `evaluation.Act`.
+        net: the network; its `state_size` is that of its memory, if it has one.
+        collector: the envs it learns in.
+        evaluation: the envs it is judged in.
+    """
+
+    evaluates = EVALUATED
+
+    acting: Any
+    net: Any
+    collector: Collector | EnvRunners
+    evaluation: Evaluation
+
+    @property
+    def _act(self) -> Act:
+        act: Act = self.acting.in_evaluation
+        return act
+
+    @property
+    def _state_size(self) -> int:
+        return getattr(self.net, "state_size", 0)
+
+    def evaluate(self, *, final: bool = False) -> dict[str, float]:
+        """See `Evaluation`."""
+        return self.evaluation(self._act, final=final, state_size=self._state_size)
+
+    def figures(self) -> dict[str, Picture]:
+        """See `agent_figures`."""
+        return agent_figures(self.evaluation, self._act, self._state_size)
+
+    def play(self, **keywords: Any) -> Film:
+        """See `Film`."""
+        return Film(self.evaluation, self._act, state_size=self._state_size, **keywords)
+
+    def close(self) -> None:
+        """End what the envs hold beside memory, such as processes."""
+        self.collector.close()
+        self.evaluation.close()
+
+    def counters(self) -> dict[str, float]:
+        return {"env_steps": self.collector.env_steps}
+
+    def load_weights(self, state: Mapping[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
