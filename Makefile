@@ -13,7 +13,7 @@ test: $(READY)  ## all tests but the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(READY)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 check: $(READY)  ## format, lint, types, quick tests
 	$(BIN)/ruff format --check .
