@@ -105,6 +105,14 @@ def assert_same_bits(first: Path, second: Path) -> None:
         _same(a, b, "state")
 
 
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Its bits, NaN and -0 included."""
+    if not tensor.numel():
+        return torch.empty(0, dtype=torch.uint8)
+    dense = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.reshape(-1))  # a stored view may have strides
+    return dense.view(torch.uint8)
+
+
 def _same(a: Any, b: Any, path: str) -> None:
     assert type(a) is type(b), path
     if isinstance(a, dict):
@@ -118,6 +126,6 @@ def _same(a: Any, b: Any, path: str) -> None:
     elif isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype, path
         assert a.shape == b.shape, path
-        assert torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)), path
+        assert torch.equal(_bytes(a), _bytes(b)), path
     else:
         assert a == b or (a != a and b != b), path
