@@ -1,6 +1,6 @@
-"""How the actor-critic agents act: what is left of them when only acting matters, here or in another process.
+"""How agents act: what is left of them when only acting matters, here or in another process.
 
-Shapes: N envs, M numbers in the state of a memory.
+Shapes: N envs, B batch, M numbers in the state of a memory, A actions, K atoms, Z numbers of noise.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from trivium.agents.flat import Flat
 from trivium.agents.networks import ActorCritic
-from trivium.agents.policies import Actions, Policy
+from trivium.agents.policies import FORBIDDEN, Actions, Policy
+from trivium.agents.q_networks import QNetwork
 from trivium.learner import Run
 
 
 class Acting:
-    """`collector.Act` of a policy, and `evaluation.Act` as `in_evaluation`.
+    """Of the actor-critic agents: `collector.Act` of a policy, and `evaluation.Act` as `in_evaluation`.
 
     Args:
         run: gives the precision.
@@ -53,3 +54,40 @@ class Acting:
         with self.autocast():
             policy, _, next_NM = self.flat(self.flat.theta, obs, state_NM, value=False)
         return policy, state_NM if next_NM is None else next_NM
+
+
+class EpsilonGreedy:
+    """`collector.Act` of a Q function, and greedily, without noise, `evaluation.Act` as `in_evaluation`.
+
+    Args:
+        run: gives the precision.
+        flat: the network.
+        atom_K: float32 [K], of a categorical one; None: it gives the Q values themselves.
+    """
+
+    shared_noise = 2  # epsilon and the noise of noisy networks, see `EnvRunners`
+
+    def __init__(self, run: Run, flat: Flat[QNetwork], atom_K: Tensor | None) -> None:
+        self.autocast = run.autocast
+        self.flat = flat
+        self.atom_K = atom_K
+
+    def __call__(
+        self, obs: Tensor, state_NM: Tensor, chance_N: Tensor, random_NA: Tensor, epsilon: Tensor, noise_Z: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Kept is the action. A random one is that of the valid ones with the largest of random numbers in [0, 1)."""
+        with self.autocast():
+            q_NA = self.q(obs, self.flat(self.flat.theta, obs, noise_Z))
+        explore_NA = random_NA.masked_fill(q_NA <= FORBIDDEN, -1.0)
+        action_N = torch.where((chance_N < epsilon).unsqueeze(1), explore_NA, q_NA).argmax(1)
+        return action_N, state_NM, (action_N,)
+
+    def in_evaluation(self, obs: Tensor, state_NM: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            return self.q(obs, self.flat(self.flat.theta, obs)).argmax(1), state_NM
+
+    def q(self, obs: Tensor, output: Tensor) -> Tensor:
+        """Q values, float32 [B, A], from what a `QNetwork` returned; those of invalid actions are `FORBIDDEN`."""
+        q_BA = output if self.atom_K is None else (output.softmax(2) * self.atom_K).sum(2)
+        mask_BA = self.flat.module.encoder.layout.action_mask(obs)
+        return q_BA if mask_BA is None else q_BA.masked_fill(~mask_BA, FORBIDDEN)

@@ -26,13 +26,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trivium.agents.acting import EpsilonGreedy
 from trivium.agents.agent import Agent
 from trivium.agents.collector import Collector, episodes, make_collector, training_envs
 from trivium.agents.env_runners import Begun, EnvRunners
 from trivium.agents.envs import Envs
 from trivium.agents.evaluation import Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
-from trivium.agents.policies import FORBIDDEN
 from trivium.agents.q_networks import QNetwork
 from trivium.agents.replay import Batch, Priorities, Replay, Transitions
 from trivium.agents.returns import linear_schedule
@@ -88,43 +88,6 @@ def categorical_loss(log_prob_BK: Tensor, target_BK: Tensor) -> Tensor:
     """KL(target || p) of each transition in nats, float32 [B], whose gradient is that of the cross-entropy; both
     float32 [B, K], the target constant. It is 0 where nothing is to be learnt, which makes it Rainbow's priority."""
     return F.kl_div(log_prob_BK, target_BK, reduction="none").sum(1)
-
-
-class EpsilonGreedy:
-    """`collector.Act` of a Q function, and greedily, without noise, `evaluation.Act` as `in_evaluation`.
-
-    Args:
-        run: gives the precision.
-        flat: the network.
-        atom_K: float32 [K], of a categorical one; None: it gives the Q values themselves.
-    """
-
-    shared_noise = 2  # epsilon and the noise of noisy networks, see `EnvRunners`
-
-    def __init__(self, run: Run, flat: Flat[QNetwork], atom_K: Tensor | None) -> None:
-        self.autocast = run.autocast
-        self.flat = flat
-        self.atom_K = atom_K
-
-    def __call__(
-        self, obs: Tensor, state_NM: Tensor, chance_N: Tensor, random_NA: Tensor, epsilon: Tensor, noise_Z: Tensor
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Kept is the action. A random one is that of the valid ones with the largest of random numbers in [0, 1)."""
-        with self.autocast():
-            q_NA = self.q(obs, self.flat(self.flat.theta, obs, noise_Z))
-        explore_NA = random_NA.masked_fill(q_NA <= FORBIDDEN, -1.0)
-        action_N = torch.where((chance_N < epsilon).unsqueeze(1), explore_NA, q_NA).argmax(1)
-        return action_N, state_NM, (action_N,)
-
-    def in_evaluation(self, obs: Tensor, state_NM: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        with self.autocast():
-            return self.q(obs, self.flat(self.flat.theta, obs)).argmax(1), state_NM
-
-    def q(self, obs: Tensor, output: Tensor) -> Tensor:
-        """Q values, float32 [B, A], from what a `QNetwork` returned; those of invalid actions are `FORBIDDEN`."""
-        q_BA = output if self.atom_K is None else (output.softmax(2) * self.atom_K).sum(2)
-        mask_BA = self.flat.module.encoder.layout.action_mask(obs)
-        return q_BA if mask_BA is None else q_BA.masked_fill(~mask_BA, FORBIDDEN)
 
 
 class DQN(Agent):

@@ -18,8 +18,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from trivium.agents.envs import NotDrawable
 from trivium.agents.evaluation import Act, Evaluation
+from trivium.agents.gym_envs import NotDrawable
 from trivium.learner import VIDEO_FPS, Episode, Picture
 
 log = logging.getLogger("trivium")

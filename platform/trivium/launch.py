@@ -420,7 +420,7 @@ def _check_workers(config: Config) -> None:
         if isinstance(value, int) and value % workers:
             errors.append(f"{key}={value} must be a positive multiple of the {workers} workers")
     have = torch.cuda.device_count()
-    if gpus not in ("auto", 0) and not os.environ.get("RAY_ADDRESS") and have < workers:
+    if gpus not in ("auto", 0) and ray_cluster.starts_here() and have < workers:
         errors.append(f"launch.gpus_per_worker={gpus}: {workers} workers need {workers} GPUs, here are {have}")
     if errors:
         raise ConfigError(errors)

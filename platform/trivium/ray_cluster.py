@@ -35,6 +35,12 @@ def prepare() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+def starts_here() -> bool:
+    """Whether a run would start a Ray of its own, on this machine alone."""
+    running = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    return not running and not os.environ.get("RAY_ADDRESS")
+
+
 @contextlib.contextmanager
 def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     """The Ray that is running or that RAY_ADDRESS names, else one started here, for as long as the run takes.

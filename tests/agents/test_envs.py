@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from trivium.agents.classic_control import ClassicControl
-from trivium.agents.envs import Envs, GymEnvs, Step, make
+from trivium.agents.envs import Envs, Step, make
+from trivium.agents.gym_envs import GymEnvs
 from trivium.agents.observations import Layout
 from trivium.learner import Run
 
@@ -306,3 +307,21 @@ def test_an_env_that_breaks_the_api_is_named_in_one_line(id: str, message: str) 
         envs = build(id)
         play(envs, 1, torch.Generator())
     assert "\n" not in str(error.value)
+
+
+def test_an_exception_in_action_masks_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tiny_envs
+
+    class Broken(tiny_envs.Masked):
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+            def action_masks() -> Any:
+                raise RuntimeError("no\nmask")
+
+            result = super().reset(seed=seed)
+            self.action_masks = action_masks
+            return result
+
+    spec = gym.envs.registration.EnvSpec("Masks-v0", entry_point=Broken, kwargs={"source": "method"})
+    monkeypatch.setitem(gym.registry, "Masks-v0", spec)
+    with pytest.raises(ValueError, match=r"^env.id='Masks-v0': its action_masks\(\) raised RuntimeError: no$"):
+        build("Masks-v0")

@@ -57,7 +57,7 @@ PPO_POSITIONS: list[tuple[str, KillAt]] = [
     ("in an evaluation", ("trivium.agents.ppo", "PPO.evaluate", 2)),
 ]
 POSITIONS["ppo_cartpole"] = PPO_POSITIONS
-POSITIONS["ppo_acrobot"] = [("mid-rollout", ("trivium.agents.envs", "GymEnvs.step", 421)), *PPO_POSITIONS[2:3]]
+POSITIONS["ppo_acrobot"] = [("mid-rollout", ("trivium.agents.gym_envs", "GymEnvs.step", 421)), *PPO_POSITIONS[2:3]]
 
 
 def overrides(name: str) -> list[str]:

@@ -1,0 +1,348 @@
+"""Environments of gymnasium's API, made from their ids and stepped one after another in this process.
+
+Shapes: N envs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import json
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from trivium.agents.envs import Step
+from trivium.agents.observations import ACTION_MASK, Layout, with_mask
+from trivium.agents.policies import ACTION_SPACES, head_sizes
+from trivium.config_check import REGISTERED_BY, nearest_env_ids
+
+# A run folder's config, perhaps a stranger's, is not to choose what files are written.
+WRITING = ("HumanRendering", "RecordVideo")
+
+
+class NotDrawable(ValueError):
+    """The env can't be drawn here; the text says why."""
+
+
+class GymEnvs:
+    """`Envs` of any gymnasium id, stepped one after another in this process.
+
+    The state of an env is captured as data: that of its random generator when the episode began, and the actions
+    since. `load_state_dict` plays them again, and compares a checksum of all observations and rewards; the time it
+    takes is that of the episodes in progress. What it cannot see is randomness that has had no effect yet and comes
+    neither from the env's `np_random` nor from its first seed.
+
+    Masks of the valid actions are taken from `info["action_mask"]`, from a method `action_masks()` of the env, or from
+    the key `action_mask` of a Dict observation, and become part of the observation (`observations.with_mask`); flat
+    over the heads of a MultiDiscrete action space. After the last step of an episode everything is valid.
+
+    Args:
+        id, wrappers, settings: see `envs.make`.
+        seeds: one an env, in [0, 2^31).
+        device: where the tensors go.
+        make_env: see `envs.make`.
+
+    Raises:
+        ValueError: see `envs.make`; and in `reset` and `step`, when the env raises an exception, or returns an
+            observation of another shape than its space says, a NaN, or a mask that forbids everything.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        seeds: Sequence[int],
+        device: torch.device,
+        wrappers: Sequence[str | Mapping[str, Any]] = (),
+        settings: Mapping[str, Any] | None = None,
+        make_env: Callable[..., gym.Env] = gym.make,
+    ) -> None:
+        self._id = id
+        self._device = device
+        self.num_envs = len(seeds)
+        envs = [make_one(id, wrappers, settings or {}, make_env) for _ in seeds]
+        self.action_space: gym.Space = envs[0].action_space
+        with named(id):
+            check_action_space(self.action_space)
+            first = call(envs[0].reset, seed=seeds[0])
+            masks = mask_source(envs[0], first[1])
+            self.observation_space: gym.Space = envs[0].observation_space
+            if masks in ("info", "method"):
+                self.observation_space = with_mask(self.observation_space, sum(head_sizes(self.action_space)))
+            layout = Layout(self.observation_space)
+            self._episodes = [_Episode(env, seed, layout, masks) for env, seed in zip(envs, seeds, strict=True)]
+            began = [first, *(call(env.reset, seed=seed) for env, seed in zip(envs[1:], seeds[1:], strict=True))]
+            rows = [one.begun(result, seeded=True) for one, result in zip(self._episodes, began, strict=True)]
+        self._obs = self._to_device(rows)
+        self._untouched = True
+
+    @property
+    def obs(self) -> Tensor:
+        return self._obs
+
+    def reset(self, *, reseed: bool = False) -> Tensor:
+        if not self._untouched:  # the constructor has reset them, with their seeds
+            with named(self._id):
+                self._obs = self._to_device([episode.begin(seed=reseed) for episode in self._episodes])
+        self._untouched = reseed
+        return self._obs
+
+    def step(self, action: Tensor) -> Step:
+        self._untouched = False
+        obs: list[np.ndarray] = []
+        next_obs: list[np.ndarray] = []
+        rewards: list[float] = []
+        terminations: list[bool] = []
+        truncations: list[bool] = []
+        actions: Any = actions_to_numpy(self.action_space, action)
+        if isinstance(self.action_space, gym.spaces.Discrete):
+            actions = actions.tolist()
+        with named(self._id):
+            for episode, one in zip(self._episodes, actions, strict=True):
+                last_obs, reward, terminated, truncated = episode.step(one)
+                next_obs.append(last_obs)
+                obs.append(episode.begin() if terminated or truncated else last_obs)
+                rewards.append(reward)
+                terminations.append(terminated)
+                truncations.append(truncated)
+        self._obs = self._to_device(obs)
+        ended = any(terminations) or any(truncations)
+        next_obs_N = self._to_device(next_obs) if ended else self._obs
+        return Step(
+            self._obs,
+            torch.tensor(rewards, dtype=torch.float32, device=self._device),
+            torch.tensor(terminations, device=self._device),
+            torch.tensor(truncations, device=self._device),
+            next_obs_N,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"episodes": [episode.state_dict() for episode in self._episodes]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
+        saved = state["episodes"]
+        if len(saved) != self.num_envs:
+            raise ValueError(f"saved with {len(saved)} envs on this worker, now there are {self.num_envs}")
+        self._untouched = False
+        with named(self._id):
+            replayed = [episode.replay(one) for episode, one in zip(self._episodes, saved, strict=True)]
+            lost = [obs is None for obs in replayed]
+            if any(lost):
+                warnings.warn(
+                    f"env.id={self._id!r} is not deterministic, the same seed and actions led elsewhere in {sum(lost)} "
+                    f"of {self.num_envs} envs: there the run resumes at an episode boundary and is no longer exact",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self._obs = self._to_device(
+                [episode.begin() if obs is None else obs for episode, obs in zip(self._episodes, replayed, strict=True)]
+            )
+        return torch.tensor(lost, device=self._device)
+
+    def _to_device(self, rows: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(self._device)
+
+
+class _Episode:
+    """One env, and what playing its current episode again takes."""
+
+    def __init__(self, env: gym.Env, seed: int, layout: Layout, masks: str) -> None:
+        self.env = env
+        self._seed = seed
+        self._layout = layout
+        self._masks = masks
+        self._heads = head_sizes(env.action_space)
+        self._rng = ""  # JSON, when the episode began; empty: with a reset by the seed
+        self._actions: list[Any] = []
+        self._checksum = 0
+
+    def begin(self, *, seed: bool = False) -> np.ndarray:
+        self._rng = "" if seed else json.dumps(self._bit_generator().state, default=np.ndarray.tolist)
+        return self.begun(call(self.env.reset, seed=self._seed if seed else None), seeded=seed)
+
+    def begun(self, result: tuple[Any, Mapping[str, Any]], *, seeded: bool) -> np.ndarray:
+        """The observation that a reset returned."""
+        if seeded:
+            self._rng = ""
+        obs = self._pack(*result, ended=False)
+        self._actions = []
+        self._checksum = zlib.crc32(obs.tobytes())
+        return obs
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool]:
+        raw_obs, raw_reward, terminated, truncated, info = call(self.env.step, action)
+        obs, reward = self._pack(raw_obs, info, ended=terminated or truncated), float(raw_reward)
+        if reward != reward:
+            raise ValueError("it returned the reward NaN")
+        self._actions.append(action)
+        self._checksum = zlib.crc32(obs.tobytes() + struct.pack("d", reward), self._checksum)
+        return obs, reward, bool(terminated), bool(truncated)
+
+    def state_dict(self) -> dict[str, Any]:
+        actions = torch.from_numpy(np.array(self._actions))
+        return {"seed": self._seed, "rng": self._rng, "actions": actions, "checksum": self._checksum}
+
+    def replay(self, state: Mapping[str, Any]) -> np.ndarray | None:
+        """The current observation of a saved episode; None if the env does not do again what it did."""
+        self._seed = state["seed"]
+        obs = self.begin(seed=True)  # also brings back what the env seeds beside its np_random
+        if state["rng"]:
+            self._bit_generator().state = json.loads(state["rng"])
+            obs = self.begin()
+        ended = False
+        actions = state["actions"].numpy()
+        for action in actions.tolist() if actions.ndim == 1 and actions.dtype == np.int64 else actions:
+            if ended:
+                return None
+            obs, _, terminated, truncated = self.step(action)
+            ended = terminated or truncated
+        return None if ended or self._checksum != state["checksum"] else obs
+
+    def _bit_generator(self) -> np.random.BitGenerator:
+        return self.env.unwrapped.np_random.bit_generator
+
+    def _pack(self, raw: Any, info: Mapping[str, Any], *, ended: bool) -> np.ndarray:
+        """As `Layout.pack`, with the mask put in and checked."""
+        if self._masks == "none":
+            return self._layout.pack(raw)
+        if self._masks == "key":
+            mask = np.asarray(raw[ACTION_MASK])
+        elif self._masks == "method":
+            mask = np.asarray(call(self.env.get_wrapper_attr("action_masks")))
+        else:
+            mask = np.asarray(info.get(ACTION_MASK, ()))
+        mask = checked_mask(mask.reshape(-1), self._heads, ended=ended)
+        parts = raw if isinstance(self.env.observation_space, gym.spaces.Dict) else {"obs": raw}
+        return self._layout.pack({**parts, ACTION_MASK: mask})
+
+
+@contextlib.contextmanager
+def named(id: str) -> Iterator[None]:
+    """Say of which env an error is."""
+    try:
+        yield
+    except NotDrawable:
+        raise
+    except ValueError as error:
+        raise ValueError(f"env.id={id!r}: {error}") from error.__cause__
+
+
+def check_action_space(space: gym.Space) -> None:
+    """
+    Raises:
+        ValueError: agents have no actions of this kind.
+    """
+    if not isinstance(space, gym.spaces.Box) and not head_sizes(space):
+        raise ValueError(f"the action space {space}: valid are {', '.join(ACTION_SPACES)}")
+
+
+def actions_to_numpy(space: gym.Space, action: Tensor) -> np.ndarray:
+    """The actions of N envs as the envs take them, [N, ...]: of the space's own dtype, beginning at its start."""
+    # A copy: neither the env nor a log of actions may share memory with the caller.
+    array = action.cpu().numpy().astype(space.dtype)
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        array += np.asarray(space.start, dtype=space.dtype).reshape(-1)
+    return array.reshape(len(array), *(space.shape or ()))
+
+
+def checked_mask(mask: np.ndarray, heads: Sequence[int], *, ended: bool = False) -> np.ndarray:
+    """An env's mask of the valid actions as bool, all True after the last step of an episode.
+
+    Args:
+        mask: numbers [S], flat over the heads.
+        heads: how many actions each head has.
+
+    Raises:
+        ValueError: of another size, or it forbids every action of a head.
+    """
+    size = sum(heads)
+    if ended:
+        return np.ones(size, dtype=bool)
+    if mask.shape != (size,):
+        raise ValueError(f"it gave an action mask of {mask.size} numbers, its actions are {size}")
+    mask = mask.astype(bool)
+    if not all(head.any() for head in np.split(mask, np.cumsum(heads)[:-1])):
+        raise ValueError(f"its action mask forbids every action: {mask.astype(int).tolist()}")
+    return mask
+
+
+def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call the env; what it raises becomes a ValueError of one line."""
+    try:
+        return method(*args, **kwargs)
+    except NotDrawable:
+        raise
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0]
+        raise ValueError(f"its {method.__name__}() raised {type(error).__name__}: {text}") from error
+
+
+def mask_source(env: gym.Env, info: Mapping[str, Any]) -> str:
+    """Where an env's action masks are: `key`, `method`, `info` or `none`."""
+    space = env.observation_space
+    if isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
+        return "key"
+    if not head_sizes(env.action_space):
+        return "none"
+    if env.has_wrapper_attr("action_masks"):
+        return "method"
+    return "info" if ACTION_MASK in info else "none"
+
+
+def unknown_id(id: str, what: str, known: Iterable[str]) -> ValueError:
+    """The error that it is not `what`, with the nearest that are."""
+    near = nearest_env_ids(id, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`module:id` imports your own module first"
+    return ValueError(f"env.id={id!r} is not {what}; {hint}")
+
+
+def make_one(
+    id: str,
+    wrappers: Sequence[str | Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    make_env: Callable[..., gym.Env] = gym.make,
+) -> gym.Env:
+    """A single env; see `envs.make`."""
+    namespace = id.partition("/")[0]
+    if namespace in REGISTERED_BY:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(REGISTERED_BY[namespace])
+    try:
+        env = make_env(id, disable_env_checker=True, **settings)
+    except gym.error.DependencyNotInstalled as error:
+        raise ValueError(f"env.id={id!r} needs a package that is not installed: {error}") from None
+    except ModuleNotFoundError as error:
+        if error.name == id.partition(":")[0]:
+            raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
+        raise ValueError(f"env.id={id!r} needs a package that is not installed: {error}") from None
+    except gym.error.UnregisteredEnv as error:
+        raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
+    except TypeError as error:
+        raise ValueError(f"env.settings={dict(settings)}: {error}") from None
+    for wrapper in wrappers:
+        ((name, keywords),) = wrapper.items() if isinstance(wrapper, Mapping) else ((wrapper, {}),)
+        if name in WRITING:
+            raise ValueError(f"env.wrappers: {name} is not for training; `trivium play` shows and films a run")
+        try:
+            found = getattr(gym.wrappers, name, None)
+        except ImportError as error:  # gymnasium imports some only when they are asked for
+            raise ValueError(f"env.wrappers: {name} needs a package that is not installed: {error}") from None
+        if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
+            known = [one for one in gym.wrappers.__all__ if one[0].isupper()]
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(known)}"
+            raise ValueError(f"env.wrappers has {name!r}, which gymnasium.wrappers has not; {hint}")
+        try:
+            env = found(env, **(keywords or {}))
+        except Exception as error:
+            raise ValueError(f"env.wrappers: {name}({keywords or ''}) raised {type(error).__name__}: {error}") from None
+    return env
