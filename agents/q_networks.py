@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trivium.agents.networks import Encoder, Images
+from trivium.agents.networks import Encoder, Images, affine
 
 
 def uniform(*shape: int, bound: float, generator: torch.Generator) -> nn.Parameter:
@@ -34,7 +34,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 [B, I] to [B, O]."""
-        return F.linear(x, self.weight, self.bias)
+        return affine(x, self.weight, self.bias)
 
 
 class NoisyLinear(nn.Module):

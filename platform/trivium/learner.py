@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -144,12 +145,23 @@ class Run:
 
     def compiled(self, function: F, *, dynamic: bool = False) -> F:
         """A pure function of tensors, compiled if `compile` says so: on first use, and again for other shapes unless
-        `dynamic`. Its branches on Python values are taken once and for all."""
+        `dynamic`. Its branches on Python values, also on what `self` holds, are taken once and for all."""
         if not self.compile:
             return function
-        # On a CPU kernels are so short that calling them from Python would cost as much again.
-        options: Any = {"cpp_wrapper": self.device.type == "cpu"}
-        return torch.compile(function, dynamic=dynamic, options=options)  # type: ignore[return-value]
+
+        def call(*args: Any) -> Any:
+            return function(*args)
+
+        # Code of its own: torch finds what it has compiled by the code, and would take another learner's for this one,
+        # since the values that its branches depend on are not compared.
+        own = types.FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
+        options: Any = {
+            # On a CPU kernels are so short that calling them from Python would cost as much again,
+            "cpp_wrapper": self.device.type == "cpu",
+            # and so would comparing hundreds of values at each call.
+            "guard_filter_fn": _guards_of_tensors,
+        }
+        return torch.compile(own, dynamic=dynamic, options=options)  # type: ignore[return-value]
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of `value` over the workers; itself for one worker."""
@@ -180,6 +192,15 @@ class Run:
         parts = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, length.tolist(), strict=True)])
+
+
+def _guards_of_tensors(guards: Iterable[Any]) -> list[bool]:
+    """Which of torch's guards are kept: those of the tensors that a compiled function is given, and of their sizes."""
+    return [
+        guard.guard_type == "SHAPE_ENV"
+        or (guard.guard_type == "TENSOR_MATCH" and not isinstance(guard.value, nn.Parameter))
+        for guard in guards
+    ]
 
 
 Picture = np.ndarray

@@ -142,6 +142,23 @@ def test_any_gymnasium_env_gets_a_compiled_policy_and_update(name: str) -> None:
     assert not counters["graph_break"]
 
 
+class Times:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
+def test_what_was_compiled_for_one_learner_is_not_taken_for_another() -> None:
+    torch._dynamo.reset()
+    run = Run(compile=True)
+    twice, thrice = run.compiled(Times(2.0)), run.compiled(Times(3.0).__call__)
+    assert [f(torch.ones(2)).tolist() for f in (twice, thrice, twice)] == [[2.0, 2.0], [3.0, 3.0], [2.0, 2.0]]
+    assert twice(torch.ones(3)).tolist() == [2.0, 2.0, 2.0]
+
+
 if __name__ == "__main__":  # the new process
     _, name, id, folder = sys.argv
     torch.set_num_threads(1)
