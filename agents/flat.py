@@ -74,7 +74,17 @@ class Flat(Generic[M]):
 def clipped(gradient_P: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     """The gradient scaled down to the global norm `max_norm` if it is larger; and its norm before, 0-d."""
     norm = torch.linalg.vector_norm(gradient_P)
-    return gradient_P * (max_norm / (norm + 1e-6)).clamp(max=1.0), norm
+    (scale,) = computed_once((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return gradient_P * scale, norm
+
+
+def computed_once(*numbers: Tensor) -> tuple[Tensor, ...]:
+    """0-d tensors as they are. Compiled loops over parameters read them; else what they come from, roots and powers,
+    would be computed again for each vector register of parameters. A scatter is what the compiler does not inline."""
+    if not torch.compiler.is_compiling():
+        return numbers
+    values = torch.stack(numbers)
+    return torch.zeros_like(values).scatter(0, torch.arange(len(numbers), device=values.device), values).unbind()
 
 
 class Optimizer:
@@ -148,8 +158,8 @@ class Optimizer:
         self.updates.add_(1)
         self.mean_P.lerp_(gradient_P, 1 - beta1)
         self.square_P.mul_(beta2).addcmul_(gradient_P, gradient_P, value=1 - beta2)
-        root_P = self.square_P.sqrt() / (1 - beta2**self.updates).sqrt() + self.eps
-        self.theta.sub_(self.mean_P / root_P * (lr / (1 - beta1**self.updates)))
+        rate, root_scale = computed_once(lr / (1 - beta1**self.updates), (1 - beta2**self.updates).rsqrt())
+        self.theta.sub_(self.mean_P / (self.square_P.sqrt() * root_scale + self.eps) * rate)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._STATE}
