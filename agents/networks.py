@@ -34,7 +34,10 @@ def affine(x_BI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by way of `affine`."""
+    """`nn.Linear` by way of `affine`, its parameters yet to be drawn."""
+
+    def reset_parameters(self) -> None:
+        pass  # `nn.utils.skip_init` takes the meta device, for which torch imports sympy: a third of a second
 
     def forward(self, input: Tensor) -> Tensor:
         return affine(input, self.weight, self.bias)
@@ -45,7 +48,7 @@ def linear(num_inputs: int, num_outputs: int, *, gain: float, generator: torch.G
 
     Drawn from `generator` only: the weights of a seed do not depend on who used torch's global generator before.
     """
-    layer: nn.Linear = nn.utils.skip_init(Linear, num_inputs, num_outputs)
+    layer = Linear(num_inputs, num_outputs)
     nn.init.orthogonal_(layer.weight, gain, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer

@@ -79,8 +79,9 @@ def torch_settings(config: Config, processes_on_node: int = 1) -> Iterator[None]
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = benchmark
+        if config["deterministic"]:  # setting it imports torch's compiler, which takes a second
+            torch.use_deterministic_algorithms(deterministic)
+            torch.backends.cudnn.benchmark = benchmark
 
 
 def make_run(
