@@ -43,11 +43,14 @@ class Runner:
         return {"obs": self.collector.obs, **self.collector.state_dict()}
 
     def collect(
-        self, weights: Mapping[str, Tensor], state: Mapping[str, Any] | None, noise: list[Tensor]
+        self, weights: Mapping[str, Tensor], state: Mapping[str, Any] | None, anew: bool, noise: list[Tensor]
     ) -> tuple[Rollout, dict[str, Any]]:
-        """A rollout with these weights, from a state instead of its own if one is given; and its next state."""
+        """A rollout with these weights, from a state instead of its own if one is given, or if `anew` from the
+        beginning of an episode in every env; and its next state."""
         if state is not None:
             self.collector.load_state_dict(state)
+        if anew:
+            self.collector.reset()
         self.act.flat.module.load_state_dict(weights)
         return self.collector.collect(*noise), self.begin()
 
@@ -61,12 +64,14 @@ class Begun(NamedTuple):
 
     Args:
         noise, weights: see `EnvRunners.begin`.
+        anew: whether it begins with a new episode in every env.
         put: the weights in Ray's object store.
         answers: of each runner, to come.
     """
 
     noise: Sequence[Tensor]
     weights: Mapping[str, Tensor]
+    anew: bool
     put: Any
     answers: list[Any]
 
@@ -123,6 +128,7 @@ class EnvRunners:
         began = [one.begin.remote() for one in self._actors]
         self._states = [self._get(k, one, max(60.0, timeout_s)) for k, one in enumerate(began)]
         self._given: list[Mapping[str, Any] | None] = [None] * num_runners  # states that runners are to take first
+        self._anew = False
         self.return_N = torch.zeros(num_envs, device=run.device)
         self.length_N = torch.zeros(num_envs, device=run.device)
 
@@ -141,6 +147,12 @@ class EnvRunners:
     def _joined(self, name: str) -> Tensor:
         return torch.cat([state[name] for state in self._states]).to(self.run.device)
 
+    def reset(self) -> None:
+        """See `Collector.reset`; the runners do so with the next rollout."""
+        self._anew = True
+        self.return_N = torch.zeros_like(self.return_N)
+        self.length_N = torch.zeros_like(self.length_N)
+
     def collect(self, *noise: Tensor) -> Rollout:
         """See `Collector.collect`."""
         return self.finish(self.begin(noise))
@@ -153,14 +165,15 @@ class EnvRunners:
             present = self.act.flat.module.state_dict()
             weights = {name: tensor.cpu().clone() for name, tensor in present.items()}
         noise = [tensor.cpu() for tensor in noise]
-        begun = Begun(noise, weights, ray.put(weights), [])
+        begun = Begun(noise, weights, self._anew, ray.put(weights), [])
+        self._anew = False
         begun.answers.extend(self._ask(k, begun) for k in range(len(self._actors)))
         return begun
 
     def _ask(self, k: int, begun: Begun) -> Any:
         part, per_env = self._parts[k], len(begun.noise) - self.act.shared_noise
         noise = [one[:, part.start : part.stop] if i < per_env else one for i, one in enumerate(begun.noise)]
-        return self._actors[k].collect.remote(begun.put, self._given[k], noise)
+        return self._actors[k].collect.remote(begun.put, self._given[k], begun.anew, noise)
 
     def finish(self, begun: Begun) -> Rollout:
         """The rollout that was begun: that of all runners, in their order."""

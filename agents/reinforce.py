@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trivium.agents.acting import Acting
 from trivium.agents.agent import Agent
-from trivium.agents.collector import BLOCK, Collector, Rollout
+from trivium.agents.collector import BLOCK, Rollout, make_collector, training_envs
 from trivium.agents.envs import Envs
 from trivium.agents.evaluation import Evaluation
 from trivium.agents.flat import Flat, Optimizer, clipped
@@ -89,6 +89,8 @@ class REINFORCE(Agent):
         images, std, log_std: see `ActorCritic`.
         squash: see `Actions`.
         max_steps: episodes that last longer are left out of the update, for envs without a time limit.
+        env_runners: Ray actors that the envs are on, see `EnvRunners`; 0: none, they are here.
+        env_timeout_s: a part of a rollout there that takes longer has an env that hangs.
         eval_episodes: of an evaluation during training, over all workers.
         test_episodes: of the final one.
         eval_deterministic: act by the mode of the policy in evaluation, else sample.
@@ -98,8 +100,6 @@ class REINFORCE(Agent):
         ValueError: a keyword is out of its range, a space is not supported, or env.num_envs does not divide among the
             workers.
     """
-
-    collector: Collector
 
     def __init__(
         self,
@@ -120,6 +120,8 @@ class REINFORCE(Agent):
         log_std: float = 0.0,
         squash: bool = False,
         max_steps: int = 10_000,
+        env_runners: int = 0,
+        env_timeout_s: float = 300.0,
         eval_episodes: int = 10,
         test_episodes: int = 100,
         eval_deterministic: bool = True,
@@ -134,6 +136,8 @@ class REINFORCE(Agent):
             ("max_grad_norm", max_grad_norm, 1e-12, math.inf),
             ("log_std", log_std, -20, 2),
             ("max_steps", max_steps, 1, math.inf),
+            ("env_runners", env_runners, 0, math.inf),
+            ("env_timeout_s", env_timeout_s, 1e-12, math.inf),
             ("eval_episodes", eval_episodes, 1, math.inf),
             ("test_episodes", test_episodes, 1, math.inf),
             ("max_eval_steps", max_eval_steps, 1, math.inf),
@@ -141,7 +145,7 @@ class REINFORCE(Agent):
             if value is not None and not low <= value <= high:
                 raise ValueError(f"agent.{name}={value} must be in [{low:g}, {high:g}]")
         self.run = run
-        envs = env(run=run, stream="train")
+        envs, _ = training_envs(run, env, env_runners)
         self.lr = lr
         self.lr_anneal_env_steps = lr_anneal_env_steps
         self.gamma = gamma
@@ -167,7 +171,9 @@ class REINFORCE(Agent):
         self.acting = Acting(run, self.flat, self.actions, deterministic=eval_deterministic)
         self.optimizer = Optimizer(self.flat.theta, kind="adam", eps=1e-5, fp16=run.precision == "fp16")
         self.act_rng = run.generator("act", run.rank, device=run.device)
-        self.collector = Collector(run=run, envs=envs, act=self.acting)
+        self.collector = make_collector(
+            run=run, env=env, envs=envs, act=self.acting, num_runners=env_runners, timeout_s=env_timeout_s
+        )
         self.evaluation = Evaluation(
             run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
+import gc
 import json
 import logging
 import math
@@ -12,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -109,9 +111,20 @@ def _train(options: argparse.Namespace) -> Any:
 
     _import_from_here()
     config = compose(options.overrides, options.config_dir, options.dir)
-    from trivium import launch  # imports torch: not before the config is known to be right
+    with _importing():  # torch: not before the config is known to be right
+        from trivium import launch
 
     return _show_result(launch.train(config, dir=options.dir, display=_display(options)), options)
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """Python's garbage collector would look through what imports make again and again: a fifth of their time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _import_from_here() -> None:
@@ -121,7 +134,8 @@ def _import_from_here() -> None:
 
 
 def _resume(options: argparse.Namespace) -> Any:
-    from trivium import launch
+    with _importing():
+        from trivium import launch
 
     if options.trust:
         _import_from_here()
@@ -130,7 +144,8 @@ def _resume(options: argparse.Namespace) -> Any:
 
 
 def _evaluate(options: argparse.Namespace) -> Any:
-    from trivium import launch
+    with _importing():
+        from trivium import launch
 
     if options.trust:
         _import_from_here()
@@ -149,7 +164,8 @@ def _evaluate(options: argparse.Namespace) -> Any:
 
 def _play(options: argparse.Namespace) -> Any:
     to = _where_to_play(options.to)
-    from trivium import launch
+    with _importing():
+        from trivium import launch
 
     if options.trust:
         _import_from_here()

@@ -18,6 +18,7 @@ from trivium.agents.a2c import A2C
 from trivium.agents.dqn import DQN
 from trivium.agents.envs import make
 from trivium.agents.ppo import PPO
+from trivium.agents.reinforce import REINFORCE
 from trivium.learner import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -61,7 +62,7 @@ def steps(agent: Any, number: int) -> str:
     return str([{name: value.item() for name, value in agent.step().items()} for _ in range(number)])
 
 
-@pytest.mark.parametrize("agent", [PPO, pytest.param(A2C, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("agent", [PPO, REINFORCE, pytest.param(A2C, marks=pytest.mark.slow)])
 def test_runners_see_what_one_process_sees(agent: Any) -> None:
     here, there = build(agent, 0), build(agent, 2)
     expected, got = here.step(), there.step()
@@ -74,7 +75,7 @@ def test_runners_see_what_one_process_sees(agent: Any) -> None:
     there.close()
 
 
-@pytest.mark.parametrize("agent", [PPO, DQN])
+@pytest.mark.parametrize("agent", [PPO, DQN, REINFORCE])
 def test_a_killed_runner_is_replaced_and_the_bits_are_the_same(agent: Any, caplog: pytest.LogCaptureFixture) -> None:
     undisturbed, killed = build(agent, 2), build(agent, 2)
     expected = steps(undisturbed, 6)
@@ -86,7 +87,7 @@ def test_a_killed_runner_is_replaced_and_the_bits_are_the_same(agent: Any, caplo
     killed.close()
 
 
-@pytest.mark.parametrize("agent", [PPO, DQN])
+@pytest.mark.parametrize("agent", [PPO, DQN, REINFORCE])
 def test_it_resumes_to_the_same_bits(agent: Any) -> None:
     whole = build(agent, 2)
     steps(whole, 3)
