@@ -301,7 +301,7 @@ def test_every_experiment_takes_a_step(
     from trivium import worker
     from trivium.builder import build_learner
 
-    config = compose([f"experiment={experiment}"])
+    config = compose([f"experiment={experiment}", "compile=false"])
     path = Library().find("experiment", experiment)
     assert path is not None
     assert f"# trivium train experiment={experiment}\n" in path.read_text()
