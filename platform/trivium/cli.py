@@ -110,9 +110,9 @@ def _train(options: argparse.Namespace) -> Any:
     from trivium.config import compose
 
     _import_from_here()
-    config = compose(options.overrides, options.config_dir, options.dir)
-    with _importing():  # torch: not before the config is known to be right
-        from trivium import launch
+    with _importing():
+        config = compose(options.overrides, options.config_dir, options.dir)
+        from trivium import launch  # torch: not before the config is known to be right
 
     return _show_result(launch.train(config, dir=options.dir, display=_display(options)), options)
 
