@@ -139,6 +139,8 @@ class Checkpoints:
             damaged[name] = f"checkpoint {name} is damaged ({problems[0]})"
         if damaged:
             raise CheckpointError(f"no sound checkpoint in {self.place}: {'; '.join(damaged.values())}")
+        if lost := self._agreed(self.storage.pointed("last")):
+            raise CheckpointError(f"{self.place} has lost its checkpoints, the last of which was {lost}")
         return None
 
     def _set_aside(self, name: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -227,6 +228,12 @@ def check_run_folder(dir: Path, found: Found) -> None:
         found.add("--dir", f"--dir: {dir} holds a run already; trivium resume {dir} continues it")
     elif dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
         found.add("--dir", f"--dir: {dir} exists and is not an empty folder")
+    else:
+        above = next(parent for parent in (dir, *dir.parents) if parent.exists())
+        if not above.is_dir():
+            found.add("--dir", f"--dir: {dir} can't be made, for {above} is a file")
+        elif not os.access(above, os.W_OK):
+            found.add("--dir", f"--dir: {dir} can't be made, for {above} can't be written")
 
 
 def check_tied(config: dict[str, Any], file: str, found: Found) -> None:

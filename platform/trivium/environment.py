@@ -105,9 +105,9 @@ def doctor() -> tuple[list[tuple[str, str]], list[str]]:
         ("devices", ", ".join(["cpu", *devices()])),
         ("threads", f"{torch.get_num_threads()} by torch's default; threads=auto gives a run {cores()}"),
         ("compiler", _compiler() or "none"),
-        ("ray", _ray()),
+        ("ray runs", _ray()),
         ("ray auth", os.environ.get("RAY_AUTH_MODE") or "unset: a Ray started here gets a token of its own"),
-        ("wandb", _wandb()),
+        ("wandb runs", _wandb()),
     ]
     return found, list(_problems())
 

@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from trivium import environment, ray_cluster, signals, worker
+from trivium.budget import Budget
 from trivium.builder import check_learner
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError, apply_overrides, read
@@ -125,6 +126,13 @@ def resume(
     if not overrides:
         return _launch(Task(config, dir, trusted), resume=True, display=display or Display())
     task = Task(apply_overrides(config, overrides), dir, trusted)
+    if done:
+        budget = Budget(task.config["budget"], done.counters)
+        over = done.elapsed_s >= 60 * budget.minutes
+        if spent := budget.spent(done.counters, done.updates, time_over=over):
+            raise ConfigError(
+                [f"{dir} has finished with {done.reason}, and {spent} are spent; budget.<unit>=<more> continues it"]
+            )
     with worker.alone_in(dir):  # else another process that trains it would find another config
         rows = _size(dir / "metrics.jsonl")
         _become(task, task.config, None)

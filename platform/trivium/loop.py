@@ -23,6 +23,7 @@ from trivium.config import Config
 from trivium.learner import Learner, Picture, Run
 from trivium.monitor import Monitor
 from trivium.progress import Status
+from trivium.signals import Abandoned
 from trivium.tracking import Row, Tracker
 from trivium.window import Window
 
@@ -85,6 +86,7 @@ class Loop:
         checkpoints: where states go.
         tracker: where rows go; does nothing on ranks other than 0.
         stop_requested: asked between updates on rank 0 for the signal that asks the run to stop, if any.
+        leaving: around evaluations, which a signal ends by `Abandoned`; does nothing where signals come otherwise.
     """
 
     learner: Learner
@@ -93,6 +95,7 @@ class Loop:
     checkpoints: Checkpoints
     tracker: Tracker
     stop_requested: Callable[[], int | None] = lambda: None
+    leaving: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
     updates: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -100,6 +103,7 @@ class Loop:
     _evaluated_at: int = -1
     _saved_at: int = -1
     _minutes_spent: bool = False
+    _pending: Row | None = None  # a row whose evaluation was abandoned
     _drawing_s: float = 0.5  # a guess before anything was drawn, so that a short run draws at its end only
 
     def __post_init__(self) -> None:
@@ -147,10 +151,15 @@ class Loop:
         self._reset_clocks()
         try:
             return self._train()
+        except Abandoned:
+            self._save()
+            raise Interrupted(self.stop_requested() or 0, self.checkpoints.names()[-1]) from None
         finally:
             gc.unfreeze()
 
     def _train(self) -> Outcome:
+        if self._pending is not None:
+            self._end_row(self._pending, evaluate=True)
         reason = self._spent() or self._monitor.satisfied()
         first = self.updates + 1
         while reason is None:
@@ -202,7 +211,12 @@ class Loop:
         row.update({f"train/{k}": v for k, v in self._window.means().items()})
         row.update(self._rates())
         self._log_cadence.restart()
+        self._end_row(row, evaluate=evaluate)
+
+    def _end_row(self, row: Row, *, evaluate: bool) -> None:
+        self._pending = row if evaluate else None
         improved = evaluate and self._evaluate(row)
+        self._pending = None
         if evaluate:
             self._draw_figures()
             self._evaluation.restart()
@@ -270,7 +284,7 @@ class Loop:
 
     def _evaluate(self, row: Row) -> bool:
         """Add an evaluation to the row; whether none so far was better."""
-        with self._rng_untouched():
+        with self._rng_untouched(), self.leaving():
             values = {f"eval/{k}": v for k, v in self.learner.evaluate().items()}
         row.update(values)
         self._evaluated_at = self.updates
@@ -310,7 +324,7 @@ class Loop:
             if best is not None and best["checkpoint"] != name:
                 self.learner.load_weights(best["learner"])
                 name = best["checkpoint"]
-        with self._rng_untouched():
+        with self._rng_untouched(), self.leaving():
             test = {f"test/{k}": v for k, v in self.learner.evaluate(final=True).items()}
         self._log({"step": self.step, "updates": self.updates, **test})
         self._draw_figures(always=True)
@@ -342,6 +356,7 @@ class Loop:
                 "window": self._window.state_dict(),
                 "metrics": dict(self.metrics),
                 "evaluated_at": self._evaluated_at,
+                "pending": self._pending,
                 **self._monitor.state_dict(),
             },
         }
@@ -357,7 +372,8 @@ class Loop:
         self._window.load_state_dict(loop["window"])
         self.metrics = dict(loop["metrics"])
         self._evaluated_at = loop["evaluated_at"]
-        self._saved_at = self.updates
+        self._pending = loop["pending"]
+        self._saved_at = self.updates if self._pending is None else -1  # with its evaluation it may be the best one
         self._monitor.load_state_dict(loop)
         set_rng_state(state["rng"], self.run.device)
         if self.run.rank == 0:

@@ -310,6 +310,9 @@ class _Seldom:
 
 def _gpus_per_worker(launch: dict[str, Any], display: Display) -> int:
     asked, workers = launch["gpus_per_worker"], launch["workers"]
+    have, need = ray.cluster_resources().get("CPU", 0), workers * launch["cpus_per_worker"]
+    if have < need:
+        display.say(f"the cluster has {have:g} of the {need:g} CPUs for {workers} workers: waiting for the others")
     have = ray.cluster_resources().get("GPU", 0)
     if asked == "auto":
         return int(have >= workers)

@@ -10,13 +10,37 @@ from collections.abc import Iterator
 from types import FrameType
 
 
+class Abandoned(BaseException):
+    """A signal came while something ran that may be left at any place. No Exception: whoever catches all of those, as
+    the envs' error messages do, is not meant."""
+
+
 class Asked:
     """Which signal has asked the run to stop, if any."""
 
     signal: int | None = None
+    _may_leave = False
 
     def __call__(self) -> int | None:
         return self.signal
+
+    def note(self, number: int) -> None:
+        """A signal came."""
+        self.signal = number
+        if self._may_leave:
+            self._may_leave = False
+            raise Abandoned
+
+    @contextlib.contextmanager
+    def leaving(self) -> Iterator[None]:
+        """What is done within is left by `Abandoned` when a signal comes, or not begun if one has come."""
+        if self.signal:
+            raise Abandoned
+        self._may_leave = True
+        try:
+            yield
+        finally:
+            self._may_leave = False
 
 
 @contextlib.contextmanager
@@ -33,7 +57,7 @@ def listen() -> Iterator[Asked]:
     def note(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and asked.signal == signal.SIGINT:
             os._exit(128 + number)
-        asked.signal = number
+        asked.note(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -47,6 +47,9 @@ class Storage(Protocol):
     def point(self, alias: str, name: str) -> None:
         """Let a reader find a checkpoint as `alias` (best, last), where links exist."""
 
+    def pointed(self, alias: str) -> str | None:
+        """The checkpoint that `alias` leads to, there or not; None: not known."""
+
 
 def is_bucket(place: str | Path) -> bool:
     """Whether a place is a bucket's URL rather than a folder's path."""
@@ -133,6 +136,10 @@ class Folder:
             fresh.symlink_to(name)
             fresh.replace(link)
 
+    def pointed(self, alias: str) -> str | None:
+        link = self.path / alias
+        return os.readlink(link) if link.is_symlink() else None
+
     def _staged(self, name: str) -> Path:
         return self.path / f".staged-{name}"
 
@@ -188,6 +195,9 @@ class Bucket:
 
     def point(self, alias: str, name: str) -> None:
         pass
+
+    def pointed(self, alias: str) -> str | None:
+        return None
 
     def push(self, folder: Path) -> None:
         """Copy a run folder's own files into the bucket: not its checkpoints, which are written here directly."""

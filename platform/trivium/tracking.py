@@ -153,7 +153,8 @@ class RunTracker(Tracker):
             there = self._file.tell()
             if there < length:
                 log.warning("%s is %d bytes short of its checkpoint: rows are missing", self.path, length - there)
-            self._file.truncate(min(length, there))
+                length = self.path.read_bytes().rfind(b"\n") + 1  # no row begins in the middle of another
+            self._file.truncate(length)
             self._file.seek(0, os.SEEK_END)
             try:
                 self._sinks = list(self._open_sinks())

@@ -93,7 +93,7 @@ FRACTION = Number(low=0, high=1)
 BELOW_ONE = Number(low=0, high=1, high_open=True)
 
 BY_PATH: dict[str, Rule] = {
-    "name": Text(r"[\w.-]+", "a name of letters, digits, '_', '-' and '.'"),
+    "name": Text(r"\w[\w.-]*", "a name of letters, digits, '_', '-' and '.', not beginning with the last two"),
     "seed": Number(low=0, high=2**63 - 1, integer=True),
     "device": OneOf(("auto", "cpu", "cuda", "mps"), pattern=r"cuda:\d+", form="cuda:<n>"),
     "precision": OneOf(("fp32", "bf16", "fp16")),

@@ -17,6 +17,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -226,5 +227,17 @@ def history(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _leave() -> None:
+    """End this process; W&B's own end may wait for a server that accepted a connection and stays silent."""
+    import wandb
+
+    ending = threading.Thread(target=wandb.teardown, daemon=True)
+    ending.start()
+    ending.join(CONNECT_S)
+    sys.stderr.flush()
+    os._exit(0)
+
+
 if __name__ == "__main__":
     main()
+    _leave()

@@ -185,7 +185,10 @@ def _work(
             Bucket(task.bucket).pull(task.dir)
         state = checkpoints.load(mend=True)
         if run.rank == 0 and (task.dir / "metrics.jsonl").exists():
-            say(f"resuming from {state['checkpoint']}" if state else "no checkpoint yet: starting from the beginning")
+            if state:
+                say(f"resuming from {state['checkpoint']}")
+            else:
+                log.warning("%s holds no checkpoint: the run starts from the beginning", task.checkpoints_place)
     tracker = _tracker(task, run, show, resumed_step=_step(state)) if run.rank == 0 else Tracker()
     failed = True
     try:
@@ -196,6 +199,7 @@ def _work(
             checkpoints,
             tracker,
             stop_requested=stop_requested,
+            leaving=getattr(stop_requested, "leaving", contextlib.nullcontext),
         )
         if state:
             loop.load_state_dict(state)

@@ -25,7 +25,7 @@ class Counting:
         self.steps = 0
         self.evaluations = 0
         self.noise = torch.zeros(())
-        self.on_step = lambda: None
+        self.on_step = self.on_evaluation = lambda: None
 
     def step(self) -> dict[str, Tensor]:
         self.steps += 1
@@ -38,6 +38,7 @@ class Counting:
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         torch.rand(3), np.random.rand(3)
         self.evaluations += 1
+        self.on_evaluation()
         scores = dict(enumerate(self.scores, start=1))
         return {"score": scores.get(self.evaluations, float(self.steps)), "loss": 1.0}
 

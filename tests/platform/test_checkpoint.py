@@ -302,3 +302,10 @@ def _full(*_: Any) -> None:
 
 def test_ranks_agree_on_the_checkpoint_and_on_failures(tmp_path: Path) -> None:
     spawn(_two_ranks, (str(tmp_path),), nprocs=2)
+
+
+def test_lost_checkpoints_are_no_new_beginning(saved: Checkpoints) -> None:
+    for name in saved.names():
+        shutil.rmtree(Path(saved.place) / name)
+    with pytest.raises(CheckpointError, match=rf"has lost its checkpoints, the last of which was {NAMES[-1]}$"):
+        saved.load(mend=True)

@@ -46,6 +46,8 @@ TYPED = [
     ("=3", ["error: =3: is not of the form key=value"]),
     ("+=3", [r"error: \+=3: is not of the form key=value"]),
     ("--quiet seed==", ["seed==: must be an integer"]),
+    ("name=..", [r"name=\.\.: must be a name of letters"]),
+    ("--dir /dev/null/run", [r"--dir: /dev/null/run can't be made, for /dev/null is a file"]),
     ("seed=-1", [r"seed=-1: must be an integer >= 0"]),
     ("seed=1.5", ["seed=1.5: must be an integer"]),
     ("seed=true", ["seed=true: must be an integer"]),

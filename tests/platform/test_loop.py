@@ -14,6 +14,7 @@ import pytest
 import torch
 from counting import Counting
 
+from trivium import signals
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError
 from trivium.learner import Run
@@ -262,6 +263,54 @@ def test_stopping_and_resuming_anywhere_changes_no_row(tmp_path: Path, cut: int)
     second.load_state_dict(state)
     second.train()
     assert timeless(parts) == timeless(whole)
+
+
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_a_signal_leaves_an_evaluation_that_the_resumed_run_does_again(tmp_path: Path, cut: int) -> None:
+    conf = config(
+        budget={"updates": 12}, evaluation={"every_updates": 3}, monitor={"metric": "eval/score", "mode": "max"}
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    loop(whole, conf).train()
+
+    with signals.listen() as asked:
+        first = loop(parts, conf)
+        first.stop_requested, first.leaving = asked, asked.leaving
+        learner: Any = first.learner
+        ended: list[int] = []
+
+        def signalled() -> None:
+            if learner.evaluations == cut:
+                os.kill(os.getpid(), signal.SIGTERM)
+                ended.append(cut)
+
+        learner.on_evaluation = signalled
+        with pytest.raises(Interrupted) as stopped:
+            first.train()
+    assert stopped.value.signal == signal.SIGTERM
+    assert not ended, "the evaluation went on"
+    assert first.checkpoints.names()[-1] == f"step-{10 * min(3 * cut, 12):012d}"
+    second = loop(parts, conf)
+    torch.manual_seed(1)
+    second.load_state_dict(second.checkpoints.load() or {})
+    second.train()
+    assert timeless(parts) == timeless(whole)
+    assert second.checkpoints.best() == "step-000000000120"
+
+
+def test_rows_that_are_lost_leave_no_half_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    conf = config(budget={"updates": 8})
+    training = loop(tmp_path, conf)
+    training.stop_requested = lambda: signal.SIGTERM if training.updates == 6 else None
+    with pytest.raises(Interrupted):
+        training.train()
+    os.truncate(tmp_path / "metrics.jsonl", 20)
+    again = loop(tmp_path, conf)
+    again.load_state_dict(again.checkpoints.load() or {})
+    again.train()
+    assert "short of its checkpoint" in caplog.text
+    assert [row["step"] for row in rows(tmp_path)] == [80, 80]
 
 
 def test_a_run_killed_after_its_last_checkpoint_only_measures_again(tmp_path: Path) -> None:
