@@ -264,11 +264,10 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
         if needed and not any(evaluation.values()):
             line = "evaluation: a target or patience needs evaluation.every_updates or evaluation.every_s"
             found.add("evaluation", line)
-    if not found.none_in("launch"):
-        return
-    if launch["engine"] == "inline" and launch["workers"] != 1:
+    inline = isinstance(launch, dict) and launch.get("engine") == "inline"
+    if inline and found.none_in("launch") and launch["workers"] != 1:
         found.add("launch", f"launch.workers={launch['workers']}: one process runs inline; several need launch=ray")
-    if launch["engine"] == "inline" and found.none_in("device"):
+    if inline and found.none_in("device"):
         for line in _check_device(config["device"]):
             found.add("device", line)
 

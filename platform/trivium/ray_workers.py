@@ -16,6 +16,7 @@ import os
 import pickle
 import secrets
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,9 +127,19 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
         NonFiniteLoss, CheckpointError, Interrupted: from the workers.
         RuntimeError: workers were lost more often than `launch.max_failures`.
     """
+    try:
+        return _run(task, resume=resume, display=display)
+    except SystemExit:  # by Ray's own handler of SIGTERM, which stands while Ray starts
+        raise Interrupted(signal.SIGTERM, _newest(task)) from None
+
+
+def _run(task: Task, *, resume: bool, display: Display) -> Outcome:
     launch = task.config["launch"]
     workers, cpus = launch["workers"], launch["cpus_per_worker"]
-    with ray_cluster.joined(math.ceil(workers * cpus), import_from_here="*" in task.trusted):
+    with (
+        signals.listen() as asked,  # before Ray starts, which takes seconds
+        ray_cluster.joined(math.ceil(workers * cpus), import_from_here="*" in task.trusted),
+    ):
         gpus = _gpus_per_worker(launch, display)
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
@@ -153,8 +164,9 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
         verb = "resuming" if resume else "training"
         display.say(f"{verb} {task.config['name']} in {task.dir} on {workers} workers")
         try:
-            with signals.listen() as asked:  # here, for Ray has just installed handlers of its own
-                return _drive(task, trainer, mailbox, display, asked)
+            if asked.signal:  # before there are workers to tell
+                raise Interrupted(asked.signal, _newest(task))
+            return _drive(task, trainer, mailbox, display, asked)
         finally:  # Ray's bookkeeping, of which nothing is used
             if task.bucket:
                 Bucket(task.bucket).clear("ray")
@@ -192,8 +204,7 @@ def _drive(
             display.say("stopping: the workers write a checkpoint")
             ray.get(mailbox.stop.remote(signal))
         elif signal and time.monotonic() > told_at + UNHEARD_S and not ray.get(mailbox.heard_the_signal.remote()):
-            names = Checkpoints(task.checkpoints_place, Run()).names()
-            answer = Interrupted(signal, names[-1] if names else "the beginning")
+            answer = Interrupted(signal, _newest(task))
     display.close()
     thread.join(LEAVE_S)
     if thread.is_alive():  # a Ray must not be shut down under a thread that waits for it: the process would end there
@@ -207,6 +218,11 @@ def _drive(
         (error,) = failed
         raise RuntimeError(f"Ray gave up: {_first_line(error)}") from error
     return answer
+
+
+def _newest(task: Task) -> str:
+    names = Checkpoints(task.checkpoints_place, Run()).names()
+    return names[-1] if names else "the beginning"
 
 
 def _work(message: dict[str, Any]) -> None:

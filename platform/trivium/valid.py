@@ -98,7 +98,7 @@ BY_PATH: dict[str, Rule] = {
     "device": OneOf(("auto", "cpu", "cuda", "mps"), pattern=r"cuda:\d+", form="cuda:<n>"),
     "precision": OneOf(("fp32", "bf16", "fp16")),
     "compile": OneOf((True, False, "auto")),
-    "threads": OneOf(("auto",), pattern=r"[1-9]\d*", form="an integer >= 1"),
+    "threads": OneOf(("auto",), pattern=r"[1-9]\d{0,2}", form="an integer in [1, 999]"),
     "budget.epochs": POSITIVE_OR_NULL,
     "budget.minutes": POSITIVE_OR_NULL,
     "budget.samples": COUNT_OR_NULL,
