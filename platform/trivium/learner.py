@@ -49,7 +49,8 @@ class Learner(Protocol):
         ...
 
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
-        """Measure; touches no training state and no training RNG. With several workers every rank calls it.
+        """Measure; touches no training state and no training RNG. With several workers every rank calls it. A signal
+        may end it by an exception at any place; `state_dict` is then called.
 
         Args:
             final: the number one would publish: the held-out test split, the full count of episodes. Otherwise
