@@ -12,9 +12,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch import nn
 
 from trivium.agreement import Agreement
 from trivium.budget import Budget, Cadence
@@ -34,7 +35,7 @@ FIGURES_SHARE = 0.02  # of the run's time that pictures drawn while training may
 
 
 class NonFiniteLoss(Exception):
-    """The loss became NaN or Inf; the message names the update and the last good checkpoint."""
+    """The loss, or a weight, became NaN or Inf; the message names the update and the last good checkpoint."""
 
 
 class Interrupted(Exception):
@@ -260,13 +261,20 @@ class Loop:
     def _guard(self) -> None:
         """Stop all workers if the loss of any has been NaN or Inf since the last row."""
         found = self._window.non_finite_loss()
-        if found is None:
-            return
-        ago, what = found
+        if found is not None:
+            ago, what = found
+            since, update = self._row_start[1], self.updates - ago
+            self._not_finite(f"{what} at update {update}, between the steps {since} and {self.step}")
+
+    def _guard_weights(self) -> None:
+        """Stop all workers if the gradients of a finite loss have spoilt the weights: no checkpoint may hold those."""
+        if self.run.sum(torch.tensor(float(not weights_finite(self.learner)), device=self.run.device)):
+            self._not_finite(f"the loss is finite, but after update {self.updates} (step {self.step}) weights are not")
+
+    def _not_finite(self, what: str) -> NoReturn:
         saved = self.checkpoints.names()
         last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet"
-        since, update = self._row_start[1], self.updates - ago
-        raise NonFiniteLoss(f"{what} at update {update}, between the steps {since} and {self.step}; {last}")
+        raise NonFiniteLoss(f"{what}; {last}")
 
     def _rates(self) -> Row:
         since, step, updates = self._row_start
@@ -336,6 +344,7 @@ class Loop:
         if self._saved_at == self.updates:
             return
         self._guard()
+        self._guard_weights()
         self.checkpoints.save(
             self.state_dict(), step=self.step, updates=self.updates, best_step=self._monitor.best_step
         )
@@ -387,6 +396,13 @@ class Loop:
         different = [f"{what} {before[what]}, now {now[what]}" for what in now if now[what] != before[what]]
         if different and self.run.rank == 0:
             log.warning("the run goes on, but not to the same bits: it began on %s", "; ".join(different))
+
+
+def weights_finite(learner: Learner) -> bool:
+    """Whether no parameter of the modules that a learner has as its attributes holds a NaN or Inf."""
+    modules = [value for value in vars(learner).values() if isinstance(value, nn.Module)]
+    finite = [parameter.isfinite().all() for module in modules for parameter in module.parameters()]
+    return not finite or bool(torch.stack(finite).all())
 
 
 def computed_by(run: Run) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     if address == "local":  # without a dashboard, for a dozen processes cost a small machine seconds
         own = {"num_cpus": max(cpus, environment.cores()), "include_dashboard": False}
     with tempfile.TemporaryDirectory(prefix="trivium-") as empty:
-        with contextlib.nullcontext() if import_from_here else contextlib.chdir(empty), _signal_handlers_kept():
+        from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
+        with from_here, _signal_handlers_kept(), _sessions.of_their_own():
             # What the workers print comes through the mailbox; what else Ray has to say is in its log files.
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         try:
@@ -88,3 +89,30 @@ def _signal_handlers_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class _Sessions:
+    """Who stops a run often signals its whole process group (a time limit, a closed terminal, a job's manager); a Ray
+    that died of it could not write the checkpoint. So what is forked while a Ray starts gets a session of its own; the
+    kernel still ends it with us. Python can't take a fork hook back, hence one for good, and a switch."""
+
+    def __init__(self) -> None:
+        self._hooked = self._on = False
+
+    @contextlib.contextmanager
+    def of_their_own(self) -> Iterator[None]:
+        if not self._hooked:
+            os.register_at_fork(after_in_child=self._after_fork)  # subprocess runs it too, given a preexec_fn as by Ray
+            self._hooked = True
+        self._on = True
+        try:
+            yield
+        finally:
+            self._on = False
+
+    def _after_fork(self) -> None:
+        if self._on:
+            os.setsid()
+
+
+_sessions = _Sessions()

@@ -45,6 +45,7 @@ log = logging.getLogger("trivium")
 COLLECTIVE = (ConfigError, NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
 RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: Ray restarts the group
 LEAVE_S = 5.0  # how long Ray Train may take to tidy up when all is done, before its controller is killed
+SILENT_S = 15.0  # how long the mailbox, which stands beside the driver, may take to answer
 UNHEARD_S = 5.0  # how long a signal may go unheard by workers that were not placed or are not that far yet
 
 
@@ -189,22 +190,32 @@ def _drive(
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
     told_at = math.inf
-    alive = True
-    while alive and answer is None:
+    alive, unheard = True, False
+    while alive and answer is None and not unheard:
         thread.join(0.2)
         alive = thread.is_alive()  # asked before the mailbox, so that nothing comes between
-        status, sentences, answer = ray.get(mailbox.take.remote())
-        for sentence in sentences:
-            display.say(sentence)
-        if status:
-            display.show(status)
-        signal = stop_requested()
-        if signal and told_at == math.inf:
-            told_at = time.monotonic()
-            display.say("stopping: the workers write a checkpoint")
-            ray.get(mailbox.stop.remote(signal))
-        elif signal and time.monotonic() > told_at + UNHEARD_S and not ray.get(mailbox.heard_the_signal.remote()):
-            answer = Interrupted(signal, _newest(task))
+        try:
+            status, sentences, answer = ray.get(mailbox.take.remote(), timeout=SILENT_S)
+            for sentence in sentences:
+                display.say(sentence)
+            if status:
+                display.show(status)
+            signal = stop_requested()
+            if signal and told_at == math.inf:
+                told_at = time.monotonic()
+                display.say("stopping: the workers write a checkpoint")
+                ray.get(mailbox.stop.remote(signal), timeout=SILENT_S)
+            elif signal and time.monotonic() > told_at + UNHEARD_S:
+                unheard = not ray.get(mailbox.heard_the_signal.remote(), timeout=SILENT_S)
+        except (
+            ray.exceptions.RayError
+        ) as error:  # not the workers', which Ray Train sees to: its own processes are gone
+            if signal := stop_requested():
+                raise Interrupted(signal, _newest(task)) from error
+            lost = (
+                f"the Ray of this run is lost ({type(error).__name__}); trivium resume continues from {_newest(task)}"
+            )
+            raise RuntimeError(lost) from error
     display.close()
     thread.join(LEAVE_S)
     if thread.is_alive():  # a Ray must not be shut down under a thread that waits for it: the process would end there
@@ -212,6 +223,8 @@ def _drive(
         if controller is not None:
             ray.kill(controller)
         thread.join(2 * LEAVE_S)
+    if unheard:
+        raise Interrupted(stop_requested() or 0, _newest(task))
     if isinstance(answer, Exception):
         raise answer
     if answer is None:

@@ -209,6 +209,23 @@ def test_nan_in_the_loss_stops_the_run_and_names_the_update_and_the_last_good_ch
     assert training.checkpoints.names()[-1] == "step-000000000150"
 
 
+def test_weights_that_gradients_have_spoilt_are_never_saved(tmp_path: Path) -> None:
+    """The loss says nothing of it: sqrt at 0 is finite, its gradient is not, and the training ends with that update."""
+    training = loop(tmp_path, config(budget={"updates": 4}, checkpoint={"every_updates": 1, "keep": 9}))
+    learner: Any = training.learner
+    learner.net = torch.nn.Linear(1, 1)
+
+    def spoil() -> None:
+        if learner.steps == 4:
+            learner.net(torch.ones(1)).sub(learner.net(torch.ones(1)).detach()).square().sqrt().sum().backward()
+            torch.optim.SGD(learner.net.parameters(), lr=0.1).step()
+
+    learner.on_step = spoil
+    with pytest.raises(NonFiniteLoss, match=r"after update 4 \(step 40\) weights are not; .*is step-000000000030"):
+        training.train()
+    assert training.checkpoints.names()[-1] == "step-000000000030"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_with_a_checkpoint_of_its_own(tmp_path: Path, number: int) -> None:
     training = loop(tmp_path, config(budget={"updates": 50}))

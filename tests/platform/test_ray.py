@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -179,6 +180,57 @@ def test_a_lost_worker_and_a_stopped_driver_end_with_the_same_bits(
     assert resumed["metrics"].keys() == json.loads((whole / "result.json").read_text())["metrics"].keys()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("everything", [False, True], ids=["to its group", "to Ray's processes too"])
+def test_a_signal_to_more_than_the_driver_ends_the_run_as_one_to_the_driver(
+    everything: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Ray that was started for the run is not in the driver's group. Who signals it none the less, as a job's
+    manager may, leaves no worker that could write a checkpoint: the last one has to do."""
+    monkeypatch.delenv("RAY_ADDRESS")
+    folder = tmp_path / "run"
+    with driver([*long("mlp_digits"), "budget.updates=1000000"], folder, start_new_session=True) as process:
+        wait_for(process, lambda: len(checkpoints(folder)) >= 2)
+        before = max(checkpoints(folder))
+        if everything:
+            for each in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    newest = max(checkpoints(folder))
+    assert process.returncode == 143, stderr
+    assert "Traceback" not in stderr
+    assert stderr.strip().splitlines()[-1] == f"trivium: stopped by signal 15; trivium resume continues from {newest}"
+    assert everything or newest > before
+
+
+@pytest.mark.slow
+def test_a_signal_while_ray_starts_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS")
+    with driver(long("mlp_digits"), tmp_path / "run") as process:
+        started = psutil.Process(process.pid)
+        wait_for(process, lambda: any(each.name() == "gcs_server" for each in started.children()))
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert "Traceback" not in stderr
+    assert stderr.strip().splitlines()[-1].endswith("stopped by signal 15; trivium resume continues from the beginning")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_too_small_is_told_and_waited_for_until_a_signal_comes(tmp_path: Path) -> None:
+    overrides = [*long("mlp_digits"), "launch.cpus_per_worker=3"]
+    with driver(overrides, tmp_path / "run") as process:
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "CPUs" in line)
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    assert told == "the cluster has 4 of the 6 CPUs for 2 workers: waiting for the others\n"
+    assert process.returncode == 143, stderr
+
+
 def checkpoints(folder: Path) -> list[str]:
     return [path.name for path in (folder / "checkpoints").glob("step-*")]
 
@@ -189,8 +241,14 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> No
         assert process.poll() is None, process.communicate()
 
 
-def driver(overrides: Sequence[str], folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(overrides, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def driver(overrides: Sequence[str], folder: Path, *, start_new_session: bool = False) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(overrides, folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=start_new_session,
+    )
 
 
 def workers() -> list[psutil.Process]:
