@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import netrc
 import os
-import socket
+import ssl
 import struct
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-CONNECT_S = 3.0  # how long a server may take to accept a connection before the run goes offline
+ANSWER_S = 3.0  # how long a server may take to answer before the run goes offline
 INIT_S = 10.0  # how long W&B itself may take to reach its server
 FLUSH_S = 1.0  # how long a row may wait in memory: a kill of this process too loses no older one (W&B's default is 15)
 FINISH_S = 30.0  # how long the end of a run waits for uploads; what is not uploaded stays in local files
@@ -95,19 +98,44 @@ def _first_line(error: Exception) -> str:
 
 
 def choose_mode() -> Literal["online", "offline", "disabled"]:
-    """`disabled`, `offline` or `online`: WANDB_MODE if set; else online if logged in and the server accepts a
-    connection within `CONNECT_S`."""
+    """`disabled`, `offline` or `online`: WANDB_MODE if set; else online if logged in and the server answers within
+    `ANSWER_S`. What W&B would refuse of the environment is told and taken out of it."""
     asked = os.environ.get("WANDB_MODE", "").lower()
-    if asked == "disabled" or asked == "offline":
-        return asked  # type: ignore[return-value]
-    host = urlsplit(_base_url())
-    if not logged_in():
+    if asked == "disabled":
+        return "disabled"
+    if asked in ("offline", "dryrun"):
         return "offline"
+    if asked not in ("", "online", "run", "shared"):
+        _warn(f"WANDB_MODE={asked} is none of online, offline, disabled: online if W&B can be reached")
+        del os.environ["WANDB_MODE"]
     try:
-        with socket.create_connection((host.hostname or "", host.port or 443), timeout=CONNECT_S):
-            return "online"
-    except OSError:
+        url = _base_url()
+    except ValueError:  # pydantic's is one
+        _warn(f"WANDB_BASE_URL={os.environ.pop('WANDB_BASE_URL', '')} is no address; writing offline files")
         return "offline"
+    return "online" if logged_in() and _answers(url) else "offline"
+
+
+def _answers(url: str) -> bool:
+    """Whether a server answers an HTTP request, whatever it says, within `ANSWER_S`; looking up its name counts."""
+    answered: list[bool] = []
+
+    def ask() -> None:
+        # Nothing secret is sent, and nothing of the answer is used: which certificates hold, W&B knows better.
+        unverified = ssl.create_default_context()
+        unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+        try:
+            with urllib.request.urlopen(url, timeout=ANSWER_S, context=unverified):
+                answered.append(True)
+        except urllib.error.HTTPError:
+            answered.append(True)
+        except (OSError, ValueError, http.client.HTTPException):
+            pass
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_S)
+    return bool(answered)
 
 
 def logged_in() -> bool:
@@ -233,7 +261,7 @@ def _leave() -> None:
 
     ending = threading.Thread(target=wandb.teardown, daemon=True)
     ending.start()
-    ending.join(CONNECT_S)
+    ending.join(ANSWER_S)
     sys.stderr.flush()
     os._exit(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -239,24 +241,52 @@ class TestMode:
         assert not logged_in()
         assert choose_mode() == "offline"
 
-    def test_a_server_that_does_not_answer_is_offline_within_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with socket.socket() as closed:
-            closed.bind(("127.0.0.1", 0))
-            monkeypatch.setattr(wandb_process, "_base_url", lambda: f"http://127.0.0.1:{closed.getsockname()[1]}")
-            monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    @pytest.mark.parametrize("listening", [False, True], ids=["refuses connections", "takes them and says nothing"])
+    def test_a_server_that_does_not_answer_is_offline_within_seconds(
+        self, listening: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(wandb_process, "ANSWER_S", 0.5)
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            if listening:
+                server.listen()
+            monkeypatch.setattr(wandb_process, "_base_url", lambda: f"http://127.0.0.1:{server.getsockname()[1]}")
             began = time.monotonic()
             assert choose_mode() == "offline"
-            assert time.monotonic() - began < 2 * wandb_process.CONNECT_S
+            assert time.monotonic() - began < 2
 
     def test_logged_in_and_reachable_is_online(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            monkeypatch.setattr(wandb_process, "_base_url", lambda: f"http://127.0.0.1:{server.getsockname()[1]}")
-            (tmp_path / "netrc").write_text(f"machine 127.0.0.1:{server.getsockname()[1]} login user password key\n")
+        """A server that answers, if only that it knows no such page."""
+        with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            monkeypatch.setattr(wandb_process, "_base_url", lambda: f"http://127.0.0.1:{server.server_port}")
+            (tmp_path / "netrc").write_text(f"machine 127.0.0.1:{server.server_port} login user password key\n")
             assert logged_in()
             assert choose_mode() == "online"
 
 
-def test_a_server_that_takes_connections_and_never_answers_ends_offline(
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("WANDB_MODE", "bogus", "WANDB_MODE=bogus is none of online, offline, disabled"),
+        ("WANDB_BASE_URL", "nowhere", "WANDB_BASE_URL=nowhere is no address; writing offline files"),
+    ],
+)
+def test_what_wandb_refuses_of_the_environment_is_told_and_the_run_is_tracked(
+    name: str, value: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv(name, value)
+    tracked = sink(tmp_path)
+    tracked.log(row(1))
+    tracked.finish(failed=False)
+    assert told in capfd.readouterr().err
+    assert [r["_step"] for r in all_rows(tmp_path)] == [1]
+
+
+def test_a_server_that_answers_but_opens_no_run_ends_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import wandb
@@ -266,6 +296,7 @@ def test_a_server_that_takes_connections_and_never_answers_ends_offline(
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.setenv("WANDB_MODE", "online")
+        monkeypatch.setattr(wandb_process, "_answers", lambda url: True)
         monkeypatch.setattr(wandb_process, "INIT_S", 2.0)
         messages = [{"dir": str(tmp_path), "id": "run1", "name": "r", "project": "p", "config": {}}]
         messages += [{"row": row(1)}, {"row": row(2)}, {"finish": 0}]
