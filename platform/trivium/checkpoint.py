@@ -6,6 +6,7 @@ all ranks can verify is loaded, with a warning that names both when newer ones a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -62,7 +63,10 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written (disk full, folder read-only); what was there before is intact.
         """
-        name, file = _name(step), f"rank-{self.run.rank}.pt"
+        name = _name(step)
+        # One that is written over keeps its files until the new manifest stands: a bucket can't rename.
+        first, second = self._file_names()
+        file = second if first in self._files(name) else first
         problem = ""
         entry: dict[str, Any] = {}
         try:
@@ -179,6 +183,17 @@ class Checkpoints:
 
     # ------------------------------------------------------------------------------------------- parts
 
+    def _file_names(self) -> tuple[str, str]:
+        """What this rank's file is called, and what where a checkpoint of the same name has that already."""
+        return f"rank-{self.run.rank}.pt", f"rank-{self.run.rank}-again.pt"
+
+    def _files(self, name: str) -> Mapping[str, Any]:
+        """The files of a checkpoint, by its manifest; none if there is none that can be read."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            files: dict[str, Any] = json.loads(self.storage.read(name, MANIFEST))["files"]
+            return files
+        return {}
+
     def _write(self, name: str, file: str, state: dict[str, Any]) -> dict[str, Any]:
         """Write one rank's file; its size and SHA-256, taken of the bytes as they were meant."""
         if not self._checked:
@@ -198,7 +213,8 @@ class Checkpoints:
 
     def _read(self, name: str, any_world_size: bool) -> tuple[dict[str, Any] | None, str]:
         """This rank's verified state, or what is wrong with it."""
-        file = f"rank-{self.run.rank}.pt"
+        first, second = self._file_names()
+        file = first
         try:
             manifest = json.loads(self.storage.read(name, MANIFEST))
             workers = manifest["world_size"]
@@ -208,6 +224,7 @@ class Checkpoints:
                     None,
                     f"{OTHER_WORLD} {workers} workers: launch.workers={workers} resumes it exactly, {here} can't",
                 )
+            file = second if second in manifest["files"] else first
             size, digest = manifest["files"][file]["bytes"], manifest["files"][file]["sha256"]
             content = self.storage.read(name, file)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:

@@ -98,14 +98,19 @@ class RunTracker(Tracker):
         self._device = device
         self._on_checkpoint = on_checkpoint
         self._process = psutil.Process()
-        self._file: io.BufferedWriter | None = None
+        self._file: io.FileIO | None = None
 
     def log(self, row: Row) -> None:
         self._start()
         row = {k: _finite(v) for k, v in row.items() if not (isinstance(v, float) and math.isnan(v))}
         assert self._file is not None
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
+        try:
+            left = json.dumps(row).encode() + b"\n"
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:  # a run without its rows is not the run that was asked for
+            lost = f"{error.strerror}: the run stops here; trivium resume continues from its last checkpoint"
+            raise OSError(error.errno, lost, str(self.path)) from error
         self._tell(lambda sink: sink.log(row))
 
     def figures(self, step: int, pictures: Mapping[str, Picture]) -> None:
@@ -149,7 +154,8 @@ class RunTracker(Tracker):
     def _start(self, length: int = 0) -> None:
         """Cut the file back to where the run starts, then open the sinks, which may read it."""
         if self._file is None:
-            self._file = open(self.path, "ab")  # noqa: SIM115 (closed by finish)
+            # Nothing waits in a buffer: a row is in the file at once, or its writing has failed.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by finish)
             there = self._file.tell()
             if there < length:
                 log.warning("%s is %d bytes short of its checkpoint: rows are missing", self.path, length - there)

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from killing import KillAt, assert_same_bits, finish, rows, states
 
+from trivium import launch
+from trivium.config import ConfigError
+
 pytestmark = pytest.mark.kill
 
 CADENCE = ["threads=1", "tracking.wandb=false", "log.every_updates=7", "evaluation.every_updates=15"]
@@ -131,7 +134,7 @@ from trivium.supervised.classifier import Classifier
 Classifier.step = lambda self: time.sleep(100)
 cli.main(["train", "tracking.wandb=false", "--dir", {str(folder)!r}])
 """
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
         while not (folder / "environment.json").exists():
             time.sleep(0.05)
         time.sleep(0.5)
@@ -139,7 +142,17 @@ cli.main(["train", "tracking.wandb=false", "--dir", {str(folder)!r}])
         time.sleep(0.3)
         assert process.poll() is None, "the first one waits for the step to end"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=5) == 130
+        _, stderr = process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert "trivium: stopping with a checkpoint; Ctrl-C again leaves at once\n" in stderr
+
+
+def test_a_finished_run_is_not_given_a_budget_that_is_spent(undisturbed: dict[str, Path]) -> None:
+    folder = undisturbed["mlp_digits"]
+    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+    with pytest.raises(ConfigError, match=r"has finished with .*, and 3 updates are spent; budget\.<unit>=<more>"):
+        launch.resume(folder, ["budget.updates=3"])
+    assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
 def test_a_finished_run_is_not_trained_again(undisturbed: dict[str, Path]) -> None:

@@ -82,6 +82,32 @@ def test_a_checkpoint_appears_when_it_is_committed(place: str) -> None:
     storage.delete("step-1")
 
 
+def test_one_that_is_written_over_is_there_until_the_new_one_is(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when an evaluation that a signal ended is made again: the same step, saved twice."""
+    checkpoints = Checkpoints(place, Run())
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    def saved() -> Any:
+        state = Checkpoints(place, Run()).load(mend=True)
+        return state and state["state"]
+
+    checkpoints.save({"state": "first"}, step=1, updates=1)
+    for again in ("second", "third"):
+        before = saved()
+        with monkeypatch.context() as patched:
+            patched.setattr(type(checkpoints.storage), "commit", killed)
+            with pytest.raises(Killed):
+                checkpoints.save({"state": again}, step=1, updates=1)
+        assert saved() == before
+        checkpoints.save({"state": again}, step=1, updates=1)
+        assert saved() == again
+
+
 def test_checkpoints_are_saved_pruned_and_loaded(place: str) -> None:
     checkpoints = Checkpoints(place, Run(), keep=2)
     for step in (1, 2, 3):

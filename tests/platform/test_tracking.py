@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import logging
+import resource
 import signal
 import socket
 import subprocess
@@ -30,6 +31,25 @@ def row(step: int, **metrics: float) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------- metrics.jsonl
+
+
+def test_a_full_disk_ends_the_run_and_names_the_file(tmp_path: Path) -> None:
+    """Full, because no file of this process may be longer; the row that did not fit is no row of the resumed run."""
+    tracker = RunTracker(tmp_path)
+    tracker.log(row(10))
+    state, limits = tracker.state_dict(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (tracker.path.stat().st_size + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"the run stops here; trivium resume continues .*metrics\.jsonl"):
+            tracker.log(row(20))
+        tracker.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resumed = RunTracker(tmp_path)
+    resumed.load_state_dict(state)
+    resumed.log(row(20))
+    resumed.finish()
+    assert [r["step"] for r in read_rows(tracker.path)] == [10, 20]
 
 
 def test_rows_are_there_at_once_and_are_cut_back_on_resume(tmp_path: Path) -> None:
