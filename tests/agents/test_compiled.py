@@ -87,12 +87,12 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "BLOCK", 2)
 
 
-def build(name: str, *, compile: bool, id: str = "CartPole-v1") -> Any:
+def build(name: str, *, compile: bool, id: str = "CartPole-v1", precision: Any = "fp32") -> Any:
     agent, keywords = AGENTS[name]
     if name == "ppo" and id == "CartPole-v1":
         keywords = keywords | {"normalize_observation": True}
     env = partial(make, id=id, num_envs=4)
-    return agent(run=Run(compile=compile), env=env, hidden=[8], **keywords)
+    return agent(run=Run(compile=compile, precision=precision), env=env, hidden=[8], **keywords)
 
 
 @pytest.mark.parametrize("name", ["ppo", *OTHERS])
@@ -140,6 +140,24 @@ def test_any_gymnasium_env_gets_a_compiled_policy_and_update(name: str) -> None:
     torch.testing.assert_close(compiled.flat.theta, eager.flat.theta, rtol=1e-4, atol=1e-5)
     assert counters["stats"]["unique_graphs"] >= 2
     assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", AGENTS)
+def test_half_precision_is_compiled_too(name: str, precision: str) -> None:
+    """Whole graphs that learn about what single precision does: weights move, and not far from those."""
+    torch._dynamo.reset()
+    counters.clear()
+    single, half = build(name, compile=False), build(name, compile=True, precision=precision)
+    begun = half.flat.theta.clone()
+    train(single, 2)
+    train(half, 2)
+    assert counters["stats"]["unique_graphs"] >= 2
+    assert not counters["graph_break"]
+    assert half.flat.theta.isfinite().all()
+    assert not torch.equal(half.flat.theta, begun)
+    assert (half.flat.theta - single.flat.theta).abs().mean() < 5e-3
 
 
 class Times:
