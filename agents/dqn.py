@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trivium import valid
 from trivium.agents.acting import EpsilonGreedy
 from trivium.agents.agent import Agent
 from trivium.agents.collector import Collector, episodes, make_collector, training_envs
@@ -194,6 +195,7 @@ class DQN(Agent):
             ("lr", lr, 1e-12, math.inf),
             ("lr_anneal_env_steps", lr_anneal_env_steps, 1, math.inf),
             ("learning_starts", learning_starts, 0, math.inf),
+            ("train_every_env_steps", train_every_env_steps, 1, math.inf),
             ("gradient_steps", gradient_steps, 1, math.inf),
             ("gamma", gamma, 0, 1),
             ("target_update_every_env_steps", target_update_every_env_steps, 1, math.inf),
@@ -232,11 +234,7 @@ class DQN(Agent):
                 f"DQN needs an env with Discrete actions, this one has the action space {envs.action_space}"
             )
         own_envs, num_envs = num_envs, num_envs * run.world_size
-        if train_every_env_steps < 1 or train_every_env_steps % num_envs:
-            raise ValueError(
-                f"agent.train_every_env_steps={train_every_env_steps} must be a positive multiple of "
-                f"env.num_envs={num_envs}"
-            )
+        valid.require_divisible({"env.num_envs": num_envs, "agent.train_every_env_steps": train_every_env_steps})
         if buffer_size < train_every_env_steps:
             raise ValueError(
                 f"agent.buffer_size={buffer_size} must be at least agent.train_every_env_steps={train_every_env_steps}"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trivium import ray_cluster
+from trivium import ray_cluster, valid
 from trivium.agents.collector import Act, Collector, Rollout
 from trivium.agents.envs import Envs
 from trivium.learner import Run
@@ -105,8 +105,8 @@ class EnvRunners:
         state_size: int = 0,
         timeout_s: float = 300.0,
     ) -> None:
-        if num_envs % num_runners:
-            raise ValueError(f"agent.env_runners={num_runners} must divide the {num_envs} envs of each worker")
+        sizes = {"agent.env_runners": num_runners, "env.num_envs": num_envs * run.world_size}
+        valid.require_divisible(sizes, run.world_size)
         ray_cluster.prepare()
         import ray
 

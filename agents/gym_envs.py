@@ -23,7 +23,7 @@ from torch import Tensor
 from trivium.agents.envs import Step
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import ACTION_SPACES, head_sizes
-from trivium.config_check import REGISTERED_BY, nearest_env_ids
+from trivium.env_ids import REGISTERED_BY, nearest
 
 # A run folder's config, perhaps a stranger's, is not to choose what files are written.
 WRITING = ("HumanRendering", "RecordVideo")
@@ -300,7 +300,7 @@ def mask_source(env: gym.Env, info: Mapping[str, Any]) -> str:
 
 def unknown_id(id: str, what: str, known: Iterable[str]) -> ValueError:
     """The error that it is not `what`, with the nearest that are."""
-    near = nearest_env_ids(id, known, n=3, cutoff=0.5)
+    near = nearest(id, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`module:id` imports your own module first"
     return ValueError(f"env.id={id!r} is not {what}; {hint}")
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from trivium import valid
 from trivium.agents.acting import Acting
 from trivium.agents.agent import Agent
 from trivium.agents.collector import Rollout, episodes, make_collector, training_envs
@@ -213,12 +214,8 @@ class PPO(Agent):
         self.num_epochs = num_epochs
         batch = num_steps * num_envs
         minibatch = run.share(minibatch_size, "agent.minibatch_size")
-        if batch % minibatch or (memory is not None and minibatch % num_steps):
-            multiple = f" and be a multiple of agent.num_steps={num_steps}" if memory is not None else ""
-            raise ValueError(
-                f"agent.minibatch_size={minibatch_size} must divide agent.num_steps * env.num_envs = "
-                f"{batch * run.world_size}{multiple}"
-            )
+        sizes = {"agent.minibatch_size": minibatch_size, "agent.num_steps": num_steps, "agent.memory": memory}
+        valid.require_divisible({**sizes, "env.num_envs": num_envs * run.world_size}, run.world_size)
         self.num_minibatches = batch // minibatch
         self.lr = lr
         self.lr_anneal_env_steps = lr_anneal_env_steps

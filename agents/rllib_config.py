@@ -24,6 +24,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
+from trivium.valid import require_divisible
+
 SECTIONS = ("training", "env_runners", "learners", "rl_module", "fault_tolerance", "reporting", "debugging")
 OFFLINE = ("BC", "CQL", "IQL", "MARWIL")
 WORD = re.compile(r"\w[\w -]*")
@@ -90,8 +92,7 @@ def make_config(
         logging.getLogger(name).setLevel(logging.ERROR)
     checked = dict(_checked(config, settings))
     share = max(1, env_runners)
-    if num_envs % share:
-        raise ValueError(f"env.num_envs={num_envs} must be a multiple of agent.env_runners={env_runners}")
+    require_divisible({"agent.env_runners": env_runners, "env.num_envs": num_envs})
     if isinstance(observation_space, gym.spaces.Discrete):
         observation_space = one_hot_space(observation_space)
     if isinstance(action_space, gym.spaces.Discrete):

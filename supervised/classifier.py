@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium import valid
 from trivium.data.batches import Batches
 from trivium.data.datasets import Dataset
 from trivium.learner import Picture, Run, construct
@@ -65,11 +66,11 @@ class Classifier:
         max_grad_norm: float | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
-        if accumulate < 1 or run.share(batch_size, "batch_size") % accumulate:
-            raise ValueError(
-                f"accumulate={accumulate} must divide batch_size={batch_size}"
-                + (f" / {run.world_size} workers" if run.world_size > 1 else "")
-            )
+        if accumulate < 1:
+            raise ValueError(f"accumulate={accumulate} must be at least 1")
+        run.share(batch_size, "learner.batch_size")
+        sizes = {"learner.accumulate": accumulate, "learner.batch_size": batch_size}
+        valid.require_divisible(sizes, run.world_size)
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm={max_grad_norm} must be positive, or null for no clipping")
         if not 0 <= label_smoothing < 1:

@@ -33,7 +33,7 @@ def train(*overrides: str, dir: Path | str | None = None, config_dir: Path | str
     """
     from trivium import config, launch
 
-    return launch.train(config.compose(overrides, config_dir, dir or None), dir=Path(dir) if dir else None)
+    return launch.train(config.compose(overrides, config_dir, dir), dir=None if dir is None else Path(dir))
 
 
 def resume(dir: Path | str, *overrides: str, trusted: Collection[str] = ()) -> Result:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from trivium import valid
@@ -95,13 +94,5 @@ def metric(key: str, name: str, values: Mapping[str, float]) -> float:
         ConfigError: the learner does not report it.
     """
     if name not in values:
-        raise ConfigError([no_metric(key, name, values)])
+        raise ConfigError([valid.no_metric(key, name, values)])
     return values[name]
-
-
-def no_metric(key: str, name: str, known: Iterable[str]) -> str:
-    """The error that a learner does not evaluate a metric that a config key names."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{key}: this learner reports no {name}; {hint}valid: {', '.join(known)}"

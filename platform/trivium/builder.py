@@ -9,6 +9,7 @@ and schedules, unless the user names a module to trust.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,15 @@ def build_learner(config: Config, run: Run, *, trusted: Collection[str] = EVERYT
         learner: Learner = _build(groups[building], trusted, run=run, **parts)
     except ValueError as error:
         says_of = str(error).partition("=")[0]
-        raise ConfigError([f"{building}{'.' if says_of in groups[building] else ': '}{error}"]) from error
+        named = (
+            "" if says_of.partition(".")[0] in groups else f"{building}{'.' if says_of in groups[building] else ': '}"
+        )
+        raise ConfigError([f"{named}{error}"]) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or re.search("can't allocate|out of memory", str(error)):
+            why = str(error).partition("\n")[0] or type(error).__name__
+            raise ConfigError([f"{building}: this machine has not the memory for it: {why}"]) from error
+        raise
     except TypeError as error:  # what many constructors raise at a value of another type; --trace tells it from a bug
         raise ConfigError([f"{building}: {error} (TypeError; --trace shows where)"]) from error
     return learner

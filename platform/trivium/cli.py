@@ -114,7 +114,8 @@ def _train(options: argparse.Namespace) -> Any:
         config = compose(options.overrides, options.config_dir, options.dir)
         from trivium import launch  # torch: not before the config is known to be right
 
-    return _show_result(launch.train(config, dir=options.dir, display=_display(options)), options)
+    dir = None if options.dir is None else Path(options.dir)
+    return _show_result(launch.train(config, dir=dir, display=_display(options)), options)
 
 
 @contextlib.contextmanager
@@ -267,9 +268,9 @@ def _doctor(options: argparse.Namespace) -> Any:
 
     found, problems = doctor()
     if not options.json:
-        _print_table(found)
+        _print_table([(name, shown) for name, _, shown in found])
         print("\n".join(f"problem: {p}" for p in problems) or "nothing is wrong")
-    return {**dict(found), "problems": problems}
+    return {**{name: value for name, value, _ in found}, "problems": problems}
 
 
 # ------------------------------------------------------------------------------------------- showing
@@ -397,7 +398,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train something new")
     takes_config(train)
-    train.add_argument("--dir", type=Path, metavar="PATH", help="the run folder (default: a new one under storage)")
+    train.add_argument("--dir", metavar="PATH", help="the run folder (default: a new one under storage)")
     resume = command("resume", _resume, "continue a run from its newest sound checkpoint")
     takes_run(resume)
     resume.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="e.g. budget.epochs=20")

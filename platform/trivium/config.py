@@ -19,8 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, grammar_parser
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from trivium import config_check as check
 from trivium import valid
@@ -69,7 +69,7 @@ def compose(
     """
     found = Found()
     if dir is not None:
-        check.check_run_folder(Path(dir).absolute(), found)
+        check.check_run_folder(dir, found)
     library = Library(Path(config_dir).resolve() if config_dir is not None else None)
     if problem := library.folder_problem():  # nothing can be said of the options that it was to hold
         found.add("--config-dir", problem)
@@ -78,6 +78,8 @@ def compose(
     with _hydra():
         try:
             config = _compose(groups, values, unclear, library, found)
+            if dir is None and found.none_in("storage"):
+                check.check_storage(config["storage"], found)
         except _NOT_COMPOSED as error:
             found.add("", _one_line(error))
     if found.lines:
@@ -118,7 +120,11 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
             found.add(group, f"{group}={option}: Trivium has one of this name too; rename {file}")
 
     def where(path: str) -> str:
-        """The file that sets a key."""
+        """The file that sets a key; what was typed stands in none."""
+        return "" if any(f"{path}.".startswith(f"{v.key_or_group}.") for v in values) else file_of(path)
+
+    def file_of(path: str) -> str:
+        """The file that has a key or would have it."""
         if experiment and check.has(body, path):
             return library.named(experiment)
         group = path.partition(".")[0]
@@ -132,7 +138,7 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
         fills = isinstance(v.value(), dict) and check.get(reference, v.key_or_group) == {}
         if (fills or check.is_free(reference, v.key_or_group)) and v.type == OverrideType.CHANGE:
             good.append(f"++{v.input_line}")
-        elif _known(v, base, where(v.key_or_group), library, found):
+        elif _known(v, base, file_of(v.key_or_group), library, found):
             good.append(v.input_line or "")
     tree, _ = _composed({} if unclear else groups, good, library)
     if replaced:
@@ -189,13 +195,29 @@ def _parse(overrides: Sequence[str], found: Found) -> list[Override]:
                 if not override.key_or_group:
                     continue
                 if override.is_sweep_override():
-                    found.add(text, f"{text}: one value at a time; to search over several, use trivium tune")
+                    found.add(text, f"{text}: one value at a time")
+                elif (text_in_it := _bad_reference(override.value())) is not None:
+                    reason = "${ begins a reference to another key, such as ${budget.epochs}; this is none"
+                    found.add(key, f"{key}={text_in_it}: {reason}")
                 else:
                     parsed.append(override)
                 break
         else:
             found.add(text, f"{text}: is not of the form key=value")
     return parsed
+
+
+def _bad_reference(value: Any) -> str | None:
+    """The first text in a value that holds a `${` which OmegaConf can't read, if there is one."""
+    if isinstance(value, dict | list):
+        below = (_bad_reference(v) for v in (value.values() if isinstance(value, dict) else value))
+        return next((text for text in below if text is not None), None)
+    if isinstance(value, str) and "${" in value:
+        try:
+            grammar_parser.parse(value)
+        except GrammarParseError:
+            return str(value)
+    return None
 
 
 def _sort_overrides(
@@ -330,7 +352,10 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     tree = OmegaConf.create(config)
     for override in _parse(overrides, found):
         path = override.key_or_group
-        if path.partition(".")[0] not in RESUMABLE:
+        group = path.partition(".")[0]
+        if group not in config:
+            found.add(path, check.unknown_key(path, {key: config[key] for key in RESUMABLE}, "config.yaml"))
+        elif group not in RESUMABLE:
             found.add(path, f"{path}: can't change when a run is resumed; valid: {', '.join(RESUMABLE)}")
         elif override.type != OverrideType.CHANGE:
             found.add(path, f"{override.input_line}: only key=value can be given here")

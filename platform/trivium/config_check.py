@@ -5,21 +5,19 @@ Nothing here imports torch, except to count GPUs where there may be one.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trivium import constructors, valid
+from trivium import constructors, env_ids, valid
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
+from trivium.storage import is_bucket
 
-REGISTERED_BY = {"ALE": "ale_py", "trivium": "trivium.agents.registration"}  # modules, by the namespace of env ids
 FILE_KEYS = ("path", "file", "folder")  # and what ends in `_path`, ...: must exist
 
 
@@ -190,12 +188,16 @@ def check_values(config: dict[str, Any], reference: dict[str, Any], where: Calla
 
     Args:
         reference: the same keys with Trivium's own values, from which types are known.
-        where: names the file that a key stands in.
+        where: names the file that a key stands in, "" for what was typed.
     """
     for path, value, expected in _wrong(config, reference, "", own=True):
-        found.add(path, f"{path}={valid.show(value)}: must be {expected} ({where(path)})")
+        found.add(path, f"{path}={valid.show(value)}: must be {expected}{_in(where(path))}")
     if not found.none_in("budget"):
         found.forget(key for keys in config.get("tied_to_budget", {}).values() for key in keys)
+
+
+def _in(file: str) -> str:
+    return f" ({file})" if file else ""
 
 
 def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[str, Any, str]]:
@@ -222,18 +224,33 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
         yield path, value, "a file or folder that exists"
 
 
-def check_run_folder(dir: Path, found: Found) -> None:
+def check_run_folder(place: Path | str, found: Found) -> None:
     """A new run needs a folder that is empty or not there yet."""
+    if not str(place):
+        found.add("--dir", "--dir '': must be the path of a folder")
+        return
+    dir = Path(place).absolute()
     if (dir / "config.yaml").exists():
         found.add("--dir", f"--dir: {dir} holds a run already; trivium resume {dir} continues it")
     elif dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
         found.add("--dir", f"--dir: {dir} exists and is not an empty folder")
     else:
-        above = next(parent for parent in (dir, *dir.parents) if parent.exists())
+        above = _nearest_above(dir)
         if not above.is_dir():
             found.add("--dir", f"--dir: {dir} can't be made, for {above} is a file")
         elif not os.access(above, os.W_OK):
             found.add("--dir", f"--dir: {dir} can't be made, for {above} can't be written")
+
+
+def check_storage(storage: str, found: Found) -> None:
+    """Runs are folders below it, so no file may be in the way."""
+    above = _nearest_above(Path(storage).absolute())
+    if not is_bucket(storage) and not above.is_dir():
+        found.add("storage", f"storage={storage}: must be a folder, and {above} is a file")
+
+
+def _nearest_above(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if one.exists())
 
 
 def check_tied(config: dict[str, Any], file: str, found: Found) -> None:
@@ -264,20 +281,63 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
         if needed and not any(evaluation.values()):
             line = "evaluation: a target or patience needs evaluation.every_updates or evaluation.every_s"
             found.add("evaluation", line)
+    if len(chosen) == 1:
+        target = get(config, f"{chosen[0]}._target_")
+        check_metrics(config, constructors.stated(target, "evaluates"), found)
+        if str(target).startswith("trivium."):
+            _check_divisions(config, found)
     inline = isinstance(launch, dict) and launch.get("engine") == "inline"
     if inline and found.none_in("launch") and launch["workers"] != 1:
         found.add("launch", f"launch.workers={launch['workers']}: one process runs inline; several need launch=ray")
+    check_workers(config, found)
     if inline and found.none_in("device"):
         for line in _check_device(config["device"]):
             found.add("device", line)
+
+
+def check_metrics(config: dict[str, Any], evaluates: Sequence[str] | None, found: Found) -> None:
+    """A run may follow only what its learner says that it evaluates; None: it does not say."""
+    if evaluates is None:
+        return
+    names = [f"eval/{name}" for name in evaluates]
+    target = valid.TARGET.match(str(get(config, "budget.target")))
+    asked = {"monitor.metric": get(config, "monitor.metric"), "budget.target": target and target.group(1)}
+    for key, name in asked.items():
+        if name is not None and name not in names:
+            found.add(key, valid.no_metric(key, name, names))
+
+
+def check_workers(config: dict[str, Any], found: Found) -> None:
+    """What would stop every worker on Ray: sizes that can't be divided among them, GPUs that are not there."""
+    launch = config["launch"]
+    if not isinstance(launch, dict) or launch.get("engine") != "ray" or not found.none_in("launch"):
+        return
+    workers, gpus = launch["workers"], launch.get("gpus_per_worker", "auto")
+    for key in valid.SHARED:
+        size = get(config, key)
+        if isinstance(size, int) and key not in found.lines and (problem := valid.not_shared(key, size, workers)):
+            found.add(key, problem)
+    if gpus not in ("auto", 0):
+        from trivium.ray_cluster import starts_here
+
+        if starts_here() and (have := _num_gpus()) < workers:
+            line = f"launch.gpus_per_worker={gpus}: {workers} workers need {workers} GPUs, here are {have}"
+            found.add("launch.gpus_per_worker", line)
+
+
+def _check_divisions(config: dict[str, Any], found: Found) -> None:
+    values = {key: value for key, value in leaves(config) if key not in found.lines}
+    for key, problem in valid.indivisible(values, values.get("launch.workers", 1)):
+        found.add(key, problem)
 
 
 def check_env(config: dict[str, Any], found: Found) -> None:
     """Whether gymnasium knows the id that Trivium's own env group is given."""
     env = config.get("env")
     if isinstance(env, dict) and str(env.get("_target_")).startswith("trivium.") and isinstance(env.get("id"), str):
-        for line in _check_env(env["id"]) if env.get("vector") != "envpool" else ():  # which has ids of its own
-            found.add("env.id", line)
+        problem = env_ids.problem(env["id"]) if env.get("vector") != "envpool" else None  # which has ids of its own
+        if problem:
+            found.add("env.id", problem)
 
 
 def _check_units(config: dict[str, Any], chosen: list[str], found: Found) -> None:
@@ -291,58 +351,28 @@ def _check_units(config: dict[str, Any], chosen: list[str], found: Found) -> Non
             found.add(f"budget.{unit}", f"budget.{unit}: the {chosen[0]} counts {counted[0]}; valid: {valid_units}")
 
 
-def _check_env(env_id: str) -> list[str]:
-    module, colon, name = env_id.partition(":")
-    if colon:
-        if not module or not name:
-            return [f"env.id='{env_id}': must be an id, or module:id to import the module that registers it"]
-        with contextlib.suppress(ImportError, ValueError):
-            if importlib.util.find_spec(module):
-                return []  # gymnasium imports it when the env is made
-        return [f"env.id={env_id}: there is no module {module}"]
-    import gymnasium
-
-    namespace = env_id.partition("/")[0]
-    if namespace in REGISTERED_BY:
-        try:
-            importlib.import_module(REGISTERED_BY[namespace])
-        except ImportError:
-            return [f"env.id={env_id}: Atari games need pip install 'trivium[atari]'"]
-    if env_id in gymnasium.registry:
-        return []
-    near = nearest_env_ids(env_id, gymnasium.registry)
-    hint = f"did you mean '{near[0]}'?" if near else "see trivium list envs"
-    return [f"env.id={env_id}: gymnasium knows no such id; {hint}"]
-
-
-def nearest_env_ids(env_id: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The ids of the nearest names, each in its newest version; as texts, any two that end in -v5 are near.
-
-    Example:
-        CartPol-v5, [Ant-v5, CartPole-v0, CartPole-v1] -> CartPole-v1;  Pong-v5 -> nothing.
-    """
-
-    def split(one: str) -> tuple[str, int]:
-        name, _, version = one.rpartition("-v")
-        return (name, int(version)) if name and version.isdecimal() else (one, -1)
-
-    newest = {split(one)[0]: one for one in sorted(known, key=lambda one: split(one)[1])}
-    return [newest[name] for name in difflib.get_close_matches(split(env_id)[0], newest, n=n, cutoff=cutoff)]
-
-
 def _check_device(device: str) -> list[str]:
     kind, _, index = device.partition(":")
     if kind not in ("cuda", "mps"):
         return []
-    count = 0
-    if kind == "mps" or may_have_gpu():
+    if kind == "mps":
         import torch
 
-        count = int(torch.backends.mps.is_available()) if kind == "mps" else torch.cuda.device_count()
+        count = int(torch.backends.mps.is_available())
+    else:
+        count = _num_gpus()
     if int(index or 0) < count:
         return []
     plural = "s" if count > 1 else ""
     return [f"device={device}: this machine has {count or 'no'} {kind.upper()} device{plural}; valid: auto, cpu"]
+
+
+def _num_gpus() -> int:
+    if not may_have_gpu():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def may_have_gpu() -> bool:
@@ -354,4 +384,4 @@ def may_have_gpu() -> bool:
 def check_constructors(config: dict[str, Any], where: Callable[[str], str], found: Found) -> None:
     """The names to be built and their keywords, see `trivium.constructors`."""
     for path, text in constructors.problems(config):
-        found.add(path, f"{path}: {text} ({where(path)})")
+        found.add(path, f"{path}: {text}{_in(where(path))}")

@@ -7,6 +7,7 @@ config that comes from a stranger is judged without importing anything.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -176,11 +177,79 @@ def parameters(name: str, trusted: Collection[str] = EVERYTHING) -> Parameters:
     )
 
 
-def _read(module_name: str, attribute: str, *, imports: int = 0) -> Parameters | None:
+def _read(module_name: str, attribute: str) -> Parameters | None:
     """The parameters as the source states them; None where only importing can tell: inherited, decorated, made.
 
     Raises:
         Unusable: there is no such module, it has a syntax error, or the name occurs nowhere in it.
+    """
+    found = _definition(module_name, attribute)
+    if found:
+        return _keywords(found[1])
+    tree = _tree(module_name)
+    if tree and not {attribute, "*", "__getattr__", "globals"} & set(_mentioned(tree)):
+        public = [n for s in tree.body for n in _mentioned(s, deep=False) if not n.startswith("_")]
+        raise Unusable(_no_such_name(f"{module_name}.{attribute}", public))
+    return None
+
+
+def stated(name: Any, attribute: str) -> Any:
+    """The value of a class's attribute where its source, or that of its only base, states it as a literal; None where
+    that can't be read. Imports nothing."""
+    with contextlib.suppress(Unusable, ValueError, RecursionError):
+        return _stated(*str(name).rpartition(".")[::2], attribute)
+    return None
+
+
+def _stated(module_name: str, name: str, attribute: str) -> Any:
+    module_name, node = (_definition(module_name, name) if module_name else None) or ("", None)
+    if not isinstance(node, ast.ClassDef) or node.decorator_list or node.keywords:
+        return None
+    if any(isinstance(inner, ast.Attribute) and inner.attr == attribute for inner in ast.walk(node)):
+        return None  # each instance may set it
+    for statement in node.body:
+        if _assigns(statement, attribute):
+            value = getattr(statement, "value", None)
+            if isinstance(value, ast.Name):
+                value = getattr((_definition(module_name, value.id) or ("", None))[1], "value", None)
+            return ast.literal_eval(value) if value else None
+    base = node.bases[0] if len(node.bases) == 1 else None
+    return _stated(module_name, base.id, attribute) if isinstance(base, ast.Name) else None
+
+
+def _definition(module_name: str, name: str, *, imports: int = 0) -> tuple[str, ast.stmt] | None:
+    """The statement that defines a module's name and the module that it stands in, which may be another that the name
+    is imported from; None if there is none such.
+
+    Raises:
+        Unusable: there is no such module, or it has a syntax error.
+    """
+    tree = _tree(module_name)
+    for statement in tree.body if tree else ():
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef) and statement.name == name:
+            return module_name, statement
+        if _assigns(statement, name):
+            return module_name, statement
+        if isinstance(statement, ast.ImportFrom) and imports < 5:
+            for alias in statement.names:
+                if (alias.asname or alias.name) == name:
+                    base = module_name.split(".") if _is_package(module_name) else module_name.split(".")[:-1]
+                    base = base[: len(base) - statement.level + 1] if statement.level else []
+                    origin = ".".join([*base, *([statement.module] if statement.module else [])])
+                    return _definition(origin, alias.name, imports=imports + 1)
+    return None
+
+
+def _assigns(statement: ast.stmt, name: str) -> bool:
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
+
+
+def _tree(module_name: str) -> ast.Module | None:
+    """A module's source, parsed; None if it has none that can be read.
+
+    Raises:
+        Unusable: there is no such module, or it has a syntax error.
     """
     source = _source(module_name)
     if source is None:
@@ -188,23 +257,9 @@ def _read(module_name: str, attribute: str, *, imports: int = 0) -> Parameters |
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(source)
+            return ast.parse(source)
     except SyntaxError as error:
         raise Unusable(f"{module_name} has a syntax error in line {error.lineno}: {error.msg}") from error
-    for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef | ast.ClassDef) and statement.name == attribute:
-            return _stated(statement)
-        if isinstance(statement, ast.ImportFrom) and imports < 5:
-            for alias in statement.names:
-                if (alias.asname or alias.name) == attribute:
-                    base = module_name.split(".") if _is_package(module_name) else module_name.split(".")[:-1]
-                    base = base[: len(base) - statement.level + 1] if statement.level else []
-                    origin = ".".join([*base, *([statement.module] if statement.module else [])])
-                    return _read(origin, alias.name, imports=imports + 1)
-    if not imports and not {attribute, "*", "__getattr__", "globals"} & set(_mentioned(tree)):
-        public = [n for s in tree.body for n in _mentioned(s, deep=False) if not n.startswith("_")]
-        raise Unusable(_no_such_name(f"{module_name}.{attribute}", public))
-    return None
 
 
 def _mentioned(tree: ast.AST, *, deep: bool = True) -> Iterator[str]:
@@ -218,14 +273,14 @@ def _mentioned(tree: ast.AST, *, deep: bool = True) -> Iterator[str]:
             yield node.name
 
 
-def _stated(node: ast.FunctionDef | ast.ClassDef) -> Parameters | None:
+def _keywords(node: ast.stmt) -> Parameters | None:
     skip = 0
     if isinstance(node, ast.ClassDef):
         methods = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef)}
         if node.decorator_list or node.keywords or "__new__" in methods or "__init__" not in methods:
             return None
         node, skip = methods["__init__"], 1
-    if node.decorator_list:
+    if not isinstance(node, ast.FunctionDef) or node.decorator_list:
         return None
     a = node.args
     positional = [p.arg for p in a.args][skip:]

@@ -91,23 +91,31 @@ def _git(*arguments: str) -> str:
 # ----------------------------------------------------------------------------------------------- the doctor
 
 
-def doctor() -> tuple[list[tuple[str, str]], list[str]]:
-    """What this machine offers, as (what, value), and what is wrong with it, as sentences. Offline too it answers
-    within seconds."""
+def doctor() -> tuple[list[tuple[str, Any, str]], list[str]]:
+    """What this machine offers, as (what, value as JSON, value in words), and what is wrong with it, as sentences.
+    Offline too it answers within seconds."""
     import torch
 
     memory = psutil.virtual_memory()
+    total_gb, free_gb = round(memory.total / 1e9, 1), round(memory.available / 1e9, 1)
+    threads, usable, compiler = torch.get_num_threads(), ["cpu", *devices()], _compiler()
+    address, auth = os.environ.get("RAY_ADDRESS"), os.environ.get("RAY_AUTH_MODE")
+    logged_in, mode, wandb_runs = _wandb()
     found = [
-        ("python", platform.python_version()),
-        *((name, installed or "missing") for name, installed in versions().items()),
-        ("cores", str(cores())),
-        ("memory", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free"),
-        ("devices", ", ".join(["cpu", *devices()])),
-        ("threads", f"{torch.get_num_threads()} by torch's default; threads=auto gives a run {cores()}"),
-        ("compiler", _compiler() or "none"),
-        ("ray runs", _ray()),
-        ("ray auth", os.environ.get("RAY_AUTH_MODE") or "unset: a Ray started here gets a token of its own"),
-        ("wandb runs", _wandb()),
+        ("python", platform.python_version(), platform.python_version()),
+        *((name, installed, installed or "missing") for name, installed in versions().items()),
+        ("cores", cores(), str(cores())),
+        ("memory", {"total_gb": total_gb, "free_gb": free_gb}, f"{total_gb} GB, {free_gb} GB free"),
+        ("devices", usable, ", ".join(usable)),
+        (
+            "threads",
+            {"default": threads, "auto": cores()},
+            f"{threads} by torch's default; threads=auto gives a run {cores()}",
+        ),
+        ("compiler", compiler, compiler or "none"),
+        ("ray runs", address, f"the cluster at {address}" if address else "one is started here when launch=ray"),
+        ("ray auth", auth, auth or "unset: a Ray started here gets a token of its own"),
+        ("wandb runs", {"logged_in": logged_in, "mode": mode}, wandb_runs),
     ]
     return found, list(_problems())
 
@@ -163,11 +171,6 @@ def _compiler() -> str | None:
     return shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 
 
-def _ray() -> str:
-    address = os.environ.get("RAY_ADDRESS")
-    return f"the cluster at {address}" if address else "one is started here when launch=ray"
-
-
 def reachable(address: str) -> bool | None:
     """Whether something listens at `host:port`, in a URL or bare; None if it is neither."""
     host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
@@ -181,13 +184,15 @@ def reachable(address: str) -> bool | None:
     return bool(_within(ANSWER_S, connect))
 
 
-def _wandb() -> str:
-    if os.environ.get("WANDB_MODE", "").lower() == "disabled":
-        return "disabled by WANDB_MODE"
+def _wandb() -> tuple[bool, str, str]:
+    """Whether one is logged in at W&B, how runs are written, and both in words."""
     from trivium.wandb_process import choose_mode, logged_in
 
+    known = logged_in()
+    if os.environ.get("WANDB_MODE", "").lower() == "disabled":
+        return known, "disabled", "disabled by WANDB_MODE"
     mode = _within(ANSWER_S, choose_mode) or "offline"
-    return f"{'logged in' if logged_in() else 'not logged in'}: runs are written {mode}"
+    return known, mode, f"{'logged in' if known else 'not logged in'}: runs are written {mode}"
 
 
 def _within(limit_s: float, ask: Callable[[], Any]) -> Any:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from trivium import environment, ray_cluster, signals, worker
@@ -22,6 +21,7 @@ from trivium.budget import Budget
 from trivium.builder import check_learner
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError, apply_overrides, read
+from trivium.config_check import Found, check_workers
 from trivium.learner import Episode, Film, Learner
 from trivium.loop import Outcome
 from trivium.progress import Display
@@ -30,6 +30,7 @@ from trivium.video import GIF_FPS, write_video
 from trivium.worker import Task
 
 RESULT = "result.json"
+ALIASES = ("best", "last")  # of checkpoints
 log = logging.getLogger("trivium")
 
 
@@ -114,9 +115,11 @@ def resume(
         trusted: modules of the user's own whose names the run's config may build.
 
     Raises:
-        ConfigError: there is no run, or its config can't be built.
+        ConfigError: there is no run, its folder can't be written, or its config can't be built.
     """
     dir, config = read_run(place)
+    if not os.access(dir, os.W_OK):
+        raise ConfigError([f"the run folder {dir} can't be written"])
     done = read_result(dir)
     if done and not overrides:
         done._trusted = trusted
@@ -366,8 +369,13 @@ def _load_learner(
     task = Task(config, dir, trusted)
     config["device"] = worker.usable_device(config["device"])
     run = worker.make_run(config, dir)
+    checkpoints = Checkpoints(task.checkpoints_place, run)
+    names = checkpoints.names()
+    if checkpoint not in (*ALIASES, *names):
+        valid = ", ".join((*ALIASES, *names))
+        raise ConfigError([f"--checkpoint {checkpoint}: {dir} has no such checkpoint; valid: {valid}"])
     learner = worker.make_learner(task, run)
-    state = Checkpoints(task.checkpoints_place, run).load(checkpoint, any_world_size=True)
+    state = checkpoints.load(checkpoint, any_world_size=True)
     if state is None:
         raise ConfigError([f"{dir} has no checkpoint yet"])
     learner.load_weights(state["learner"])
@@ -411,27 +419,16 @@ def _run(task: Task, *, resume: bool, display: Display) -> tuple[Outcome, Learne
     return outcome, learner
 
 
-DIVIDED = ("learner.batch_size", "agent.batch_size", "agent.minibatch_size", "env.num_envs")
-
-
 def _check_workers(config: Config) -> None:
-    """What would stop every worker, told before a Ray is started.
+    """As when the config was composed, for a run that is resumed on another machine, before a Ray is started.
 
     Raises:
-        ConfigError: a size of the whole run can't be divided among the workers, or the GPUs are not there.
+        ConfigError: see `config_check.check_workers`.
     """
-    launch, errors = config["launch"], []
-    workers, gpus = launch["workers"], launch["gpus_per_worker"]
-    for key in DIVIDED:
-        group, name = key.split(".")
-        value = (config.get(group) or {}).get(name)
-        if isinstance(value, int) and value % workers:
-            errors.append(f"{key}={value} must be a positive multiple of the {workers} workers")
-    have = torch.cuda.device_count()
-    if gpus not in ("auto", 0) and ray_cluster.starts_here() and have < workers:
-        errors.append(f"launch.gpus_per_worker={gpus}: {workers} workers need {workers} GPUs, here are {have}")
-    if errors:
-        raise ConfigError(errors)
+    found = Found()
+    check_workers(config, found)
+    if found.lines:
+        raise ConfigError(list(found.lines.values()))
 
 
 def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:

@@ -22,6 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trivium import valid
+
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -112,8 +114,8 @@ class Run:
         Raises:
             ValueError: `total` is not a positive multiple of the number of workers.
         """
-        if total < 1 or total % self.world_size:
-            raise ValueError(f"{name}={total} must be a positive multiple of the {self.world_size} workers")
+        if problem := valid.not_shared(name, total, self.world_size):
+            raise ValueError(problem)
         return total // self.world_size
 
     def seed_for(self, *stream: object) -> int:

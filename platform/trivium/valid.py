@@ -1,14 +1,17 @@
-"""Which values a config key may hold, by the key's name: the field's quantities mean the same wherever they appear.
+"""Which values a config key may hold, by the key's name: the field's quantities mean the same wherever they appear; and
+which sizes must divide which others.
 
 Constructors check what only they can know; this table needs no import of torch and lets all errors be said at once.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 TARGET = re.compile(r"^\s*([\w/.]+)\s*(>=|<=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
 
@@ -40,8 +43,8 @@ class Number:
         if right_type and above and below and math.isfinite(value):
             return None
         noun = "an integer" if self.integer else "a number"
-        low = "" if self.low == -math.inf else f"{'>' if self.low_open else '>='} {self.low:g}"
-        high = "" if self.high == math.inf else f"{'<' if self.high_open else '<='} {self.high:g}"
+        low = "" if self.low == -math.inf else f"{'>' if self.low_open else '>='} {self.low:,}"
+        high = "" if self.high == math.inf else f"{'<' if self.high_open else '<='} {self.high:,}"
         return " ".join([noun, " and ".join(filter(None, [low, high]))]).strip()
 
 
@@ -57,7 +60,10 @@ class OneOf:
     def problem(self, value: Any) -> str | None:
         if any(value == o and type(value) is type(o) for o in self.options) or re.fullmatch(self.pattern, str(value)):
             return None
-        return "one of " + ", ".join(filter(None, [*map(show, self.options), self.form]))
+        names = {show(o).lower(): show(o) for o in self.options}
+        near = difflib.get_close_matches(show(value).lower(), names, n=1, cutoff=0.7)
+        hint = f"; did you mean '{names[near[0]]}'?" if near else ""
+        return "one of " + ", ".join(filter(None, [*map(show, self.options), self.form])) + hint
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,15 @@ POSITIVE_OR_NULL = Number(low=0, low_open=True, nullable=True)
 NOT_NEGATIVE = Number(low=0)
 FRACTION = Number(low=0, high=1)
 BELOW_ONE = Number(low=0, high=1, high_open=True)
+LEARNING_RATE = Number(low=0, low_open=True, high=1_000_000)  # far beyond any use, and float32 holds it
+SCHEMES = "s3://, gs://, gcs://, abfs://, abfss://, hdfs://, viewfs:// or file://"  # what pyarrow.fs knows
 
 BY_PATH: dict[str, Rule] = {
     "name": Text(r"\w[\w.-]*", "a name of letters, digits, '_', '-' and '.', not beginning with the last two"),
+    "storage": Text(
+        rf"(?!.*://)\S.*|({SCHEMES.replace(', ', '|').replace(' or ', '|')}|fsspec\+\w+://).+",
+        f"a folder, or the URL of a bucket, which begins with {SCHEMES}",
+    ),
     "seed": Number(low=0, high=2**63 - 1, integer=True),
     "device": OneOf(("auto", "cpu", "cuda", "mps"), pattern=r"cuda:\d+", form="cuda:<n>"),
     "precision": OneOf(("fp32", "bf16", "fp16")),
@@ -113,18 +125,19 @@ BY_PATH: dict[str, Rule] = {
     "launch.cpus_per_worker": POSITIVE,
     "launch.gpus_per_worker": OneOf(("auto", 0, 1)),
     "launch.max_failures": Number(low=0, integer=True),
+    "agent.algorithm": OneOf(("APPO", "DQN", "DreamerV3", "IMPALA", "PPO", "SAC")),  # RLlib's, told without RLlib
 }
 
 BY_NAME: dict[str, Rule] = {
     "every_updates": COUNT_OR_NULL,
     "every_s": POSITIVE_OR_NULL,
     "min_delta": NOT_NEGATIVE,
-    "lr": POSITIVE,
+    "lr": LEARNING_RATE,
     "weight_decay": NOT_NEGATIVE,
     "batch_size": COUNT,
     "minibatch_size": COUNT,
     "accumulate": COUNT,
-    "num_envs": COUNT,
+    "num_envs": Number(low=1, high=1_000_000, integer=True),
     "num_steps": COUNT,
     "num_epochs": COUNT,
     "hidden": Sizes(),
@@ -146,7 +159,8 @@ BY_ENDING: dict[str, Rule] = {
     "_epochs": Number(low=0, low_open=True, nullable=True),
     "_samples": Number(low=0, integer=True, nullable=True),
     "_env_steps": COUNT_OR_NULL,
-    "_lr": POSITIVE,
+    "_lr": LEARNING_RATE,
+    "_seed": Number(low=0, high=2**32 - 1, integer=True),
 }
 
 
@@ -212,3 +226,76 @@ def _wrong_type(value: Any, default: Any) -> str | None:
     if value is None or default is None or type(value) is type(default):
         return None
     return None if isinstance(default, float) and type(value) is int else noun(default)
+
+
+# ------------------------------------------------------------------------------------- what concerns several keys
+
+
+def no_metric(key: str, name: str, known: Iterable[str]) -> str:
+    """The error that a learner does not evaluate a metric that a config key names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{key}: this learner reports no {name}; {hint}valid: {', '.join(known)}"
+
+
+# Sizes of the whole run that workers hold equal shares of, see `learner.Run.share`.
+SHARED = ("learner.batch_size", "agent.batch_size", "agent.minibatch_size", "env.num_envs")
+
+
+def not_shared(key: str, size: int, workers: int) -> str | None:
+    """The error that a size of the whole run can't be divided among its workers, or None."""
+    return f"{key}={size} must be a positive multiple of the {workers} workers" if size < 1 or size % workers else None
+
+
+class Division(NamedTuple):
+    """A rule: a size divides a product of others.
+
+    Attributes:
+        divisor, product: keys.
+        each: it is each worker's share of the product that is divided.
+        where: the rule holds only where this key is not null.
+    """
+
+    divisor: str
+    product: tuple[str, ...]
+    each: bool = False
+    where: str | None = None
+
+
+DIVISIONS = (
+    Division("learner.accumulate", ("learner.batch_size",), each=True),
+    Division("agent.minibatch_size", ("agent.num_steps", "env.num_envs")),
+    Division("agent.num_steps", ("agent.minibatch_size",), each=True, where="agent.memory"),
+    Division("agent.env_runners", ("env.num_envs",), each=True),
+    Division("env.num_envs", ("agent.train_every_env_steps",)),
+)
+
+
+def indivisible(values: Mapping[str, Any], workers: int = 1) -> Iterator[tuple[str, str]]:
+    """The rules of `DIVISIONS` that are broken: the divisor's key and the error. A rule about a key that is not among
+    the values, or null or 0 there, which means none, does not hold.
+
+    Args:
+        values: by dotted key.
+    """
+    for divisor, product, each, where in DIVISIONS:
+        factors: list[Any] = [values.get(key) for key in (divisor, *product)]
+        if not all(isinstance(f, int) and f > 0 for f in factors) or (where and values.get(where) is None):
+            continue
+        size, *rest = factors
+        share = math.prod(rest) // (workers if each else 1)
+        if share % size:
+            of = " * ".join(product) + (" / launch.workers" if each and workers > 1 else "")
+            condition = f", for {where}={values[where]}" if where else ""
+            yield divisor, f"{divisor}={size} must divide {of} = {share}{condition}"
+
+
+def require_divisible(values: Mapping[str, Any], workers: int = 1) -> None:
+    """For constructors.
+
+    Raises:
+        ValueError: see `indivisible`.
+    """
+    for _, error in indivisible(values, workers):
+        raise ValueError(error)

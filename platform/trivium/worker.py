@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from trivium import environment, valid
-from trivium.budget import Budget, no_metric
+from trivium import environment
+from trivium.budget import Budget
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError
+from trivium.config_check import Found, check_metrics
 from trivium.learner import Learner, Run
 from trivium.loop import Loop, Outcome
 from trivium.progress import Status
@@ -110,19 +111,15 @@ def make_learner(task: Task, run: Run) -> Learner:
 
 
 def _check_metrics(config: Config, learner: Learner) -> None:
-    """
+    """As when the config was composed, for what could not be read from the learner's source.
+
     Raises:
-        ConfigError: the config follows a metric that the learner, if it says which it evaluates, does not.
+        ConfigError: see `config_check.check_metrics`.
     """
-    declared: Sequence[str] | None = getattr(learner, "evaluates", None)
-    if declared is None:
-        return
-    names = [f"eval/{name}" for name in declared]
-    target = valid.TARGET.match(config["budget"]["target"] or "")
-    asked = {"monitor.metric": config["monitor"]["metric"], "budget.target": target and target.group(1)}
-    errors = [no_metric(key, name, names) for key, name in asked.items() if name is not None and name not in names]
-    if errors:
-        raise ConfigError(errors)
+    found = Found()
+    check_metrics(config, getattr(learner, "evaluates", None), found)
+    if found.lines:
+        raise ConfigError(list(found.lines.values()))
 
 
 def work(
@@ -154,10 +151,13 @@ def alone_in(dir: Path) -> Iterator[None]:
     """Hold the run folder's lock, which the system frees however the process ends.
 
     Raises:
-        ConfigError: another process trains in the folder.
+        ConfigError: another process trains in the folder, or it can't be written.
     """
-    dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigError([f"the run folder {dir} can't be written: {error.strerror or error}"]) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -412,7 +412,8 @@ def test_episode_metrics_are_those_of_whole_episodes() -> None:
     ("keywords", "message"),
     [
         ({"gamma": 1.5}, r"agent.gamma=1.5 must be in \[0, 1\]"),
-        ({"train_every_env_steps": 6}, "train_every_env_steps=6 must be a positive multiple of env.num_envs=4"),
+        ({"train_every_env_steps": 6}, "env.num_envs=4 must divide agent.train_every_env_steps = 6"),
+        ({"train_every_env_steps": 0}, r"agent.train_every_env_steps=0 must be in \[1, inf\]"),
         ({"buffer_size": 8}, "agent.buffer_size=8 must be at least agent.train_every_env_steps=16"),
         ({"target_tau": 0.5}, "exactly one must be null"),
         ({"target_update_every_env_steps": None}, "exactly one must be null"),

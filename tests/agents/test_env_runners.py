@@ -112,7 +112,7 @@ def test_an_off_policy_agent_collects_while_it_learns() -> None:
 
 
 def test_what_is_wrong_is_one_line() -> None:
-    with pytest.raises(ValueError, match=r"agent.env_runners=3 must divide the 4 envs"):
+    with pytest.raises(ValueError, match=r"agent.env_runners=3 must divide env.num_envs = 4"):
         build(PPO, 3)
     with pytest.raises(ValueError, match=r"Nowhere-v0.*is not a gymnasium id"):
         build(PPO, 2, id="Nowhere-v0")

@@ -121,7 +121,7 @@ def test_rllib_is_imported_only_when_used() -> None:
         ({"settings": {"training": {"lr": "fast"}}}, "agent.*fast"),
         ({"settings": {"environment": {"env": "os.system"}}}, "agent.settings.environment: .*no such setting"),
         ({"batch_size": 32, "settings": {"training": {"minibatch_size": 64}}}, "agent.algorithm=PPO: .*minibatch"),
-        ({"env_runners": 3}, "env.num_envs=4 must be a multiple of agent.env_runners=3"),
+        ({"env_runners": 3}, "agent.env_runners=3 must divide env.num_envs = 4"),
         ({"env_runners": -1}, "agent.env_runners=-1 must be >= 0"),
         ({"run": Run(rank=0, world_size=2)}, "launch.workers=2 must be 1"),
         ({"algorithm": "DQN", "id": "Pendulum-v1"}, "agent.algorithm=DQN can't serve the action space Box"),

@@ -312,3 +312,54 @@ def test_files_in_a_strangers_folder_hide_no_module(config: dict[str, Any]) -> N
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert list(folder.glob("**/imported-*")) == []
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce] can't allocate memory: 9 bytes.\nTrace")])
+def test_what_does_not_fit_in_memory_is_one_line(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def build(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("trivium.builder._build", build)
+    with pytest.raises(ConfigError, match=r"this machine has not the memory for it: (MemoryError|.*9 bytes\.)$"):
+        build_learner(config, Run())
+    error.args = ("a bug",)
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError, match="a bug"):
+            build_learner(config, Run())
+
+
+BASE = """
+NAMES = ("a", "b")
+class Base:
+    evaluates = NAMES
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("class A:\n    evaluates = ('x',)", ("x",)),
+        ("class A:\n    evaluates: tuple = ('x',)", ("x",)),
+        ("from stated_base import Base as B\nclass A(B):\n    pass", ("a", "b")),
+        ("from stated_base import Base as A", ("a", "b")),
+        ("from stated_base import NAMES\nclass A:\n    evaluates = NAMES", ("a", "b")),
+        ("class A:\n    pass", None),
+        ("class A(A):\n    pass", None),
+        ("class A:\n    evaluates = made()", None),
+        ("class A:\n    evaluates = UNKNOWN", None),
+        ("class A:\n    evaluates = ('x',)\n    def f(self):\n        self.evaluates = ()", None),
+        ("@decorated\nclass A:\n    evaluates = ('x',)", None),
+        ("def A(): ...", None),
+        ("class A(:", None),
+    ],
+)
+def test_the_source_tells_what_a_class_states(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, expected: Any
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    (tmp_path / "stated_base.py").write_text(BASE)
+    (tmp_path / "stated.py").write_text(source)
+    assert constructors.stated("stated.A", "evaluates") == expected
+    assert not {"stated", "stated_base"} & set(sys.modules)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -146,6 +147,17 @@ def test_train_resume_and_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert answer(capsys, "show", "here")["budget"]["updates"] == 3
 
+    name = measured["checkpoint"]
+    assert answer(capsys, "evaluate", "here", "--checkpoint", name)["checkpoint"] == name
+    assert cli.main(["evaluate", "here", "--checkpoint", "foo"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"trivium: error: --checkpoint foo: {Path('here').absolute()} has no such checkpoint; valid: "
+    )
+    assert said.endswith(f", {name}\n")
+    assert "best, last, step-" in said
+    assert said.count("\n") == 1
+
     capsys.readouterr()
     assert cli.main(["train", *SHORT, "--dir", "here"]) == 2
     assert "holds a run already; trivium resume" in capsys.readouterr().err
@@ -253,6 +265,16 @@ def test_doctor_tells_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     told = answer(capsys, "doctor")
     assert {"python", "torch", "ray", "cores", "memory", "devices", "threads", "wandb", "problems"} <= set(told)
     assert all(problem.strip() for problem in told["problems"])
+    assert type(told["cores"]) is int
+    assert type(told["memory"]["total_gb"]) is float
+    assert told["devices"][0] == "cpu"
+    assert type(told["threads"]["auto"]) is int
+    assert type(told["wandb runs"]["logged_in"]) is bool
+    assert cli.main(["doctor"]) == 0
+    table = capsys.readouterr().out
+    assert f"  cores       {told['cores']}\n" in table
+    assert re.search(r"  memory      [\d.]+ GB, [\d.]+ GB free\n", table)
+    assert re.search(r"  devices     cpu", table)
 
 
 def test_json_has_no_nan() -> None:
@@ -269,6 +291,7 @@ def test_every_yaml_begins_by_saying_what_it_is(group: str, option: str) -> None
     first = next(line for line in path.read_text().splitlines() if line != "# @package _global_")
     assert first.startswith("# ")
     assert len(Library().options(group)[option]) > 10
+    assert Library().options(group)[option].endswith("."), "`trivium list` shows one line of it: a whole sentence"
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in (*LEARNERS, *PARTS)])

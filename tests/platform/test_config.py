@@ -17,6 +17,7 @@ import yaml
 import trivium
 from trivium import cli
 from trivium.config import ConfigError, apply_overrides, compose, read
+from trivium.config_check import may_have_gpu
 
 EXPERIMENT = "# @package _global_\n# Of my own.\ndefaults:\n"
 SUPERVISED = EXPERIMENT + "  - override /learner: classifier\n  - override /model: mlp\n  - override /data: digits\n"
@@ -40,7 +41,7 @@ TYPED = [
     ("data=minst data.pth=x", ["data=minst: .*'mnist'", "data.pth: .*'data.path'"]),
     ("learner=vea model=mlp data=digits budget.epochs=1", ["learner=vea: .*'vae'"]),
     ("launch=slurm", ["launch=slurm: .*valid: inline, ray"]),
-    ("experiment=mlp_digits,vae_digits", ["one value at a time.*trivium tune"]),
+    ("experiment=mlp_digits,vae_digits", ["error: experiment=mlp_digits,vae_digits: one value at a time$"]),
     ("learner.lr=1e-3,1e-4", ["one value at a time"]),
     ("banana", ["banana: is not of the form key=value"]),
     ("=3", ["error: =3: is not of the form key=value"]),
@@ -57,7 +58,7 @@ TYPED = [
     ("budget={epoch:3}", ["budget.epoch: .*'budget.epochs'"]),
     ("epochs=3", ["epochs: .*'budget.epochs'"]),
     ("lr=3", ["lr: .*'learner.lr'"]),
-    ("learner.lr=-1", [r"learner.lr=-1: must be a number > 0 \(configs/experiment/mlp_digits.yaml\)"]),
+    ("learner.lr=-1", ["learner.lr=-1: must be a number > 0 and <= 1,000,000$"]),
     ("learner.lr=fast", ["learner.lr=fast: must be a number > 0"]),
     ("learner.lr=nan", ["learner.lr=nan: must be a number > 0"]),
     ("learner.lr=null", ["learner.lr=null: must be a number > 0"]),
@@ -89,7 +90,7 @@ TYPED = [
     ("model._target_=nowhere_at_all.Net", ["there is no module nowhere_at_all"]),
     (
         "learner._target_=os.system budget.epochs=1",
-        ["learner._target_: os.system is no learner: it takes no `run` .configs/learner/classifier.yaml"],
+        ["learner._target_: os.system is no learner: it takes no `run`$"],
     ),
     ("model=null", ["learner.model: trivium.supervised.classifier.Classifier needs one; choose model=<.*mlp"]),
     ("learner=vae model=mlp data=digits budget.epochs=1", ["learner.model: trivium.generative.vae.VAE takes no model"]),
@@ -126,7 +127,6 @@ TYPED = [
     ("experiment=ppo_cartpole env.id=Pong-v5", ["env.id=Pong-v5: gymnasium knows no such id; see trivium list envs"]),
     ("experiment=ppo_cartpole env.id=LunarLander-v9", ["LunarLander-v9: .*'LunarLander-v3'"]),
     ("experiment=ppo_cartpole env.num_envs=0", ["env.num_envs=0: must be an integer >= 1"]),
-    ("experiment=ppo_cartpole agent.minibatch_size=999", ["minibatch_size=999"]),
     ("data=mnist", ["data.path=datasets/mnist: must be a file or folder that exists .configs/data/mnist.yaml"]),
     ("data.val_fraction=0.9 data.test_fraction=0.9", ["val_fraction=0.9 and test_fraction=0.9"]),
     ("name=a/b", ["name=a/b: must be a name of letters"]),
@@ -135,6 +135,70 @@ TYPED = [
     ("--config-dir nowhere", ["--config-dir: .*nowhere is not a folder"]),
     ("--dir /proc/nothing/here budget.updates=1", ["the run folder /proc/nothing/here can't be written"]),
 ]
+
+# What constructors or workers say too, and is said with the rest before torch is imported.
+EARLY = [
+    ("storage=", ["error: storage=: must be a folder, or the URL of a bucket, which begins with s3://, "]),
+    ("storage=zz://x sed=1", ["storage=zz://x: must be a folder, or the URL of a bucket", "sed: .*'seed'"]),
+    ("storage=s3://", ["storage=s3://: must be a folder, or the URL of a bucket"]),
+    ("storage=/dev/null seed=-1", ["storage=/dev/null: must be a folder, and /dev/null is a file$", "seed=-1"]),
+    ("storage=/dev/null/runs", ["storage=/dev/null/runs: must be a folder, and /dev/null is a file$"]),
+    (
+        "budget.target=eval/acuracy>=0.9 monitor.metric=eval/los sed=1",
+        [
+            "monitor.metric: .* no eval/los; did you mean 'eval/loss'. valid: eval/accuracy, eval/loss$",
+            "budget.target: .* no eval/acuracy; did you mean 'eval/accuracy'. valid: eval/accuracy, eval/loss$",
+            "sed: .*'seed'",
+        ],
+    ),
+    ("experiment=ppo_cartpole monitor.metric=eval/return", ["monitor.metric: .*did you mean 'eval/return_m.*'"]),
+    ("experiment=rllib_ppo_cartpole monitor.metric=eval/elbo", ["monitor.metric: .*valid: eval/length_mean, "]),
+    ("learner.accumulate=3 sed=1", ["learner.accumulate=3 must divide learner.batch_size = 64$", "sed: .*'seed'"]),
+    (
+        "experiment=ppo_cartpole agent.minibatch_size=999 agent.env_runners=5",
+        [
+            r"agent.minibatch_size=999 must divide agent.num_steps \* env.num_envs = 1024$",
+            "agent.env_runners=5 must divide env.num_envs = 32$",
+        ],
+    ),
+    (
+        "experiment=ppo_cartpole agent.memory=gru agent.minibatch_size=16",
+        ["agent.num_steps=32 must divide agent.minibatch_size = 16, for agent.memory=gru$"],
+    ),
+    ("experiment=dqn_cartpole env.num_envs=7", ["env.num_envs=7 must divide agent.train_every_env_steps = 64$"]),
+    (
+        "launch=ray launch.workers=33 launch.gpus_per_worker=1 sed=1",
+        [
+            "learner.batch_size=64 must be a positive multiple of the 33 workers$",
+            r"launch.gpus_per_worker=1: 33 workers need 33 GPUs, here are \d$",
+            "sed: .*'seed'",
+        ],
+    ),
+    (
+        "experiment=ppo_cartpole launch=ray launch.workers=3",
+        ["agent.minibatch_size=256 must be a .* multiple of the 3 workers", "env.num_envs=32 must be a .* multiple"],
+    ),
+    (
+        "launch=ray launch.workers=2 learner.accumulate=64",
+        ["learner.accumulate=64 must divide learner.batch_size / launch.workers = 32$"],
+    ),
+    ("experiment=ppo_cartpole env.id=os:X-v0 sed=1", ["env.id=os:X-v0: os registers no such id; see", "sed: .*'seed'"]),
+    ("experiment=ppo_cartpole env.id=gymnasium:CartPol-v1", [".*did you mean 'gymnasium:CartPole-v1'"]),
+    ("experiment=ppo_cartpole env.id=json.nothing:X-v0", ["env.id=json.nothing:X-v0: there is no module json.noth"]),
+    (
+        "agent=rllib algorithm=XYZ budget.updates=1 sed=1",
+        ["agent.algorithm=XYZ: must be one of APPO, DQN, DreamerV3, IMPALA, PPO, SAC$", "sed: .*'seed'"],
+    ),
+    ("agent=rllib algorithm=sack budget.updates=1", ["agent.algorithm=sack: .*; did you mean 'SAC'"]),
+    ("learner.lr=3.5e38", [r"learner.lr=3.5e\+38: must be a number > 0 and <= 1,000,000$"]),
+    ("experiment=ppo_cartpole env.num_envs=100000000", ["env.num_envs=100000000: must be an .* <= 1,000,000$"]),
+    ("learner.lr='${' sed=1", [r"learner.lr=\$\{: \$\{ begins a reference to another key, such as", "sed: .*'seed'"]),
+    ("model.hidden=[64,'${budget'] sed=1", [r"model.hidden=\$\{budget: \$\{ begins a reference", "sed: .*'seed'"]),
+    ("data.split_seed=-1", ["data.split_seed=-1: must be an integer >= 0 and <= 4,294,967,295$"]),
+    ("learner.optimizer.weight_decay=-1", ["learner.optimizer.weight_decay=-1: must be a number >= 0$"]),
+    ("budget={epochs:0}", ["budget.epochs=0: must be a number > 0$"]),
+]
+TYPED += EARLY
 
 # What the user's own folder holds, what is typed, and a pattern for each line of the answer.
 OWN = [
@@ -146,7 +210,7 @@ OWN = [
       r"budget.epoch: .*'budget.epochs'\? \(.*mine.yaml\)", r"sed: .*'seed'"]),
     ({"experiment/mine.yaml": SUPERVISED + "learner:\n  lr: -1\n  batch_size: many\nbudget:\n  epochs: 1\n"},
      "experiment=mine",
-     [r"learner.lr=-1: must be a number > 0 \(.*mine.yaml\)", r"learner.batch_size=many: must be .* \(.*mine.yaml\)"]),
+     [r"learner.lr=-1: must be a .* \(.*mine.yaml\)", r"learner.batch_size=many: must be .* \(.*mine.yaml\)"]),
     ({"experiment/mine.yaml": SUPERVISED + "budget: 5\n"}, "experiment=mine", ["budget"]),
     ({"experiment/mine.yaml": SUPERVISED.replace("classifier", "clasifier")}, "experiment=mine precison=3",
      [r"learner=clasifier: .*'classifier'\? \(.*mine.yaml\)", "precison"]),
@@ -246,6 +310,70 @@ def test_a_run_folder_that_is_taken(
     assert_one_each(refused(capsys, ["--dir", str(taken), *typed.split()]), patterns)
 
 
+def test_an_empty_name_is_no_run_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert_one_each(
+        refused(capsys, ["--dir", "", "sed=1"]), ["error: --dir '': must be the path of a folder$", "sed: .*'seed'"]
+    )
+    with pytest.raises(ConfigError, match="--dir '': must be the path of a folder"):
+        trivium.train(dir="")
+
+
+def test_a_file_where_runs_are_to_be(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path_factory.mktemp("runs") / "notes"
+    file.touch()
+    assert_one_each(refused(capsys, [f"storage={file}"]), [f"storage={file}: must be a folder, and {file} is a file$"])
+    assert compose([f"storage={file}"], dir="run"), "nothing is written there"
+
+
+def test_the_module_of_an_env_is_the_users_own(
+    capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    mine = tmp_path_factory.mktemp("mine")
+    sys.path.append(str(mine))
+    (mine / "envs_of_mine.py").write_text("import gymnasium\ngymnasium.register('Mine-v0', entry_point='x:Y')\n")
+    (mine / "envs_that_fail.py").write_text("def f(:\n")
+    typed = ["experiment=ppo_cartpole", "env.id=envs_of_mine:Mine-v0"]
+    assert compose(typed)["env"]["id"] == "envs_of_mine:Mine-v0"
+    typed[1] = "env.id=envs_of_mine:Mime-v0"
+    assert_one_each(refused(capsys, typed), ["envs_of_mine registers no such id; did you mean 'envs_of_mine:Mine-v0'"])
+    typed[1] = "env.id=envs_that_fail:X-v0"
+    assert_one_each(refused(capsys, typed), ["env.id=envs_that_fail:X-v0: envs_that_fail can't be imported: SyntaxErr"])
+
+
+LEARNER_OF_MINE = """
+class Mine:
+    evaluates = ("score",)
+    def __init__(self, *, run, batch_size, accumulate): ...
+"""
+
+
+def test_a_users_learner_is_taken_at_its_word(
+    capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    mine = tmp_path_factory.mktemp("mine")
+    sys.path.append(str(mine))
+    (mine / "learner_of_mine.py").write_text(LEARNER_OF_MINE)
+    (mine / "learner").mkdir()
+    (mine / "learner/own.yaml").write_text("# M.\n_target_: learner_of_mine.Mine\nbatch_size: 64\naccumulate: 3\n")
+    typed = ["learner=own", "budget.updates=1"]
+    assert compose([*typed, "monitor.metric=eval/score"], mine)["learner"]["accumulate"] == 3
+    lines = refused(capsys, [*typed, "monitor.metric=eval/scor", "--config-dir", str(mine)])
+    assert_one_each(lines, ["monitor.metric: .* no eval/scor; did you mean 'eval/score'"])
+    assert "learner_of_mine" not in sys.modules
+
+
+def test_gpus_are_counted_for_the_workers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trivium.config_check.may_have_gpu", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    typed = ["launch=ray", "launch.gpus_per_worker=1", "launch.workers=4"]
+    assert_one_each(refused(capsys, typed), ["launch.gpus_per_worker=1: 4 workers need 4 GPUs, here are 2$"])
+    assert compose([*typed[:2], "launch.workers=2"])
+    monkeypatch.setenv("RAY_ADDRESS", "cluster:6379")
+    assert compose(typed), "the cluster may have them"
+
+
 def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("trivium.config_check.may_have_gpu", lambda: True)
@@ -276,10 +404,11 @@ for typed in sys.argv[1:]:
 
 def test_a_mistake_is_told_without_importing_torch() -> None:
     # Only a constructor's own objection and the disk's need it; and there may be a GPU.
-    needs_torch = ("minibatch_size=999", "batch_size=1", "val_fraction=0.9", "--dir /proc")
-    every = [typed for typed, _ in TYPED if not any(word in typed for word in needs_torch)]
+    needs_torch = ("batch_size=1", "val_fraction=0.9", "--dir /proc")
+    every = [typed for typed, _ in TYPED[: -len(EARLY)] if not any(word in typed for word in needs_torch)]
+    no_driver = not may_have_gpu()
     Path("taken").touch()
-    typed = [*every[::6], "--dir taken"]
+    typed = [*every[::6], *(typed for typed, _ in EARLY if no_driver or "gpus" not in typed), "--dir taken"]
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *typed], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -397,12 +526,25 @@ def test_a_resumed_run_may_have_another_budget_and_nothing_else() -> None:
     assert config == before
     with pytest.raises(ConfigError) as refusal:
         apply_overrides(
-            config, ["learner.lr=1", "budget.epoch=3", "log.every_updates=0", "~budget.samples", "budget=3"]
+            config,
+            [
+                "learner.lr=1",
+                "bugdet.epochs=3",
+                "epochs=3",
+                "zzz=1",
+                "budget.epoch=3",
+                "log.every_updates=0",
+                "~budget.samples",
+                "budget=3",
+            ],
         )
     assert_one_each(
         refusal.value.errors,
         [
             "learner.lr: can't change when a run is resumed; valid: budget",
+            r"bugdet.epochs: there is no such key; did you mean 'budget.epochs'\? \(config.yaml\)",
+            "^epochs: there is no such key; did you mean 'budget.epochs'",
+            "zzz: there is no such key; valid: budget, log, evaluation, checkpoint, monitor, tracking",
             "budget.epoch: .*'budget.epochs'",
             "log.every_updates=0: must be an integer >= 1",
             "~budget.samples: only key=value",

@@ -87,7 +87,7 @@ def test_the_doctor_does_not_wait_for_a_name_that_is_not_found(monkeypatch: pyte
     monkeypatch.setattr("trivium.wandb_process.choose_mode", lambda: time.sleep(5))
     monkeypatch.setattr("trivium.wandb_process.logged_in", lambda: True)
     started = time.monotonic()
-    assert environment._wandb() == "logged in: runs are written offline"
+    assert environment._wandb() == (True, "offline", "logged in: runs are written offline")
     assert time.monotonic() - started < 2
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert environment._wandb() == "disabled by WANDB_MODE"
+    assert environment._wandb() == (True, "disabled", "disabled by WANDB_MODE")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import trivium
-from trivium import cli
+from trivium import cli, worker
 from trivium.config import ConfigError
 from trivium.supervised.schedules import warmup_cosine
 from trivium.tracking import read_rows
@@ -169,3 +172,24 @@ def test_tracking_that_fails_does_not_end_the_run(
     result = trivium.train(*SHORT[1:], dir=tmp_path / "run")
     assert result.updates == 20
     assert "tracking failed (OSError: no processes left); the run goes on" in caplog.text
+
+
+def test_a_run_folder_that_can_not_be_written_is_not_resumed(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Any, *_: Any, **__: Any) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    before = sorted(path.name for path in run.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr("os.access", lambda *_: False)
+        assert cli.main(["resume", str(run), "budget.updates=99", "--quiet"]) == 2
+    assert capsys.readouterr().err == f"trivium: error: the run folder {run} can't be written\n"
+    with monkeypatch.context() as patched:
+        patched.setattr("os.open", refuse)
+        with (
+            pytest.raises(ConfigError, match=f"the run folder {run} can't be written: Read-only file system"),
+            worker.alone_in(run),
+        ):
+            pass
+    assert sorted(path.name for path in run.iterdir()) == before

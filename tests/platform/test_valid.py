@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import re
 from typing import Any
 
 import pytest
 
-from trivium import valid
+from trivium import constructors, valid
 
 
 @pytest.mark.parametrize(
@@ -21,7 +23,14 @@ from trivium import valid
         ("budget.target", ["eval/loss<=1e-3", "eval/accuracy >= 0.97", None], ["accuracy", "a=1", 3]),
         ("monitor.metric", ["eval/loss", None], ["loss", "train/loss"]),
         ("launch.gpus_per_worker", ["auto", 0, 1], [2, True, "0"]),
-        ("learner.lr", [1e-3, 1], [0, -1e-3, "1e-3", None, True]),
+        ("learner.lr", [1e-3, 1, 1e6], [0, -1e-3, "1e-3", None, True, 1.1e6, 3.5e38]),
+        (
+            "storage",
+            ["runs", "/a b/c", "s3://b/x?y=z", "gs://b", "fsspec+memory://x"],
+            ["", " ", "s3://", "zz://x", None],
+        ),
+        ("data.split_seed", [0, 2**32 - 1], [-1, 2**32]),
+        ("env.num_envs", [1, 1_000_000], [0, 1_000_001]),
         ("learner.encoder_lr", [1e-3], [0]),
         ("agent.gamma", [0, 1, 0.99], [-0.01, 1.01]),
         ("model.dropout", [0, 0.999], [1, -0.1]),
@@ -86,3 +95,82 @@ def test_the_activations_are_those_of_the_mlp() -> None:
     from trivium.supervised.models.mlp import ACTIVATIONS
 
     assert valid.BY_NAME["activation"] == valid.OneOf(tuple(ACTIVATIONS))
+
+
+def test_the_algorithms_are_those_of_rllib_that_learn_from_an_env() -> None:
+    known = constructors._definition("ray.rllib.algorithms.registry", "ALGORITHMS")
+    offline = constructors._definition("trivium.agents.rllib_config", "OFFLINE")
+    assert known
+    assert offline
+    names = {key.value for key in known[1].value.keys}  # type: ignore[attr-defined]
+    names -= set(ast.literal_eval(offline[1].value))  # type: ignore[attr-defined]
+    assert valid.BY_PATH["agent.algorithm"] == valid.OneOf(tuple(sorted(names, key=str.upper)))
+
+
+def test_the_buckets_are_those_that_arrow_knows() -> None:
+    fs = pytest.importorskip("pyarrow.fs")
+    for scheme in [*valid.SCHEMES.replace(" or", ",").split(", "), "zz://"]:
+        problem = ""
+        try:
+            fs.FileSystem.from_uri(scheme)
+        except Exception as error:  # of the empty address
+            problem = str(error)
+        assert ("Unrecognized filesystem type" in problem) == (scheme == "zz://"), problem
+
+
+def test_the_nearest_name_is_offered() -> None:
+    rule = valid.OneOf(("PPO", "SAC", True))
+    assert rule.problem("sack") == "one of PPO, SAC, true; did you mean 'SAC'?"
+    assert rule.problem("xyz") == "one of PPO, SAC, true"
+
+
+@pytest.mark.parametrize(
+    ("values", "workers", "errors"),
+    [
+        ({"learner.accumulate": 4, "learner.batch_size": 64}, 1, []),
+        (
+            {"learner.accumulate": 3, "learner.batch_size": 64},
+            1,
+            ["learner.accumulate=3 must divide learner.batch_size = 64"],
+        ),
+        ({"learner.accumulate": 32, "learner.batch_size": 64}, 2, []),
+        (
+            {"learner.accumulate": 64, "learner.batch_size": 64},
+            2,
+            ["learner.accumulate=64 must divide learner.batch_size / launch.workers = 32"],
+        ),
+        ({"agent.minibatch_size": 12, "agent.num_steps": 6, "env.num_envs": 4}, 2, []),
+        (
+            {"agent.minibatch_size": 9, "agent.num_steps": 6, "env.num_envs": 4},
+            1,
+            ["agent.minibatch_size=9 must divide agent.num_steps * env.num_envs = 24"],
+        ),
+        ({"agent.minibatch_size": 4, "agent.num_steps": 6, "env.num_envs": 4, "agent.memory": None}, 1, []),
+        (
+            {"agent.minibatch_size": 4, "agent.num_steps": 6, "env.num_envs": 4, "agent.memory": "gru"},
+            1,
+            ["agent.num_steps=6 must divide agent.minibatch_size = 4, for agent.memory=gru"],
+        ),
+        (
+            {"agent.minibatch_size": 6, "agent.num_steps": 6, "env.num_envs": 4, "agent.memory": "gru"},
+            2,
+            ["agent.num_steps=6 must divide agent.minibatch_size / launch.workers = 3, for agent.memory=gru"],
+        ),
+        ({"agent.env_runners": 0, "env.num_envs": 4}, 1, []),
+        ({"agent.env_runners": 3, "env.num_envs": 4}, 1, ["agent.env_runners=3 must divide env.num_envs = 4"]),
+        ({"agent.minibatch_size": None, "agent.num_steps": "x", "env.num_envs": 4}, 1, []),
+    ],
+)
+def test_sizes_that_must_divide_others(values: dict[str, Any], workers: int, errors: list[str]) -> None:
+    assert [error for _, error in valid.indivisible(values, workers)] == errors
+    if errors:
+        with pytest.raises(ValueError, match=re.escape(errors[0])):
+            valid.require_divisible(values, workers)
+    else:
+        valid.require_divisible(values, workers)
+
+
+def test_sizes_are_shared_by_the_workers() -> None:
+    assert valid.not_shared("env.num_envs", 6, 3) is None
+    assert valid.not_shared("env.num_envs", 7, 3) == "env.num_envs=7 must be a positive multiple of the 3 workers"
+    assert valid.not_shared("env.num_envs", 0, 1)

@@ -74,6 +74,16 @@ def test_learners_say_which_metrics_they_evaluate(overrides: list[str], tmp_path
     assert set(learner.evaluate()) == set(learner.evaluates)  # type: ignore[attr-defined]
 
 
+def test_a_metric_is_told_of_a_learner_whose_source_does_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trivium.supervised.classifier.Classifier.evaluates", ("score",))
+    with pytest.raises(ConfigError) as error:
+        trivium.train("monitor.metric=eval/loss", dir=tmp_path / "a" / "run")
+    assert error.value.errors == ["monitor.metric: this learner reports no eval/loss; valid: eval/score"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_metric_that_is_not_evaluated_is_told_before_the_run_begins(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         trivium.train("budget.target=eval/acuracy>=0.9", "monitor.metric=eval/los", dir=tmp_path / "a" / "run")

@@ -257,7 +257,7 @@ def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Datas
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"accumulate": 3}, "accumulate=3 must divide batch_size=64"),
+        ({"accumulate": 3}, "accumulate=3 must divide learner.batch_size = 64"),
         ({"accumulate": 0}, "accumulate=0"),
         ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm=0\.0 must be positive"),
