@@ -87,11 +87,11 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "BLOCK", 2)
 
 
-def build(name: str, *, compile: bool, id: str = "CartPole-v1") -> Any:
+def build(name: str, *, compile: bool, id: str = "CartPole-v1", **of_env: Any) -> Any:
     agent, keywords = AGENTS[name]
     if name == "ppo" and id == "CartPole-v1":
         keywords = keywords | {"normalize_observation": True}
-    env = partial(make, id=id, num_envs=4)
+    env = partial(make, id=id, num_envs=4, **of_env)
     return agent(run=Run(compile=compile), env=env, hidden=[8], **keywords)
 
 
@@ -138,6 +138,20 @@ def test_any_gymnasium_env_gets_a_compiled_policy_and_update(name: str) -> None:
     train(eager, 1)
     train(compiled, 1)
     torch.testing.assert_close(compiled.flat.theta, eager.flat.theta, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] >= 2
+    assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGENTS)
+def test_where_steps_are_dead_it_learns_the_same(name: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    vector = {"vector": "sync", "vector_settings": {"autoreset_mode": "next_step"}}
+    eager, compiled = (build(name, compile=compile, id="Constant-v0", **vector) for compile in (False, True))
+    expected, metrics = train(eager, 1)[0], train(compiled, 1)[0]
+    torch.testing.assert_close(compiled.flat.theta, eager.flat.theta, rtol=1e-4, atol=1e-5)
+    assert metrics == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
     assert counters["stats"]["unique_graphs"] >= 2
     assert not counters["graph_break"]
 
