@@ -322,8 +322,8 @@ class PPO(Agent):
         columns = [tensor for tensor in batch if tensor is not None]
         if self.net.memory is None:
             return Batch(*(tensor.flatten(0, 1)[index_B] for tensor in columns)), ()
-        minibatch = Batch(*(tensor[:, index_B].flatten(0, 1) for tensor in columns))
-        return minibatch, (state_NM[index_B], minibatch.begins.view(-1, len(index_B)))
+        rows = [tensor[:, index_B] for tensor in columns]
+        return Batch(*(tensor.flatten(0, 1) for tensor in rows)), (state_NM[index_B], Batch(*rows).begins)
 
     def _loss(
         self, theta: Tensor, minibatch: Batch, memory: tuple[Tensor, ...], clip_coef: Tensor
