@@ -26,30 +26,32 @@ from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
 from trivium.agents.normalise import Normaliser
 from trivium.agents.policies import Actions
-from trivium.agents.returns import explained_variance, gae, linear_schedule
+from trivium.agents.returns import explained_variance, gae, linear_schedule, live_mean, normalized
 from trivium.learner import Run
 
 
-def policy_gradient_loss(log_prob_B: Tensor, advantage_B: Tensor) -> Tensor:
+def policy_gradient_loss(log_prob_B: Tensor, advantage_B: Tensor, live_B: Tensor | None = None) -> Tensor:
     """-mean(log pi(a) A), 0-d: its gradient is that of the expected return, negated.
 
     Args:
         log_prob_B: float32 [B], log pi(a).
         advantage_B: float32 [B], A, constants.
+        live_B: bool [B], see `live_mean`, which the mean is.
     """
-    return -(log_prob_B * advantage_B).mean()
+    return -live_mean(log_prob_B * advantage_B, live_B)
 
 
-def value_loss(value_B: Tensor, return_B: Tensor) -> Tensor:
-    """mean((V - R)^2), 0-d; both float32 [B], the returns constants."""
-    return (value_B - return_B).square().mean()
+def value_loss(value_B: Tensor, return_B: Tensor, live_B: Tensor | None = None) -> Tensor:
+    """mean((V - R)^2), 0-d; both float32 [B], the returns constants; `live_B` see `policy_gradient_loss`."""
+    return live_mean((value_B - return_B).square(), live_B)
 
 
 class A2C(Agent):
     """A `Learner`: each step is one rollout of `num_steps` in each env, and one update.
 
     Sizes are those of the whole run. Workers hold equal shares; gradients are averaged over them, while advantages
-    are normalised by each over its own rollout.
+    are normalised by each over its own rollout. Where steps of the envs are no transitions (see `Rollout`), the means
+    are over those of a worker's rollout that are; workers weigh equally, however many they have.
 
     Args:
         run: where this worker runs.
@@ -63,7 +65,7 @@ class A2C(Agent):
         value_coef: weight of `value_loss`, >= 0.
         entropy_coef: weight of the entropy bonus, >= 0.
         max_grad_norm: gradients are scaled down to this global norm; > 0, inf for never.
-        normalize_advantage: to mean 0 and standard deviation 1 in each rollout.
+        normalize_advantage: in each rollout, see `normalized`.
         normalize_observation, normalize_reward: see `Normaliser`.
         hidden: widths of the hidden layers, see `ActorCritic`.
         images, std, log_std: see `ActorCritic`.
@@ -178,11 +180,11 @@ class A2C(Agent):
             (), linear_schedule(self.lr, 0.0, collector.env_steps, self.lr_anneal_env_steps), device=self.run.device
         )
         rollout = collector.collect(self.actions.noise(self.num_steps, collector.num_envs, self.act_rng))
-        reward_TN = self.normaliser.reward(rollout.reward, rollout.ended)
+        reward_TN = self.normaliser.reward(rollout.reward, rollout.ended, rollout.live)
         metrics, collector.return_N, collector.length_N = self._update(
             rollout, reward_TN, collector.return_N, collector.length_N, lr
         )
-        self.normaliser.observe(rollout.obs.flatten(0, 1))
+        self.normaliser.observe(rollout.obs.flatten(0, 1), rollout.live)
         return metrics | {"lr": lr}
 
     @torch.no_grad()
@@ -220,20 +222,20 @@ class A2C(Agent):
             lam=self.gae_lambda,
         )
         return_TN = advantage_TN + value_TN
-        if self.normalize_advantage and advantage_TN.numel() > 1:
-            std, mean = torch.std_mean(advantage_TN)
-            advantage_TN = (advantage_TN - mean) / (std + 1e-8)
+        if self.normalize_advantage:
+            advantage_TN = normalized(advantage_TN, rollout.live)
 
-        policy_loss = policy_gradient_loss(log_prob_B, advantage_TN.flatten())
-        critic_loss = value_loss(value_B, return_TN.flatten())
-        entropy = entropy_B.mean()
+        live_B = rollout.live.flatten() if rollout.live is not None else None
+        policy_loss = policy_gradient_loss(log_prob_B, advantage_TN.flatten(), live_B)
+        critic_loss = value_loss(value_B, return_TN.flatten(), live_B)
+        entropy = live_mean(entropy_B, live_B)
         loss = policy_loss + self.value_coef * critic_loss - self.entropy_coef * entropy
         metrics = {
             "loss": loss.detach(),
             "policy_loss": policy_loss.detach(),
             "value_loss": critic_loss.detach(),
             "entropy": entropy.detach(),
-            "explained_variance": explained_variance(value_TN, return_TN),
+            "explained_variance": explained_variance(value_TN, return_TN, rollout.live),
         }
         return loss * self.optimizer.scale if self.optimizer.fp16 else loss, metrics
 

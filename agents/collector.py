@@ -34,7 +34,9 @@ class Rollout(NamedTuple):
         terminated, truncated: bool.
         next_obs: what it led to, the episode's own last observation where it ended.
         kept: what `act` wanted to keep.
-        live: bool, False where it is no transition but a copy of the one before it; None: everywhere, see `envs.Step`.
+        live: bool, False where it is no transition and must have no weight: a copy of the one before it, which ended
+            an episode, so that nothing leads from one episode to the next here either. None: live everywhere, see
+            `envs.Step`.
     """
 
     obs: Tensor
@@ -62,7 +64,7 @@ class Collector:
         state_size: M.
 
     Attributes:
-        env_steps: taken so far, over all workers.
+        env_steps: taken so far, over all workers; those that only begin an episode too.
         state_NM: of the memory; 0 where an episode has just begun.
         begins_N: bool [N], where it has.
     """
@@ -80,11 +82,6 @@ class Collector:
         self._pure = envs if isinstance(envs, PureEnvs) else None
         self._dead_steps: bool = getattr(envs, "dead_steps", False)
         self._last_row: list[Tensor] = []
-        if self._dead_steps and state_size:
-            raise ValueError(
-                "agent.memory needs envs that begin an episode in the step that ends the one before, or between steps; "
-                "this vector env takes a step for it: choose env.vector=sync or async"
-            )
         self._act = act
         self._compiled_act = run.compiled(act)
         self._compiled_block = run.compiled(self._block)
@@ -148,14 +145,17 @@ class Collector:
             action, self.state_NM, kept = self._compiled_act(self.obs, self.state_NM, *(one[t] for one in noise))
             step = self.envs.step(action)
             row = [self.obs, step.reward, step.terminated, step.truncated, step.next_obs, *kept]
-            rows.append(row if step.live is None else self._without_dead(row, step.live))
+            anew_N = step.terminated | step.truncated
+            if step.live is not None:
+                row, anew_N = self._without_dead(row, step.live), anew_N | ~step.live
+            rows.append(row)
             self.obs = step.obs
-            self.state_NM = self._begun_anew(self.state_NM, step.terminated | step.truncated)
+            self.state_NM = self._begun_anew(self.state_NM, anew_N)
         return [torch.stack(column) for column in zip(*rows, strict=True)]
 
     def _without_dead(self, row: list[Tensor], live_N: Tensor) -> list[Tensor]:
-        """A row in which a copy of the transition before, which ended an episode, stands for what is none: nothing dead
-        enters a loss or a replay buffer, and the next episode is apart from the last one still."""
+        """A row in which a copy of the transition before, which ended an episode, stands for what is none; and what is
+        live."""
         if self._last_row:
             row = [
                 torch.where(live_N.view(-1, *[1] * (new.ndim - 1)), new, old)

@@ -110,7 +110,8 @@ class DQN(Agent):
         env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.make`.
         lr: of Adam, at the start; > 0.
         lr_anneal_env_steps: env steps after which lr has fallen to 0, see `linear_schedule`; usually the budget.
-        buffer_size: transitions that are kept, the newest; rounded down to a multiple of env.num_envs.
+        buffer_size: transitions that are kept, the newest; rounded down to a multiple of env.num_envs. Steps that
+            are no transitions (see `Rollout`) take a place too, and are never drawn.
         batch_size: transitions an update.
         learning_starts: env steps before the first update; random actions meanwhile.
         train_every_env_steps: env steps collected in a step; a multiple of env.num_envs.
@@ -235,9 +236,15 @@ class DQN(Agent):
             )
         own_envs, num_envs = num_envs, num_envs * run.world_size
         valid.require_divisible({"env.num_envs": num_envs, "agent.train_every_env_steps": train_every_env_steps})
+        dead_steps: bool = getattr(envs, "dead_steps", False)
         if buffer_size < train_every_env_steps:
             raise ValueError(
                 f"agent.buffer_size={buffer_size} must be at least agent.train_every_env_steps={train_every_env_steps}"
+            )
+        if dead_steps and buffer_size < 2 * num_envs:
+            raise ValueError(
+                f"agent.buffer_size={buffer_size} must be at least 2 * env.num_envs = {2 * num_envs}: this vector env "
+                "takes a step to begin an episode"
             )
         self.num_steps = train_every_env_steps // num_envs
         self.num_envs = num_envs
@@ -288,7 +295,7 @@ class DQN(Agent):
             timeout_s=env_timeout_s,
         )
         self.ahead: Begun | None = None  # the rollout that env runners are at
-        self.replay = Replay(num_rows=buffer_size // num_envs, obs=self.collector.obs)
+        self.replay = Replay(num_rows=buffer_size // num_envs, obs=self.collector.obs, dead_steps=dead_steps)
         self.priorities: Priorities | None = None
         if prioritized:
             size = self.replay.num_rows * own_envs
@@ -435,10 +442,11 @@ class DQN(Agent):
                 rollout.terminated,
                 rollout.truncated,
                 rollout.next_obs,
-            )
+            ),
+            rollout.live,
         )
         if self.priorities is not None:
-            self.priorities.add(index)
+            self.priorities.add(index, rollout.live.flatten() if rollout.live is not None else None)
         return rollout.reward, rollout.ended, rollout.live
 
     def _exploration(self) -> tuple[Tensor, ...]:

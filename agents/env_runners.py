@@ -42,6 +42,10 @@ class Runner:
         """Its first state."""
         return {"obs": self.collector.obs, **self.collector.state_dict()}
 
+    def load(self, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Take a state back; see `Collector.load_state_dict`, and what it comes to."""
+        return self.collector.load_state_dict(state), self.begin()
+
     def collect(
         self, weights: Mapping[str, Tensor], state: Mapping[str, Any] | None, anew: bool, noise: list[Tensor]
     ) -> tuple[Rollout, dict[str, Any]]:
@@ -239,12 +243,15 @@ class EnvRunners:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
-        """See `Collector.load_state_dict`; the runners take their states with the next rollout."""
+        """See `Collector.load_state_dict`."""
         if len(state["runners"]) != len(self._actors):
             raise ValueError(f"saved with agent.env_runners={len(state['runners'])}, now there are {len(self._actors)}")
         self.env_steps = state["env_steps"]
-        self._states = list(state["runners"])
-        self._given = list(state["runners"])
-        self.return_N = state["return"].to(self.run.device)
-        self.length_N = state["length"].to(self.run.device)
-        return torch.zeros(self.num_envs, dtype=torch.bool, device=self.run.device)
+        answers = [one.load.remote(of_one) for one, of_one in zip(self._actors, state["runners"], strict=True)]
+        loaded = [self._get(k, answer) for k, answer in enumerate(answers)]
+        self._states = [after for _, after in loaded]
+        self._given = [None] * len(self._actors)
+        begun_anew_N = torch.cat([each for each, _ in loaded]).to(self.run.device)
+        self.return_N = state["return"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
+        self.length_N = state["length"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
+        return begun_anew_N

@@ -28,8 +28,9 @@ class Step(NamedTuple):
             with `terminated`, which then counts.
         next_obs: [N, ...], what this transition led to; where the episode ended, its last observation; elsewhere
             equal to `obs`.
-        live: bool [N], False where it is no transition: the env ignored the action and began its next episode. None:
-            live everywhere, as in all envs but those of `VectorEnvs` that begin an episode in a step of its own.
+        live: bool [N], False where it is no transition: the env ignored the action and began its next episode. Never so
+            in an episode's first step. None: live everywhere, as in all envs but those of `VectorEnvs` that begin an
+            episode in a step of its own.
     """
 
     obs: Tensor

@@ -37,7 +37,7 @@ def merged(moments: Moments, x_BD: Tensor, run: Run) -> Moments:
 
     Args:
         moments: of what was seen before; with number 0 anything finite.
-        x_BD: float [B, D], B >= 1; it may differ among the workers.
+        x_BD: float [B, D]; B may differ among the workers, and be 0 once something was seen.
 
     Returns:
         New tensors, equal on all workers.
@@ -89,18 +89,27 @@ class Normaliser:
         self.return_moments = Moments(zero, zero, zero)
         self.return_N = torch.zeros(num_envs, device=run.device)
 
-    def reward(self, reward_TN: Tensor, ended_TN: Tensor) -> Tensor:
-        """float32 [T, N], a rollout's rewards scaled, after the statistics have taken it in; `ended` see `gae`."""
+    def reward(self, reward_TN: Tensor, ended_TN: Tensor, live_TN: Tensor | None = None) -> Tensor:
+        """float32 [T, N], a rollout's rewards scaled, after the statistics have taken it in.
+
+        Args:
+            reward_TN: float32 [T, N].
+            ended_TN: bool [T, N], see `gae`.
+            live_TN: bool [T, N], what the statistics are of, see `Rollout`; None: everything.
+        """
         if not self.rewards:
             return reward_TN
         sum_TN, self.return_N = running_sum(reward_TN, ended_TN, self.return_N, gamma=self.gamma)
-        self.return_moments = merged(self.return_moments, sum_TN.flatten(), self.run)
+        sum_B = sum_TN.flatten() if live_TN is None else sum_TN[live_TN]
+        self.return_moments = merged(self.return_moments, sum_B, self.run)
         return (reward_TN * (self.return_moments.var + 1e-8).rsqrt().float()).clamp_(-CLIP, CLIP)
 
     @torch.no_grad()
-    def observe(self, obs: Tensor) -> None:
-        """Take a rollout's observations [B, ...] into the statistics."""
+    def observe(self, obs: Tensor, live: Tensor | None = None) -> None:
+        """Take a rollout's observations [B, ...] into the statistics; only the live ones, see `Rollout`, if bool [T, N]
+        says so of as many."""
         if self.encoder.normalized:
+            obs = obs if live is None else obs[live.flatten()]
             self.obs_moments = merged(self.obs_moments, self.encoder.floats(obs), self.run)
             self.encoder.mean.copy_(self.obs_moments.mean)
             self.encoder.scale.copy_((self.obs_moments.var + 1e-8).rsqrt())

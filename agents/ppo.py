@@ -28,58 +28,55 @@ from trivium.agents.flat import Flat, Optimizer, clipped
 from trivium.agents.networks import ActorCritic
 from trivium.agents.normalise import Normaliser
 from trivium.agents.policies import Actions
-from trivium.agents.returns import explained_variance, gae, linear_schedule
+from trivium.agents.returns import explained_variance, gae, linear_schedule, live_mean, normalized
 from trivium.learner import Run
 
 
-def clipped_surrogate_loss(ratio_B: Tensor, advantage_B: Tensor, clip_coef: float | Tensor) -> Tensor:
+def clipped_surrogate_loss(
+    ratio_B: Tensor, advantage_B: Tensor, clip_coef: float | Tensor, live_B: Tensor | None = None
+) -> Tensor:
     """-mean(min(r A, clip(r, 1 - eps, 1 + eps) A)), equation 7 of arXiv:1707.06347.
 
     Args:
         ratio_B: float32 [B], r = pi(a) / pi_old(a) > 0.
         advantage_B: float32 [B], A, constants.
         clip_coef: eps, >= 0.
+        live_B: bool [B], see `live_mean`, which the mean is.
 
     Returns:
         0-d.
     """
     clipped_B = ratio_B.clamp(1 - clip_coef, 1 + clip_coef)  # type: ignore[arg-type]  # numbers or tensors, both do
-    return -torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B).mean()
+    return -live_mean(torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B), live_B)
 
 
-def value_loss(value_B: Tensor, return_B: Tensor) -> Tensor:
-    """mean((V - R)^2), 0-d; both float32 [B], the returns constants."""
-    return (value_B - return_B).square().mean()
+def value_loss(value_B: Tensor, return_B: Tensor, live_B: Tensor | None = None) -> Tensor:
+    """mean((V - R)^2), 0-d; both float32 [B], the returns constants; `live_B` see `clipped_surrogate_loss`."""
+    return live_mean((value_B - return_B).square(), live_B)
 
 
-def clipped_value_loss(value_B: Tensor, old_value_B: Tensor, return_B: Tensor, clip_coef: float) -> Tensor:
+def clipped_value_loss(
+    value_B: Tensor, old_value_B: Tensor, return_B: Tensor, clip_coef: float, live_B: Tensor | None = None
+) -> Tensor:
     """mean(max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2)), 0-d, of the authors' code (it did not help in
-    arXiv:2006.05990); all float32 [B], V_old and the returns constants.
+    arXiv:2006.05990); all float32 [B], V_old and the returns constants; `live_B` see `clipped_surrogate_loss`.
 
     Example:
         V=3, V_old=0, R=4, eps=1 -> max(1, 9) = 9.
     """
     clipped_B = old_value_B + (value_B - old_value_B).clamp(-clip_coef, clip_coef)
-    return torch.maximum((value_B - return_B).square(), (clipped_B - return_B).square()).mean()
+    return live_mean(torch.maximum((value_B - return_B).square(), (clipped_B - return_B).square()), live_B)
 
 
-def approx_kl(log_ratio_B: Tensor) -> Tensor:
+def approx_kl(log_ratio_B: Tensor, live_B: Tensor | None = None) -> Tensor:
     """KL(pi_old || pi) in nats, estimated from samples of pi_old as mean(r - 1 - log r), 0-d, never negative
-    (joschu.net/blog/kl-approx.html); `log_ratio_B` is log r, float32 [B]."""
-    return (log_ratio_B.expm1() - log_ratio_B).mean()
+    (joschu.net/blog/kl-approx.html); `log_ratio_B` is log r, float32 [B]; `live_B` see `clipped_surrogate_loss`."""
+    return live_mean(log_ratio_B.expm1() - log_ratio_B, live_B)
 
 
-def clip_fraction(ratio_B: Tensor, clip_coef: float | Tensor) -> Tensor:
+def clip_fraction(ratio_B: Tensor, clip_coef: float | Tensor, live_B: Tensor | None = None) -> Tensor:
     """The fraction of ratios further than eps from 1, 0-d in [0, 1]; see `clipped_surrogate_loss`."""
-    return ((ratio_B - 1).abs() > clip_coef).float().mean()
-
-
-def normalized(advantage_B: Tensor) -> Tensor:
-    """float32 [B] with mean 0 and standard deviation 1; a single advantage, which has none, stays as it is."""
-    if len(advantage_B) == 1:
-        return advantage_B
-    std, mean = torch.std_mean(advantage_B)
-    return (advantage_B - mean) / (std + 1e-8)
+    return live_mean(((ratio_B - 1).abs() > clip_coef).float(), live_B)
 
 
 class Batch(NamedTuple):
@@ -89,6 +86,7 @@ class Batch(NamedTuple):
         obs, action: what was done in which situation.
         log_prob, advantage, return_, value: float32, log pi_old(a), A, V target, V_old.
         begins: bool, an episode begins with this step.
+        live: see `Rollout`.
     """
 
     obs: Tensor
@@ -98,6 +96,7 @@ class Batch(NamedTuple):
     return_: Tensor
     value: Tensor
     begins: Tensor
+    live: Tensor | None = None
 
 
 METRICS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
@@ -108,7 +107,9 @@ class PPO(Agent):
 
     Sizes are those of the whole run. Workers hold equal shares and make equally many minibatches; gradients are
     averaged over them, while advantages are normalised by each over its own part of the minibatch. With a memory a
-    minibatch is whole rollouts of some envs, from the state that the memory had when they began.
+    minibatch is whole rollouts of some envs, from the state that the memory had when they began. Where steps of the
+    envs are no transitions (see `Rollout`), the means are over those of a minibatch that are; minibatches and workers
+    weigh equally, however many they have.
 
     Args:
         run: where this worker runs.
@@ -278,7 +279,7 @@ class PPO(Agent):
         collector = self.collector
         state_NM, begins_N = collector.state_NM, collector.begins_N
         rollout = collector.collect(self.actions.noise(self.num_steps, len(begins_N), self.act_rng))
-        reward_TN = self.normaliser.reward(rollout.reward, rollout.ended)
+        reward_TN = self.normaliser.reward(rollout.reward, rollout.ended, rollout.live)
         batch, metrics, collector.return_N, collector.length_N = self._advantages(
             rollout, reward_TN, state_NM, begins_N, collector.return_N, collector.length_N
         )
@@ -290,7 +291,7 @@ class PPO(Agent):
                 kl = torch.cat(updates[-(self.num_minibatches // self.block) :])[:, METRICS.index("approx_kl")].mean()
                 if self.run.mean(kl) > self.target_kl:
                     break
-        self.normaliser.observe(rollout.obs.flatten(0, 1))
+        self.normaliser.observe(rollout.obs.flatten(0, 1), rollout.live)
         means = torch.cat(updates).mean(0)
         return dict(zip(METRICS, means.unbind(), strict=True)) | metrics | {"lr": lr}
 
@@ -315,29 +316,33 @@ class PPO(Agent):
 
     def _take(self, batch: Batch, state_NM: Tensor, index_B: Tensor) -> tuple[Batch, tuple[Tensor, ...]]:
         """A minibatch, [B, ...] each, and what a memory needs to go through it: its state, and where episodes begin."""
+        columns = [tensor for tensor in batch if tensor is not None]
         if self.net.memory is None:
-            return Batch(*(tensor.flatten(0, 1)[index_B] for tensor in batch)), ()
-        minibatch = Batch(*(tensor[:, index_B] for tensor in batch))
-        return Batch(*(tensor.flatten(0, 1) for tensor in minibatch)), (state_NM[index_B], minibatch.begins)
+            return Batch(*(tensor.flatten(0, 1)[index_B] for tensor in columns)), ()
+        rows = [tensor[:, index_B] for tensor in columns]
+        return Batch(*(tensor.flatten(0, 1) for tensor in rows)), (state_NM[index_B], Batch(*rows).begins)
 
     def _loss(
         self, theta: Tensor, minibatch: Batch, memory: tuple[Tensor, ...], clip_coef: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The loss of a minibatch and its `METRICS`, float32 [6]."""
-        advantage_B = normalized(minibatch.advantage) if self.normalize_advantage else minibatch.advantage
+        live_B = minibatch.live
+        advantage_B = normalized(minibatch.advantage, live_B) if self.normalize_advantage else minibatch.advantage
         with self.run.autocast():
             policy, value_B, _ = self.flat(theta, minibatch.obs, *memory)
         log_prob_B, entropy_B = policy.log_prob_and_entropy(minibatch.action)
         log_ratio_B = log_prob_B - minibatch.log_prob
+        if live_B is not None:  # with a memory they are of different states, and e to their difference may be inf
+            log_ratio_B = log_ratio_B.masked_fill(~live_B, 0.0)
         ratio_B = log_ratio_B.exp()
-        policy_loss = clipped_surrogate_loss(ratio_B, advantage_B, clip_coef)
+        policy_loss = clipped_surrogate_loss(ratio_B, advantage_B, clip_coef, live_B)
         if self.value_clip is None:
-            critic_loss = value_loss(value_B, minibatch.return_)
+            critic_loss = value_loss(value_B, minibatch.return_, live_B)
         else:
-            critic_loss = clipped_value_loss(value_B, minibatch.value, minibatch.return_, self.value_clip)
-        entropy = entropy_B.mean()
+            critic_loss = clipped_value_loss(value_B, minibatch.value, minibatch.return_, self.value_clip, live_B)
+        entropy = live_mean(entropy_B, live_B)
         loss = policy_loss + self.value_coef * critic_loss - self.entropy_coef * entropy
-        kl, fraction = approx_kl(log_ratio_B), clip_fraction(ratio_B, clip_coef)
+        kl, fraction = approx_kl(log_ratio_B, live_B), clip_fraction(ratio_B, clip_coef, live_B)
         metrics = torch.stack((loss, policy_loss, critic_loss, entropy, kl, fraction)).detach()
         return loss * self.optimizer.scale if self.optimizer.fp16 else loss, metrics
 
@@ -373,8 +378,8 @@ class PPO(Agent):
         )
         return_TN = advantage_TN + value_TN
         metrics, return_N, length_N = episodes(rollout.reward, ended_TN, return_N, length_N, live_TN=rollout.live)
-        metrics["explained_variance"] = explained_variance(value_TN, return_TN)
-        batch = Batch(rollout.obs, action, log_prob_TN, advantage_TN, return_TN, value_TN, begins_TN)
+        metrics["explained_variance"] = explained_variance(value_TN, return_TN, rollout.live)
+        batch = Batch(rollout.obs, action, log_prob_TN, advantage_TN, return_TN, value_TN, begins_TN, rollout.live)
         return batch, metrics, return_N, length_N
 
     def state_dict(self) -> dict[str, Any]:

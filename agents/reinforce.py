@@ -197,6 +197,7 @@ class REINFORCE(Agent):
             steps += num_steps
         own = torch.tensor(steps * len(running_N), device=self.run.device)
         collector.env_steps = began_at + int(self.run.sum(own))  # episodes of other workers last longer or shorter
+        # Without `live`: a step that only begins an episode comes after an env's first one.
         columns = zip(*(part[:5] for part in parts), strict=True)
         obs, reward, terminated, truncated, next_obs = (torch.cat(column) for column in columns)
         action = torch.cat([part.kept[0] for part in parts])

@@ -80,13 +80,16 @@ class Replay:
     """The last R rows of transitions, as preallocated tensors; observations keep their dtype (uint8 stays uint8).
 
     Both observations of a transition are kept: twice the memory, and no special case at the ends of episodes.
+    A step that is not live keeps its place, so that a row is one step of all envs, but is never drawn; since it comes
+    after an end, no look ahead reaches it.
 
     Args:
-        num_rows: R, at least 1.
+        num_rows: R, at least 1; with dead steps 2.
         obs: [N, ...], an example of the observations of all envs: shape, dtype and device are taken from it.
+        dead_steps: whether rollouts have steps that are not live.
     """
 
-    def __init__(self, *, num_rows: int, obs: Tensor) -> None:
+    def __init__(self, *, num_rows: int, obs: Tensor, dead_steps: bool = False) -> None:
         def ring(dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Tensor:
             return torch.zeros(num_rows, len(obs), *shape, dtype=dtype, device=obs.device)
 
@@ -101,29 +104,42 @@ class Replay:
             next_obs=ring(obs.dtype, obs.shape[1:]),
         )
         self.flat = Transitions(*(tensor.flatten(0, 1) for tensor in self.rows))  # views
+        self.live_RN = ring(torch.bool) if dead_steps else None
         self.position = 0  # the row that is written next
         self.filled = 0  # rows that hold something: the first ones
 
     def __len__(self) -> int:
-        """How many transitions there are; their indices are 0 .. len - 1."""
+        """How many steps there are; their indices are 0 .. len - 1."""
         return self.filled * self.num_envs
 
-    def add(self, rollout: Transitions) -> Tensor:
-        """Write a rollout of T <= R rows over the oldest ones; their indices, int64 [T * N]."""
+    def add(self, rollout: Transitions, live_TN: Tensor | None = None) -> Tensor:
+        """Write a rollout of T <= R rows over the oldest ones; their indices, int64 [T * N].
+
+        Args:
+            rollout: [T, N, ...] each.
+            live_TN: bool [T, N], see `collector.Rollout`; None without dead steps.
+        """
         steps = len(rollout.reward)
         assert steps <= self.num_rows
         device = self.rows.reward.device
         row_T = (torch.arange(steps, device=device) + self.position) % self.num_rows
         for kept, new in zip(self.rows, rollout, strict=True):
             kept.index_copy_(0, row_T, new)
+        if self.live_RN is not None:
+            assert live_TN is not None
+            self.live_RN.index_copy_(0, row_T, live_TN)
         self.position = (self.position + steps) % self.num_rows
         self.filled = min(self.filled + steps, self.num_rows)
         env_N = torch.arange(self.num_envs, device=device)
         return (row_T.unsqueeze(1) * self.num_envs + env_N).flatten()
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """int64 [B], indices drawn uniformly with replacement."""
-        return torch.randint(len(self), (batch_size,), generator=generator, device=self.rows.reward.device)
+        """int64 [B], indices drawn uniformly with replacement, of what is live."""
+        device = self.rows.reward.device
+        if self.live_RN is None:
+            return torch.randint(len(self), (batch_size,), generator=generator, device=device)
+        live = self.live_RN[: self.filled].flatten().nonzero().squeeze(1)
+        return live[torch.randint(len(live), (batch_size,), generator=generator, device=device)]
 
     def batch(self, index_B: Tensor, *, num_steps: int, gamma: float) -> Batch:
         """The transitions of these indices, looking `num_steps` ahead where the episode and the ring go on so far."""
@@ -150,9 +166,12 @@ class Replay:
         # A slice would be saved with all the memory that it is a view of.
         rows = {
             name: tensor if self.filled == self.num_rows else tensor[: self.filled].clone()
-            for name, tensor in self.rows._asdict().items()
+            for name, tensor in self._columns().items()
         }
         return {"position": self.position, "num_rows": self.num_rows, "rows": rows}
+
+    def _columns(self) -> dict[str, Tensor]:
+        return self.rows._asdict() | ({} if self.live_RN is None else {"live": self.live_RN})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back a state of a ring of the same shape.
@@ -167,7 +186,7 @@ class Replay:
                 f"{self.num_rows} of {self.num_envs}"
             )
         self.position, self.filled = state["position"], len(state["rows"]["reward"])
-        for name, tensor in self.rows._asdict().items():
+        for name, tensor in self._columns().items():
             tensor[: self.filled] = state["rows"][name]
 
 
@@ -253,9 +272,11 @@ class Priorities:
         self.tree = SumTree(size, device)
         self.largest = torch.ones((), device=device)
 
-    def add(self, index_B: Tensor) -> None:
-        """Give new transitions the largest priority so far."""
-        self.tree.set(index_B, (self.largest**self.alpha).expand(len(index_B)))
+    def add(self, index_B: Tensor, live_B: Tensor | None = None) -> None:
+        """Give new transitions the largest priority so far; and 0, never to be drawn, to steps that are none, where
+        bool [B] is False."""
+        weight_B = (self.largest**self.alpha).expand(len(index_B))
+        self.tree.set(index_B, weight_B if live_B is None else weight_B.masked_fill(~live_B, 0.0))
 
     def update(self, index_B: Tensor, error_B: Tensor) -> None:
         """Priorities from new errors, float32 [B], of either sign."""
@@ -273,7 +294,7 @@ class Priorities:
     def weights(self, index_B: Tensor, num_transitions: int, *, beta: float) -> Tensor:
         """w = (num_transitions * P)^-beta / max w, float32 [B] in (0, 1]: what undoes the bias, wholly for beta 1.
 
-        `num_transitions` is how many have a priority."""
+        `num_transitions` is how many there are; the largest is divided by it too."""
         weight_B = (num_transitions * self.tree[index_B] / self.tree.total) ** -beta
         return (weight_B / weight_B.max()).float()
 

@@ -1,6 +1,7 @@
 """From rewards to returns and advantages: pure functions of rollouts.
 
-Shapes: T time, N envs. `terminated`: the MDP ended. `ended`: terminated or truncated.
+Shapes: T time, N envs. `terminated`: the MDP ended. `ended`: terminated or truncated. `live`: what counts, see
+`collector.Rollout`; what does not may be any number.
 """
 
 from __future__ import annotations
@@ -114,17 +115,57 @@ def mean_where(x: Tensor, mask: Tensor) -> Tensor:
     return x.masked_fill(~mask, 0.0).sum() / mask.sum()
 
 
-def explained_variance(value: Tensor, target: Tensor) -> Tensor:
+def live_mean(x: Tensor, live: Tensor | None) -> Tensor:
+    """The mean over the True of `live`, 0-d, 0 if there is none: what losses and their metrics are.
+
+    Args:
+        x: float, finite.
+        live: bool, of the same shape; None: everything counts.
+
+    Example:
+        x=[1, 9, 3], live=[1, 0, 1] -> 2.
+    """
+    return x.mean() if live is None else x.masked_fill(~live, 0.0).sum() / live.sum().clamp(min=1)
+
+
+def live_variance(x: Tensor, live: Tensor | None) -> Tensor:
+    """mean((x - mean x)^2), 0-d; see `live_mean`."""
+    return x.var(correction=0) if live is None else live_mean((x - live_mean(x, live)).square(), live)
+
+
+def normalized(advantage: Tensor, live: Tensor | None = None) -> Tensor:
+    """Shifted and scaled to mean 0 and standard deviation 1; a single advantage, which has none, stays as it is.
+
+    Args:
+        advantage: float32.
+        live: see `live_mean`; elsewhere the result is 0.
+
+    Returns:
+        float32, of the same shape.
+    """
+    if live is not None:
+        number = live.sum()
+        std = (live_variance(advantage, live) * number / (number - 1)).sqrt()
+        of_several = (advantage - live_mean(advantage, live)) / (std + 1e-8)
+        return torch.where(number > 1, of_several, advantage).masked_fill(~live, 0.0)
+    if advantage.numel() == 1:
+        return advantage
+    std, mean = torch.std_mean(advantage)
+    return (advantage - mean) / (std + 1e-8)
+
+
+def explained_variance(value: Tensor, target: Tensor, live: Tensor | None = None) -> Tensor:
     """1 - Var[target - value] / Var[target]: 1 is a perfect critic, 0 no better than a constant.
 
     Args:
         value, target: float, of one shape.
+        live: see `live_mean`.
 
     Returns:
         0-d, at most 1; NaN where the targets are all the same.
     """
-    variance = target.var(correction=0)
-    return torch.where(variance > 0, 1 - (target - value).var(correction=0) / variance, torch.nan)
+    variance = live_variance(target, live)
+    return torch.where(variance > 0, 1 - live_variance(target - value, live) / variance, torch.nan)
 
 
 def linear_schedule(start: float, end: float, env_steps: int, anneal_env_steps: int | None) -> float:

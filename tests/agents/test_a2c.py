@@ -39,6 +39,16 @@ def test_losses_by_hand() -> None:
     assert value_loss(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).item() == 2.5
 
 
+def test_losses_of_what_is_live_by_hand() -> None:
+    log_prob, live = torch.tensor([-1.0, -9.0, -2.0], requires_grad=True), torch.tensor([True, False, True])
+    loss = policy_gradient_loss(log_prob, torch.tensor([3.0, 99.0, -1.0]), live)
+    assert loss.item() == -(-3 + 2) / 2
+    loss.backward()
+    assert log_prob.grad is not None
+    assert log_prob.grad.tolist() == [-1.5, 0, 0.5]
+    assert value_loss(torch.tensor([1.0, 99.0, 2.0]), torch.tensor([2.0, 0.0, 4.0]), live).item() == 2.5
+
+
 def test_it_is_a_learner_and_counts_every_step() -> None:
     names = {"loss", "policy_loss", "value_loss", "entropy", "grad_norm", "explained_variance", "lr"}
     contract.check_metrics(build, names | {"episode_return", "episode_length"})

@@ -87,11 +87,11 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "BLOCK", 2)
 
 
-def build(name: str, *, compile: bool, id: str = "CartPole-v1", precision: Any = "fp32") -> Any:
+def build(name: str, *, compile: bool, id: str = "CartPole-v1", precision: Any = "fp32", **of_env: Any) -> Any:
     agent, keywords = AGENTS[name]
     if name == "ppo" and id == "CartPole-v1":
         keywords = keywords | {"normalize_observation": True}
-    env = partial(make, id=id, num_envs=4)
+    env = partial(make, id=id, num_envs=4, **of_env)
     return agent(run=Run(compile=compile, precision=precision), env=env, hidden=[8], **keywords)
 
 
@@ -151,13 +151,27 @@ def test_half_precision_is_compiled_too(name: str, precision: str) -> None:
     counters.clear()
     single, half = build(name, compile=False), build(name, compile=True, precision=precision)
     begun = half.flat.theta.clone()
-    train(single, 2)
-    train(half, 2)
+    train(single, 8)
+    train(half, 8)  # the first updates in fp16 overflow, which halves their scale
     assert counters["stats"]["unique_graphs"] >= 2
     assert not counters["graph_break"]
     assert half.flat.theta.isfinite().all()
     assert not torch.equal(half.flat.theta, begun)
-    assert (half.flat.theta - single.flat.theta).abs().mean() < 5e-3
+    assert (half.flat.theta - single.flat.theta).abs().mean() < 2e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGENTS)
+def test_where_steps_are_dead_it_learns_the_same(name: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    vector = {"vector": "sync", "vector_settings": {"autoreset_mode": "next_step"}}
+    eager, compiled = (build(name, compile=compile, id="Constant-v0", **vector) for compile in (False, True))
+    expected, metrics = train(eager, 1)[0], train(compiled, 1)[0]
+    torch.testing.assert_close(compiled.flat.theta, eager.flat.theta, rtol=1e-4, atol=1e-5)
+    assert metrics == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+    assert counters["stats"]["unique_graphs"] >= 2
+    assert not counters["graph_break"]
 
 
 class Times:

@@ -408,6 +408,12 @@ def test_episode_metrics_are_those_of_whole_episodes() -> None:
     assert [m["episode_length"] for m in metrics] == [3, 3]
 
 
+def test_a_buffer_that_may_hold_nothing_but_dead_steps_is_refused() -> None:
+    env = partial(make, id="CartPole-v1", num_envs=4, vector="sync", vector_settings={"autoreset_mode": "next_step"})
+    with pytest.raises(ValueError, match=r"agent.buffer_size=7 must be at least 2 \* env.num_envs = 8: this vector"):
+        DQN(run=Run(), env=env, train_every_env_steps=4, buffer_size=7)
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [

@@ -39,8 +39,8 @@ def one_ray() -> Iterator[None]:
     del os.environ["PYTHONPATH"]
 
 
-def build(agent: Any, runners: int, id: str = "CartPole-v1", **keywords: Any) -> Any:
-    env = functools.partial(make, id=id, num_envs=4, native=False)
+def build(agent: Any, runners: int, id: str = "CartPole-v1", vector: Any = None, **keywords: Any) -> Any:
+    env = functools.partial(make, id=id, num_envs=4, native=False, **(vector or {}))
     return agent(run=Run(), env=env, env_runners=runners, **{**AGENTS.get(agent, {}), **keywords})
 
 
@@ -100,6 +100,34 @@ def test_it_resumes_to_the_same_bits(agent: Any) -> None:
     resumed.close()
     with pytest.raises(ValueError, match=r"saved with agent.env_runners=2, now there are 4"):
         build(agent, 4).load_state_dict(state)
+
+
+NEXT_STEP = {"vector": "sync", "vector_settings": {"autoreset_mode": "next_step"}}
+
+
+@pytest.mark.parametrize("agent", [PPO, DQN])
+def test_where_steps_are_dead_runners_see_what_one_process_sees_and_resume_with_new_episodes(agent: Any) -> None:
+    keywords: dict[str, Any] = {"vector": NEXT_STEP}
+    if agent is PPO:
+        keywords["memory"] = "gru"
+        here, there = build(agent, 0, **keywords), build(agent, 2, **keywords)
+        expected, got = here.step(), there.step()
+        for name, value in expected.items():
+            torch.testing.assert_close(got[name], value, equal_nan=True)
+        torch.testing.assert_close(there.flat.theta, here.flat.theta, rtol=0, atol=1e-5)
+        there.close()
+    first, resumed, again = (build(agent, 2, **keywords) for _ in range(3))
+    steps(first, 3)
+    state = saved(first.state_dict())
+    for learner in (resumed, again):
+        learner.load_state_dict(state)
+        assert learner.collector.begins_N.all()
+        assert not learner.collector.state_NM.any()
+        assert not learner.collector.return_N.any()
+        assert agent is PPO or learner.replay.rows.truncated[learner.replay.position - 1].all(), "nothing follows"
+    assert steps(resumed, 3) == steps(again, 3)
+    for learner in (first, resumed, again):
+        learner.close()
 
 
 def test_an_off_policy_agent_collects_while_it_learns() -> None:

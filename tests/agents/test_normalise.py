@@ -85,6 +85,23 @@ def test_rewards_are_scaled_and_not_shifted() -> None:
     assert normaliser.reward(torch.full((1, 2), 1e9), ended[:1]).max() <= 10
 
 
+def test_statistics_are_of_what_is_live() -> None:
+    live = torch.tensor([[True, True], [True, False]])
+    normaliser = build()
+    reward, ended = torch.tensor([[1.0, 3.0], [0.0, 500.0]]), torch.ones(2, 2, dtype=torch.bool)
+    std = torch.tensor([1.0, 3.0, 0.0]).std(correction=0)
+    torch.testing.assert_close(normaliser.reward(reward, ended, live)[live], (reward / std)[live])
+    obs = torch.tensor([[[1.0, -2.0], [3.0, 0.0]], [[2.0, -1.0], [99.0, 99.0]]])
+    normaliser.observe(obs.flatten(0, 1), live)
+    assert normaliser.obs_moments.number == normaliser.return_moments.number == 3
+    assert normaliser.obs_moments.mean.tolist() == [2, -1]
+    before = normaliser.state_dict()
+    nothing = torch.zeros_like(live)
+    normaliser.observe(obs.flatten(0, 1), nothing)
+    normaliser.reward(reward, ended, nothing)
+    contract.assert_equal_states(normaliser.state_dict(), before)
+
+
 def test_what_is_off_passes_unchanged() -> None:
     normaliser = build(observations=False, rewards=False)
     x, ended = torch.full((1, 2, 2), 99.0), torch.zeros(1, 2, dtype=torch.bool)

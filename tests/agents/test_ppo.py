@@ -96,6 +96,26 @@ def test_normalized() -> None:
     assert normalized(torch.tensor([5.0, 5.0])).tolist() == [0.0, 0.0]
 
 
+def test_losses_of_what_is_live_are_those_of_it_alone() -> None:
+    generator, live = torch.Generator().manual_seed(0), torch.tensor([1, 1, 0, 1, 0], dtype=torch.bool)
+    a, b, c = torch.randn(3, 5, generator=generator)
+    for loss in (
+        lambda i, **k: clipped_surrogate_loss(a.exp()[i], b[i], 0.2, **k),
+        lambda i, **k: value_loss(a[i], b[i], **k),
+        lambda i, **k: clipped_value_loss(a[i], b[i], c[i], 0.2, **k),
+        lambda i, **k: approx_kl(a[i], **k),
+        lambda i, **k: clip_fraction(a.exp()[i], 0.5, **k),
+    ):
+        torch.testing.assert_close(loss(slice(None), live_B=live), loss(live))
+        assert loss(slice(None), live_B=torch.zeros_like(live)).item() == 0
+    # (1.2 * 2 + 0.5 * 2) / 2; ((1 - 2)^2 + (2 - 4)^2) / 2
+    two, far = torch.tensor([True, True, False]), 1e9
+    ratio, advantage = torch.tensor([1.5, 0.5, far]), torch.tensor([2.0, 2.0, far])
+    assert clipped_surrogate_loss(ratio, advantage, 0.2, two).item() == pytest.approx(-1.7)
+    assert value_loss(torch.tensor([1.0, 2.0, far]), torch.tensor([2.0, 4.0, 0.0]), two).item() == 2.5
+    assert clip_fraction(torch.tensor([1.0, 1.3, far]), 0.2, two).item() == 0.5
+
+
 # the update
 
 
@@ -149,7 +169,7 @@ def test_the_kl_that_stops_is_the_mean_over_the_epoch_just_made(monkeypatch: pyt
     """Epochs of two minibatches with these; the mean of the third is 0.5, that of all so far 0.2."""
     learner = build(num_epochs=6, target_kl=0.4)
     kls = iter([0.0, 0.0, 0.7, 0.0, 0.3, 0.7, 9.0, 9.0])
-    monkeypatch.setattr(ppo, "approx_kl", lambda log_ratio: torch.tensor(next(kls)))
+    monkeypatch.setattr(ppo, "approx_kl", lambda log_ratio, live: torch.tensor(next(kls)))
     seen = gradients(learner)
     learner.step()
     assert len(seen) == 6

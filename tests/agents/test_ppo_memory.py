@@ -21,9 +21,12 @@ from trivium.learner import Run
 MEMORIES = ["lstm", "gru"]
 
 
-def build(id: str = "Lasts-v0", *, memory: Any = "lstm", seed: int = 0, num_envs: int = 4, **keywords: Any) -> PPO:
+def build(
+    id: str = "Lasts-v0", *, memory: Any = "lstm", seed: int = 0, num_envs: int = 4, vector: Any = None, **keywords: Any
+) -> PPO:
     settings = {"num_steps": 16, "minibatch_size": 32, "num_epochs": 2, "hidden": [16], "memory_size": 8}
-    return PPO(run=Run(seed=seed), env=partial(make, id=id, num_envs=num_envs), memory=memory, **(settings | keywords))
+    env = partial(make, id=id, num_envs=num_envs, **(vector or {}))
+    return PPO(run=Run(seed=seed), env=env, memory=memory, **(settings | keywords))
 
 
 def stirred(learner: PPO, gain: float = 3.0) -> PPO:
@@ -160,6 +163,11 @@ def recall(updates: int, **keywords: Any) -> float:
 def test_masks_a_memory_and_several_heads_together(memory: str) -> None:
     """The env refuses invalid actions, needs the memory, and has two heads."""
     assert recall(125, memory=memory) > 0.95
+
+
+def test_masks_a_memory_and_several_heads_where_steps_are_dead() -> None:
+    vector = {"vector": "sync", "vector_settings": {"autoreset_mode": "next_step"}}
+    assert recall(150, memory="gru", vector=vector) > 0.95
 
 
 def test_what_needs_a_memory_is_not_learnt_without() -> None:

@@ -142,6 +142,45 @@ def test_samples_are_uniform_over_what_is_there() -> None:
     torch.testing.assert_close(frequencies, torch.full((6,), 1 / 6), rtol=0, atol=0.014)  # 4 standard errors
 
 
+# Of two envs the first is dead at steps 2 and 5, the second at 4; each time the step before has ended an episode.
+ENDS, DEAD = {(1, 0), (4, 0), (3, 1)}, {(2, 0), (5, 0), (4, 1)}
+
+
+def dead_ring(added: int, num_rows: int = 5) -> Replay:
+    replay = Replay(num_rows=num_rows, obs=torch.zeros(2, 1), dead_steps=True)
+    for t in range(added):
+        live = torch.tensor([[(t, n) not in DEAD for n in range(2)]])
+        replay.add(rows(t, terminated=ENDS | DEAD), live)
+    return replay
+
+
+@pytest.mark.parametrize("added", [3, 5, 6, 7])
+def test_what_is_dead_is_never_drawn_and_no_look_ahead_reaches_it(added: int) -> None:
+    """The live ones uniformly, and each with the return it has in a ring without what is dead."""
+    replay = dead_ring(added)
+    kept = [(t, n) for t in range(max(0, added - 5), added) for n in range(2) if (t, n) not in DEAD]
+    index = replay.sample(8000, generator())
+    batch = replay.batch(index, num_steps=3, gamma=0.5)
+    drawn = [divmod(int(obs), 10) for obs in batch.obs.flatten().tolist()]
+    assert set(drawn) == set(kept)
+    for pair in kept:
+        assert drawn.count(pair) / 8000 == pytest.approx(1 / len(kept), abs=0.016)
+    ends = dict.fromkeys(ENDS, True)
+    for i in range(50):
+        t, n = drawn[i]
+        got = [batch.return_[i].item(), batch.discount[i].item(), batch.next_obs[i].item()]
+        assert got == expected_batch(sorted({t for t, _ in kept}), ends, t, n, 3)
+
+
+def test_what_is_live_is_saved_too(saved: Callable[[Any], Any]) -> None:
+    for added in (3, 7):
+        again = dead_ring(4)
+        again.load_state_dict(saved(dead_ring(added).state_dict()))
+        assert torch.equal(again.sample(100, generator()), dead_ring(added).sample(100, generator()))
+        assert again.live_RN is not None
+        assert not again.live_RN[: again.filled].all()
+
+
 @pytest.mark.parametrize("added", [0, 2, 5, 7])
 def test_a_ring_is_saved_as_far_as_it_is_filled(saved: Callable[[Any], Any], added: int) -> None:
     replay = ring(5, rows(0), *(rows(t) for t in range(1, added)))
@@ -243,6 +282,14 @@ def test_new_transitions_get_the_largest_priority_so_far() -> None:
     priorities.update(torch.tensor([0]), torch.tensor([4.0]))
     priorities.add(torch.tensor([1, 2]))
     torch.testing.assert_close(priorities.tree[torch.arange(3)].float(), torch.tensor([2.0, 4.0, 4.0]))
+
+
+def test_what_is_dead_has_no_priority() -> None:
+    priorities = priorities_of(1.0, 16.0, 4.0, alpha=0.5)
+    priorities.add(torch.tensor([0, 1, 3, 4]), torch.tensor([True, False, True, False]))
+    torch.testing.assert_close(priorities.tree[torch.arange(5)].float(), torch.tensor([4.0, 0.0, 2.0, 4.0, 0.0]))
+    draws = torch.cat([priorities.sample(8, generator(seed)) for seed in range(100)])
+    assert set(draws.tolist()) == {0, 2, 3}
 
 
 def test_priorities_are_saved_as_far_as_they_are_known(saved: Callable[[Any], Any]) -> None:

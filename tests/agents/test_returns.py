@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from trivium.agents.returns import explained_variance, gae, linear_recurrence, linear_schedule, mean_where, running_sum
+from trivium.agents.returns import (
+    explained_variance,
+    gae,
+    linear_recurrence,
+    linear_schedule,
+    live_mean,
+    live_variance,
+    mean_where,
+    normalized,
+    running_sum,
+)
 
 
 def column(*values: float) -> Tensor:
@@ -183,3 +193,41 @@ def test_explained_variance() -> None:
     assert explained_variance(torch.ones(3), target).item() == 0
     assert explained_variance(-target, target).item() == -3
     assert explained_variance(target, torch.ones(3)).isnan()
+
+
+LIVE, NONE = torch.tensor([True, False, True]), torch.zeros(3, dtype=torch.bool)
+
+
+def test_means_and_variances_of_what_is_live_by_hand() -> None:
+    x = torch.tensor([1.0, 9.0, 3.0], requires_grad=True)
+    mean = live_mean(x, LIVE)
+    assert mean.item() == 2
+    assert torch.autograd.grad(mean, x)[0].tolist() == [0.5, 0, 0.5]
+    assert live_mean(torch.tensor([1.0, torch.inf, 3.0]), LIVE).item() == 2
+    assert live_variance(x, LIVE).item() == 1
+    assert live_mean(x, None).item() == pytest.approx(13 / 3)
+    assert live_mean(x, NONE).item() == live_variance(x, NONE).item() == 0
+
+
+def test_normalized_and_explained_variance_of_what_is_live_by_hand() -> None:
+    x = torch.tensor([1.0, 900.0, 3.0])
+    torch.testing.assert_close(normalized(x, LIVE), torch.tensor([-1.0, 0.0, 1.0]) / 2**0.5)
+    torch.testing.assert_close(normalized(x, LIVE)[LIVE], normalized(x[LIVE]))
+    assert normalized(x, torch.tensor([False, True, False])).tolist() == [0, 900, 0], "a single one has no deviation"
+    assert normalized(x, NONE).tolist() == [0, 0, 0]
+    # targets 1 and 3, errors 1 and 0: 1 - (1/4) / 1
+    assert explained_variance(torch.tensor([0.0, -7.0, 3.0]), x, LIVE).item() == 0.75
+    assert explained_variance(x, x, NONE).isnan()
+
+
+@pytest.mark.parametrize("terminated", [False, True])
+def test_a_copy_of_an_episode_s_last_step_changes_no_other_advantage(terminated: bool) -> None:
+    """As a rollout holds it in place of a step that only begins the next episode."""
+    rollout = random_rollout(7, steps=6, envs=1)
+    rollout["terminated_TN"][:], rollout["ended_TN"][:] = False, False
+    rollout["terminated_TN"][2], rollout["ended_TN"][2] = terminated, True
+    with_copy = {name: x[[0, 1, 2, 2, 3, 4, 5]] for name, x in rollout.items()}
+    for name in ("reward_TN", "value_TN", "next_value_TN"):
+        with_copy[name][3] = 1e6
+    got = gae(**with_copy, gamma=0.9, lam=0.8)[[0, 1, 2, 4, 5, 6]]
+    torch.testing.assert_close(got, gae(**rollout, gamma=0.9, lam=0.8), rtol=1e-6, atol=1e-6)

@@ -193,14 +193,6 @@ def test_no_dead_transition_enters_a_loss(
     assert agent.evaluate()["length_mean"] == 3
 
 
-def test_a_memory_and_dead_steps_are_refused() -> None:
-    def env(**keywords: Any) -> Any:
-        return make(**{"id": "Counts-v0", "num_envs": 4, "vector": "sync", **mode("next_step"), **keywords})
-
-    with pytest.raises(ValueError, match=r"^agent.memory needs .*: choose env.vector=sync or async$"):
-        PPO(run=Run(), env=env, num_steps=8, minibatch_size=16, memory="gru")
-
-
 @pytest.mark.parametrize("vector", ["sync", "async"])
 @pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1", "Drift-v0", "Lasts-v0"])
 def test_a_resumed_vector_env_goes_on_mid_episode(id: str, vector: str, saved: Callable[[Any], Any]) -> None:
