@@ -94,25 +94,26 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
     before = len(found.lines)
     body = check.experiment_body(experiment, library, found) if experiment else {}
     unclear = unclear or len(found.lines) > before
-    base: Config = {}
     # Groups of which another option than the experiment's was typed: what it sets for its own is not meant for them.
     replaced: set[str] = set()
     if not unclear:
         try:
-            base, choices = _tree(groups, [], library)
+            tree, choices = _composed(groups, library)
             typed = {g for g in groups if g in body and g in (*LEARNERS, *PARTS)}
-            own = _tree({"experiment": groups["experiment"]}, [], library)[1] if typed else {}
+            own = _composed({"experiment": groups["experiment"]}, library)[1] if typed else {}
             replaced = {g for g in typed if groups[g] != own.get(g)}
         except _NOT_COMPOSED as error:
             found.add("", _one_line(error))
             unclear = True
     if unclear:
-        base, choices = _tree({}, [], library)
+        tree, choices = _composed({}, library)
         values = [v for v in values if v.key_or_group.partition(".")[0] not in (*LEARNERS, *PARTS)]
         body, experiment = {}, None
-    plain = {group: choices[group] for group in choices if group != "experiment"}
-    reference, _ = _tree(plain, [], library)
-    base = {**base, **{group: reference.get(group) for group in replaced}}
+    plain, _ = _composed({group: choices[group] for group in choices if group != "experiment"}, library)
+    reference = _as_it_stands(plain)
+    for group in replaced:
+        tree[group] = plain.get(group)
+    base = _as_it_stands(tree)
     body = {key: value for key, value in body.items() if key not in replaced}
     for group, option in choices.items():
         if library.names_twice(group, option):
@@ -133,19 +134,12 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
 
     if experiment:
         check.check_body(body, reference, library.named(experiment), found)
-    good = []
     for v in values:
         fills = isinstance(v.value(), dict) and check.get(reference, v.key_or_group) == {}
-        if (fills or check.is_free(reference, v.key_or_group)) and v.type == OverrideType.CHANGE:
-            good.append(f"++{v.input_line}")
-        elif _known(v, base, file_of(v.key_or_group), library, found):
-            good.append(v.input_line or "")
-    tree, _ = _composed({} if unclear else groups, good, library)
-    if replaced:
-        beside, _ = _composed(plain, good, library)
-        for group in replaced:
-            tree[group] = beside.get(group)
-    tied = _tied_to_budget(OmegaConf.to_container(tree))
+        free = (fills or check.is_free(reference, v.key_or_group)) and v.type == OverrideType.CHANGE
+        if free or _known(v, base, file_of(v.key_or_group), library, found):
+            _apply(v, tree)
+    tied = _tied_to_budget(_as_it_stands(tree))
     config: Config = valid.with_integers({**_resolved(tree, found), **tied})
     if config.get("name") == reference["name"] and not experiment:
         config["name"] = _name(config, choices)
@@ -292,15 +286,25 @@ def _hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = previous
 
 
-def _tree(groups: dict[str, str], values: list[str], library: Library) -> tuple[Config, dict[str, str]]:
-    """The composed config with its interpolations as they stand, and which option of each group it holds."""
-    tree, choices = _composed(groups, values, library)
-    return OmegaConf.to_container(tree), choices  # type: ignore[return-value]
+def _as_it_stands(tree: DictConfig) -> Config:
+    """A composed config as plain data, its interpolations as they stand."""
+    return OmegaConf.to_container(tree)  # type: ignore[return-value]
 
 
-def _composed(groups: dict[str, str], values: list[str], library: Library) -> tuple[DictConfig, dict[str, str]]:
+def _apply(override: Override, tree: DictConfig) -> None:
+    """As Hydra would while it composes, which takes a tenth of a second each time."""
+    key, value = override.key_or_group, override.value()
+    if override.type == OverrideType.DEL:
+        parent, _, name = key.rpartition(".")
+        del OmegaConf.select(tree, parent)[name]
+    else:
+        OmegaConf.update(tree, key, value, merge=True)
+
+
+def _composed(groups: dict[str, str], library: Library) -> tuple[DictConfig, dict[str, str]]:
+    """The composed config, and which option of each group it holds."""
     none = [group for group, option in groups.items() if option == "null"]  # Hydra can't take a choice back
-    overrides = [f"{group}={option}" for group, option in groups.items() if group not in none] + values
+    overrides = [f"{group}={option}" for group, option in groups.items() if group not in none]
     if library.config_dir:
         escaped = str(library.config_dir).replace("\\", "\\\\").replace("'", "\\'")
         overrides.append(f"hydra.searchpath=['file://{escaped}']")

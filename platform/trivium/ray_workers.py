@@ -228,8 +228,8 @@ def _drive(
     if isinstance(answer, Exception):
         raise answer
     if answer is None:
-        (error,) = failed
-        raise RuntimeError(f"Ray gave up: {_first_line(error)}") from error
+        (failure,) = failed
+        raise RuntimeError(f"Ray gave up: {_first_line(failure)}") from failure
     return answer
 
 
