@@ -207,14 +207,10 @@ def _drive(
                 ray.get(mailbox.stop.remote(signal), timeout=SILENT_S)
             elif signal and time.monotonic() > told_at + UNHEARD_S:
                 unheard = not ray.get(mailbox.heard_the_signal.remote(), timeout=SILENT_S)
-        except (
-            ray.exceptions.RayError
-        ) as error:  # not the workers', which Ray Train sees to: its own processes are gone
+        except ray.exceptions.RayError as error:  # not of a worker, which Ray Train sees to: Ray itself is gone
             if signal := stop_requested():
                 raise Interrupted(signal, _newest(task)) from error
-            lost = (
-                f"the Ray of this run is lost ({type(error).__name__}); trivium resume continues from {_newest(task)}"
-            )
+            lost = f"the run's Ray is lost ({type(error).__name__}); trivium resume continues from {_newest(task)}"
             raise RuntimeError(lost) from error
     display.close()
     thread.join(LEAVE_S)
