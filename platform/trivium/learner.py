@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trivium import valid
+from trivium.shared_sum import all_reduce
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -178,10 +179,7 @@ class Run:
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of `value` over the workers (any shape, the same on each); itself for one worker."""
-        if self.world_size > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-        return value
+        return all_reduce(value) if self.world_size > 1 else value
 
     def gather(self, value: Tensor) -> Tensor:
         """`value` of all workers, concatenated along its first dimension in rank order. Lengths may differ."""

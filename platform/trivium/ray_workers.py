@@ -31,7 +31,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.callback import ControllerCallback  # the only way to its controller
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trivium import ray_cluster, signals, worker
+from trivium import ray_cluster, shared_sum, signals, worker
 from trivium.checkpoint import CheckpointError, Checkpoints
 from trivium.config import ConfigError
 from trivium.learner import Learner, Run
@@ -267,6 +267,8 @@ def _train(task: Task, mailbox: Any, cwd: str) -> Outcome:
             rank=context.get_world_rank(),
             world_size=context.get_world_size(),
         )
+        if run.device.type == "cpu" and 1 < run.world_size == context.get_local_world_size():
+            shared_sum.join(run.rank, run.world_size)
         return worker.work(
             task,
             run,
