@@ -367,5 +367,5 @@ def test_a_run_folder_from_a_stranger_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a name that a run folder may build; --trust os"):
         build_learner(config, Run(), trusted=())
     config["agent"]["settings"] = {"training": {"learner_class": "os.system"}}
-    with pytest.raises(ConfigError, match=r"agent: agent.settings.training.learner_class=.*: RLlib might"):
+    with pytest.raises(ConfigError, match=r"^agent.settings.training.learner_class=.*: RLlib might"):
         build_learner(config, Run(), trusted=())
