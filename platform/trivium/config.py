@@ -113,7 +113,6 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
     reference = _as_it_stands(plain)
     for group in replaced:
         tree[group] = plain.get(group)
-    base = _as_it_stands(tree)
     body = {key: value for key, value in body.items() if key not in replaced}
     for group, option in choices.items():
         if library.names_twice(group, option):
@@ -137,7 +136,7 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
     for v in values:
         fills = isinstance(v.value(), dict) and check.get(reference, v.key_or_group) == {}
         free = (fills or check.is_free(reference, v.key_or_group)) and v.type == OverrideType.CHANGE
-        if free or _known(v, base, file_of(v.key_or_group), library, found):
+        if free or _known(v, _as_it_stands(tree), file_of(v.key_or_group), library, found):
             _apply(v, tree)
     tied = _tied_to_budget(_as_it_stands(tree))
     config: Config = valid.with_integers({**_resolved(tree, found), **tied})
@@ -186,7 +185,7 @@ def _parse(overrides: Sequence[str], found: Found) -> list[Override]:
         for attempt in (text, quoted) if equals and "'" not in value else (text,):
             with contextlib.suppress(HydraException):
                 override = parser.parse_overrides([attempt])[0]
-                if not override.key_or_group:
+                if not override.key_or_group or override.package:
                     continue
                 if override.is_sweep_override():
                     found.add(text, f"{text}: one value at a time")
@@ -269,7 +268,14 @@ def _known(override: Override, base: Config, file: str, library: Library, found:
     unknown = [k for k in keys if not check.has(base, k)]
     for k in unknown:
         found.add(k, check.unknown_key(k, base, file))
-    return not unknown
+    if unknown:
+        return False
+    now = check.get(base, key)
+    if override.type == OverrideType.ADD and now is not None and not isinstance(value, dict | list):
+        found.add(key, f"{override.input_line}: {key} is there already; {(override.input_line or '')[1:]} changes it")
+    elif override.type == OverrideType.DEL and value is not None and value != now:
+        found.add(key, f"{override.input_line}: {key} is {valid.show(now)}; ~{key} leaves it out")
+    return key not in found.lines
 
 
 # ----------------------------------------------------------------------------------------------- Hydra

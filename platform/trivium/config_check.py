@@ -5,6 +5,7 @@ Nothing here imports torch, except to count GPUs where there may be one.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
@@ -244,13 +245,18 @@ def check_run_folder(place: Path | str, found: Found) -> None:
 
 def check_storage(storage: str, found: Found) -> None:
     """Runs are folders below it, so no file may be in the way."""
-    above = _nearest_above(Path(storage).absolute())
-    if not is_bucket(storage) and not above.is_dir():
+    above = Path("/") if is_bucket(storage) else _nearest_above(Path(storage).absolute())
+    if not above.is_dir():
         found.add("storage", f"storage={storage}: must be a folder, and {above} is a file")
 
 
 def _nearest_above(path: Path) -> Path:
-    return next(one for one in (path, *path.parents) if one.exists())
+    """The nearest that is there and can be seen."""
+    for one in (path, *path.parents):
+        with contextlib.suppress(OSError):  # a name too long, a folder that is not ours to look into
+            if one.exists():
+                return one
+    return path
 
 
 def check_tied(config: dict[str, Any], file: str, found: Found) -> None:

@@ -207,12 +207,14 @@ def _stated(module_name: str, name: str, attribute: str) -> Any:
         return None
     if any(isinstance(inner, ast.Attribute) and inner.attr == attribute for inner in ast.walk(node)):
         return None  # each instance may set it
-    for statement in node.body:
-        if _assigns(statement, attribute):
-            value = getattr(statement, "value", None)
+    bound = [statement for statement in node.body if _binds(statement, attribute)]
+    if bound:
+        if len(bound) == 1 and isinstance(bound[0], ast.Assign | ast.AnnAssign):
+            value = bound[0].value
             if isinstance(value, ast.Name):
                 value = getattr((_definition(module_name, value.id) or ("", None))[1], "value", None)
             return ast.literal_eval(value) if value else None
+        return None  # only running it can tell
     base = node.bases[0] if len(node.bases) == 1 else None
     return _stated(module_name, base.id, attribute) if isinstance(base, ast.Name) else None
 
@@ -238,6 +240,15 @@ def _definition(module_name: str, name: str, *, imports: int = 0) -> tuple[str, 
                     origin = ".".join([*base, *([statement.module] if statement.module else [])])
                     return _definition(origin, alias.name, imports=imports + 1)
     return None
+
+
+def _binds(statement: ast.stmt, name: str) -> bool:
+    """Whether a statement gives a name a meaning, at whatever depth."""
+    return any(
+        (isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store))
+        or (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)
+        for node in ast.walk(statement)
+    )
 
 
 def _assigns(statement: ast.stmt, name: str) -> bool:

@@ -18,7 +18,7 @@ def problem(env_id: str) -> str | None:
     namespace = name.partition("/")[0]
     try:
         importlib.import_module(module or REGISTERED_BY.get(namespace, "gymnasium"))
-    except Exception as error:  # the user's module may fail in any way
+    except (Exception, SystemExit) as error:  # the user's module may fail in any way
         if not module:
             return f"env.id={env_id}: Atari games need pip install 'trivium[atari]'"
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
@@ -26,14 +26,14 @@ def problem(env_id: str) -> str | None:
         return f"env.id={env_id}: {module} can't be imported: {_one_line(error)}"
     import gymnasium
 
-    if name in gymnasium.registry:
-        return None
+    if name in gymnasium.registry or (module and any(one.startswith(f"{name}-v") for one in gymnasium.registry)):
+        return None  # without a version gymnasium takes the newest
     near = nearest(name, gymnasium.registry)
     hint = f"did you mean '{module}{colon}{near[0]}'?" if near else "see trivium list envs"
     return f"env.id={env_id}: {f'{module} registers' if module else 'gymnasium knows'} no such id; {hint}"
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -188,7 +188,7 @@ def _wandb() -> tuple[bool, str, str]:
     """Whether one is logged in at W&B, how runs are written, and both in words."""
     from trivium.wandb_process import choose_mode, logged_in
 
-    known = logged_in()
+    known = bool(_within(ANSWER_S, logged_in))
     if os.environ.get("WANDB_MODE", "").lower() == "disabled":
         return known, "disabled", "disabled by WANDB_MODE"
     mode = _within(ANSWER_S, choose_mode) or "offline"

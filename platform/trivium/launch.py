@@ -118,9 +118,9 @@ def resume(
         ConfigError: there is no run, its folder can't be written, or its config can't be built.
     """
     dir, config = read_run(place)
-    if not os.access(dir, os.W_OK):
-        raise ConfigError([f"the run folder {dir} can't be written"])
     done = read_result(dir)
+    if not os.access(dir, os.W_OK) and (overrides or not done):
+        raise ConfigError([f"the run folder {dir} can't be written"])
     if done and not overrides:
         done._trusted = trusted
         if display:

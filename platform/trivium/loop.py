@@ -399,10 +399,15 @@ class Loop:
 
 
 def weights_finite(learner: Learner) -> bool:
-    """Whether no parameter of the modules that a learner has as its attributes holds a NaN or Inf."""
-    modules = [value for value in vars(learner).values() if isinstance(value, nn.Module)]
-    finite = [parameter.isfinite().all() for module in modules for parameter in module.parameters()]
-    return not finite or bool(torch.stack(finite).all())
+    """Whether no parameter that is trained holds a NaN or Inf, of the modules that a learner has as its attributes or
+    is itself."""
+    held = [learner, *getattr(learner, "__dict__", {}).values()]
+    parameters = [p for module in held if isinstance(module, nn.Module) for p in module.parameters() if p.requires_grad]
+    of_devices: dict[torch.device, list[torch.Tensor]] = {}
+    for parameter in parameters:
+        if not isinstance(parameter, nn.UninitializedParameter):
+            of_devices.setdefault(parameter.device, []).append(parameter.isfinite().all())
+    return all(bool(torch.stack(finite).all()) for finite in of_devices.values())
 
 
 def computed_by(run: Run) -> dict[str, Any]:

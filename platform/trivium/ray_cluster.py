@@ -104,7 +104,7 @@ class _Sessions:
         if not self._hooked:
             os.register_at_fork(after_in_child=self._after_fork)  # subprocess runs it too, given a preexec_fn as by Ray
             self._hooked = True
-        self._on = True
+        self._on = sys.platform == "linux"  # elsewhere Ray ends its processes as a group of its own
         try:
             yield
         finally:

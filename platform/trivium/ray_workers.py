@@ -45,7 +45,7 @@ log = logging.getLogger("trivium")
 COLLECTIVE = (ConfigError, NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
 RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: Ray restarts the group
 LEAVE_S = 5.0  # how long Ray Train may take to tidy up when all is done, before its controller is killed
-SILENT_S = 15.0  # how long the mailbox, which stands beside the driver, may take to answer
+SILENT_S = 10.0  # how long the mailbox, which stands beside the driver, may be silent once a signal has come
 UNHEARD_S = 5.0  # how long a signal may go unheard by workers that were not placed or are not that far yet
 
 
@@ -195,7 +195,7 @@ def _drive(
         thread.join(0.2)
         alive = thread.is_alive()  # asked before the mailbox, so that nothing comes between
         try:
-            status, sentences, answer = ray.get(mailbox.take.remote(), timeout=SILENT_S)
+            status, sentences, answer = _answer(mailbox.take.remote(), stop_requested)
             for sentence in sentences:
                 display.say(sentence)
             if status:
@@ -204,10 +204,11 @@ def _drive(
             if signal and told_at == math.inf:
                 told_at = time.monotonic()
                 display.say("stopping: the workers write a checkpoint")
-                ray.get(mailbox.stop.remote(signal), timeout=SILENT_S)
+                _answer(mailbox.stop.remote(signal), stop_requested)
             elif signal and time.monotonic() > told_at + UNHEARD_S:
-                unheard = not ray.get(mailbox.heard_the_signal.remote(), timeout=SILENT_S)
+                unheard = not _answer(mailbox.heard_the_signal.remote(), stop_requested)
         except ray.exceptions.RayError as error:  # not of a worker, which Ray Train sees to: Ray itself is gone
+            display.close()
             if signal := stop_requested():
                 raise Interrupted(signal, _newest(task)) from error
             lost = f"the run's Ray is lost ({type(error).__name__}); trivium resume continues from {_newest(task)}"
@@ -215,9 +216,10 @@ def _drive(
     display.close()
     thread.join(LEAVE_S)
     if thread.is_alive():  # a Ray must not be shut down under a thread that waits for it: the process would end there
-        controller = ray.get(mailbox.known_controller.remote())
-        if controller is not None:
-            ray.kill(controller)
+        with contextlib.suppress(ray.exceptions.RayError):
+            controller = ray.get(mailbox.known_controller.remote(), timeout=SILENT_S)
+            if controller is not None:
+                ray.kill(controller)
         thread.join(2 * LEAVE_S)
     if unheard:
         raise Interrupted(stop_requested() or 0, _newest(task))
@@ -227,6 +229,22 @@ def _drive(
         (failure,) = failed
         raise RuntimeError(f"Ray gave up: {_first_line(failure)}") from failure
     return answer
+
+
+def _answer(question: Any, stop_requested: Callable[[], int | None]) -> Any:
+    """The mailbox's answer, however long it takes to start; once a signal has come, only `SILENT_S`.
+
+    Raises:
+        ray.exceptions.RayError: there is no mailbox any more, or it is silent.
+    """
+    silent_from = math.inf
+    while True:
+        try:
+            return ray.get(question, timeout=1.0)
+        except ray.exceptions.GetTimeoutError:
+            silent_from = min(silent_from, time.monotonic()) if stop_requested() else math.inf
+            if time.monotonic() > silent_from + SILENT_S:
+                raise
 
 
 def _newest(task: Task) -> str:

@@ -53,7 +53,8 @@ class SharedSum:
 
     def takes(self, value: Tensor) -> bool:
         """Whether it sums such a tensor."""
-        return value.dtype == torch.float32 and value.device.type == "cpu" and value.numel() <= CAPACITY
+        plain = value.dtype == torch.float32 and value.device.type == "cpu" and not value.requires_grad
+        return plain and value.numel() <= CAPACITY
 
     def __call__(self, value: Tensor) -> Tensor:
         """The sum of `value` (any shape, the same on each) over the workers in the order of their ranks, a new tensor.
@@ -63,7 +64,7 @@ class SharedSum:
         """
         self._sums += 1
         own, all_W = (self._views.get(value.shape) or self._view(value.shape))[self._sums % 2]
-        own.copy_(value.detach())
+        own.copy_(value)
         self._counts[self._own] = self._sums
         for other in self._others:
             self._wait(other)
@@ -71,7 +72,7 @@ class SharedSum:
 
     def _view(self, shape: torch.Size) -> list[tuple[Tensor, Tensor]]:
         """Of each of the two places, where this worker writes numbers of this shape, and those of all."""
-        all_2W = self._number_2WC[:, :, : shape.numel()].view(2, -1, *shape)
+        all_2W = self._number_2WC[:, :, : shape.numel()].view(2, len(self._others) + 1, *shape)
         self._views[shape] = [(all_W[self._rank], all_W) for all_W in all_2W]
         return self._views[shape]
 
@@ -111,13 +112,14 @@ def join(rank: int, world_size: int) -> None:
     place: list[Any] = [None]
     held = -1
     if rank == 0 and platform.machine().lower() in ("x86_64", "amd64") and hasattr(os, "memfd_create"):
-        held = os.memfd_create("trivium-sum")  # no file: nothing is left when all are killed
-        os.truncate(held, world_size * (LINE * 8 + 2 * CAPACITY * 4))
-        place = [(os.getpid(), held)]
+        with contextlib.suppress(OSError):
+            held = os.memfd_create("trivium-sum")  # no file: nothing is left when all are killed
+            os.truncate(held, world_size * (LINE * 8 + 2 * CAPACITY * 4))
+            place = [(os.getpid(), held)]
     dist.broadcast_object_list(place, src=0)
     made = None
     if place[0] is not None:
-        with contextlib.suppress(OSError):  # /proc is not to be read
+        with contextlib.suppress(OSError, ValueError):  # /proc is not to be read, or not of this machine
             made = SharedSum(rank, world_size, *place[0])
     all_have = torch.tensor(int(made is not None))
     dist.all_reduce(all_have, dist.ReduceOp.MIN)
@@ -133,5 +135,5 @@ def _register() -> None:
     library = torch.library.Library("trivium", "DEF")
     library.define("shared_sum(Tensor value) -> Tensor")
     library.impl("shared_sum", lambda value: _joined(value), "CPU")  # type: ignore[misc]  # called where there is one
-    torch.library.register_fake("trivium::shared_sum", torch.empty_like, lib=library)
+    torch.library.register_fake("trivium::shared_sum", lambda value: value.new_empty(value.shape), lib=library)
     _operators.append(library)

@@ -58,7 +58,8 @@ def listen() -> Iterator[Asked]:
         if number == signal.SIGINT and asked.signal == signal.SIGINT:
             os._exit(128 + number)
         if number == signal.SIGINT:  # not by a stream's own write, in the middle of which the signal may have come
-            os.write(2, b"\ntrivium: stopping with a checkpoint; Ctrl-C again leaves at once\n")
+            with contextlib.suppress(OSError):  # nobody reads: Ctrl-C has ended the `tee` behind us first
+                os.write(2, b"\ntrivium: stopping with a checkpoint; Ctrl-C again leaves at once\n")
         asked.note(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -160,7 +160,7 @@ BY_ENDING: dict[str, Rule] = {
     "_samples": Number(low=0, integer=True, nullable=True),
     "_env_steps": COUNT_OR_NULL,
     "_lr": LEARNING_RATE,
-    "_seed": Number(low=0, high=2**32 - 1, integer=True),
+    "_seed": Number(low=0, high=2**32 - 1, integer=True, nullable=True),
 }
 
 

@@ -349,6 +349,12 @@ class Base:
         ("class A(A):\n    pass", None),
         ("class A:\n    evaluates = made()", None),
         ("class A:\n    evaluates = UNKNOWN", None),
+        ("class A:\n    evaluates = ('x',)\n    evaluates += ('y',)", None),
+        (
+            "from stated_base import Base\nclass A(Base):\n    @property\n    def evaluates(self):\n        return ()",
+            None,
+        ),
+        ("from stated_base import Base\nclass A(Base):\n    if True:\n        evaluates = ('x',)", None),
         ("class A:\n    evaluates = ('x',)\n    def f(self):\n        self.evaluates = ()", None),
         ("@decorated\nclass A:\n    evaluates = ('x',)", None),
         ("def A(): ...", None),

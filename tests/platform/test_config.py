@@ -198,6 +198,20 @@ EARLY = [
     ("learner.optimizer.weight_decay=-1", ["learner.optimizer.weight_decay=-1: must be a number >= 0$"]),
     ("budget={epochs:0}", ["budget.epochs=0: must be a number > 0$"]),
 ]
+EARLY += [
+    (
+        "agent=ppo +agent.lr=0.1 sed=1",
+        [r"\\+agent.lr=0.1: agent.lr is there already; agent.lr=0.1 changes it", "sed: "],
+    ),
+    ("experiment=ppo_cartpole ~agent.lr=5", ["~agent.lr=5: agent.lr is .*; ~agent.lr leaves it out"]),
+    ("experiment=ppo_cartpole ~agent.gamma ~agent.gamma", ["agent.gamma: there is no such key"]),
+    (
+        "experiment=ppo_cartpole agent.hidden=null ~agent.hidden.x",
+        ["agent.hidden.x: there", "agent.hidden=null: must be a list"],
+    ),
+    ("budget.epochs@x=3", ["budget.epochs@x=3: is not of the form key=value"]),
+    ("storage=/dev/null/" + "a" * 300, ["storage=/dev/null/a+: must be a folder, and /dev/null is a file"]),
+]
 TYPED += EARLY
 
 # What the user's own folder holds, what is typed, and a pattern for each line of the answer.
@@ -336,6 +350,8 @@ def test_the_module_of_an_env_is_the_users_own(
     (mine / "envs_that_fail.py").write_text("def f(:\n")
     typed = ["experiment=ppo_cartpole", "env.id=envs_of_mine:Mine-v0"]
     assert compose(typed)["env"]["id"] == "envs_of_mine:Mine-v0"
+    typed[1] = "env.id=envs_of_mine:Mine"
+    assert compose(typed), "gymnasium takes the newest version"
     typed[1] = "env.id=envs_of_mine:Mime-v0"
     assert_one_each(refused(capsys, typed), ["envs_of_mine registers no such id; did you mean 'envs_of_mine:Mine-v0'"])
     typed[1] = "env.id=envs_that_fail:X-v0"

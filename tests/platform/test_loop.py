@@ -18,7 +18,7 @@ from trivium import signals
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError
 from trivium.learner import Run
-from trivium.loop import Interrupted, Loop, NonFiniteLoss
+from trivium.loop import Interrupted, Loop, NonFiniteLoss, weights_finite
 from trivium.tracking import RunTracker, read_rows
 
 
@@ -314,6 +314,33 @@ def test_a_signal_leaves_an_evaluation_that_the_resumed_run_does_again(tmp_path:
     second.train()
     assert timeless(parts) == timeless(whole)
     assert second.checkpoints.best() == "step-000000000120"
+
+
+def test_a_signal_counts_though_nobody_reads_what_is_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise BrokenPipeError
+
+    with signals.listen() as asked:
+        monkeypatch.setattr(os, "write", broken)
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.undo()
+    assert asked() == signal.SIGINT
+
+
+def test_which_weights_must_be_finite() -> None:
+    nan, net = float("nan"), torch.nn.Linear(2, 2)
+    assert weights_finite(SimpleNamespace(net=net, lazy=torch.nn.LazyLinear(1), x=torch.tensor(nan)))  # type: ignore[arg-type]
+    mask = torch.nn.Parameter(torch.tensor(-math.inf), requires_grad=False)
+    assert weights_finite(SimpleNamespace(held=torch.nn.ParameterList([mask])))  # type: ignore[arg-type]
+    with torch.no_grad():
+        net.bias[0] = nan
+    assert not weights_finite(SimpleNamespace(other=3, net=net))  # type: ignore[arg-type]
+    assert not weights_finite(torch.nn.Sequential(net))  # type: ignore[arg-type]
+
+    class Slots:
+        __slots__ = ("net",)
+
+    assert weights_finite(Slots())  # type: ignore[arg-type]  # of which nothing is known
 
 
 def test_rows_that_are_lost_leave_no_half_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

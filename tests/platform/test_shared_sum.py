@@ -36,14 +36,15 @@ def _workers(rank: int, folder: str) -> None:
     noise = torch.randn(1000, generator=torch.Generator().manual_seed(rank))
     every = [torch.randn(1000, generator=torch.Generator().manual_seed(r)) for r in range(WORKERS)]
     assert torch.equal(run.sum(noise), (every[0] + every[1]) + every[2]), "in the order of the ranks"
-    for other in (noise.double(), torch.ones(shared_sum.CAPACITY + 1)):  # go by torch.distributed
-        run.sum(other)
-    assert shared_sum._joined._sums == 501
+    assert run.sum(torch.empty(0, 2)).shape == (0, 2)
+    for other in (noise.double(), torch.ones(shared_sum.CAPACITY + 1), torch.ones(2, requires_grad=True)):
+        run.sum(other)  # goes by torch.distributed
+    assert shared_sum._joined._sums == 502
     assert pickle.loads(pickle.dumps(run)) == run
     torch.distributed.barrier()
     if rank == 0:
         shared_sum.TIMEOUT_S = 0.2
-        with pytest.raises(RuntimeError, match=r"another worker has not come to sum 502 within 0\.2 s"):
+        with pytest.raises(RuntimeError, match=r"another worker has not come to sum 503 within 0\.2 s"):
             run.sum(noise)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
