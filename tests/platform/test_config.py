@@ -200,8 +200,8 @@ EARLY = [
 ]
 EARLY += [
     (
-        "agent=ppo +agent.lr=0.1 sed=1",
-        [r"\\+agent.lr=0.1: agent.lr is there already; agent.lr=0.1 changes it", "sed: "],
+        "experiment=ppo_cartpole +agent.lr=0.1 sed=1",
+        [r"\+agent.lr=0.1: agent.lr is there already; agent.lr=0.1 changes it", "sed: "],
     ),
     ("experiment=ppo_cartpole ~agent.lr=5", ["~agent.lr=5: agent.lr is .*; ~agent.lr leaves it out"]),
     ("experiment=ppo_cartpole ~agent.gamma ~agent.gamma", ["agent.gamma: there is no such key"]),
