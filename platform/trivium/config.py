@@ -50,6 +50,15 @@ class ConfigError(Exception):
         return "\n".join(self.errors)
 
 
+def refuse(found: Found) -> None:
+    """
+    Raises:
+        ConfigError: of all that was found, if anything was.
+    """
+    if found.lines:
+        raise ConfigError(list(found.lines.values()))
+
+
 def compose(
     overrides: Sequence[str] = (), config_dir: Path | str | None = None, dir: Path | str | None = None
 ) -> Config:
@@ -73,7 +82,7 @@ def compose(
     library = Library(Path(config_dir).resolve() if config_dir is not None else None)
     if problem := library.folder_problem():  # nothing can be said of the options that it was to hold
         found.add("--config-dir", problem)
-        raise ConfigError(list(found.lines.values()))
+        refuse(found)
     groups, values, unclear = _sort_overrides(_parse(overrides, found), library, found)
     with _hydra():
         try:
@@ -82,8 +91,7 @@ def compose(
                 check.check_storage(config["storage"], found)
         except _NOT_COMPOSED as error:
             found.add("", _one_line(error))
-    if found.lines:
-        raise ConfigError(list(found.lines.values()))
+    refuse(found)
     return config
 
 
@@ -379,8 +387,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     changed: Config = valid.with_integers(OmegaConf.to_container(tree))
     check.check_values(changed, config, lambda _: "config.yaml", found)
     check.check_whole(changed, found)
-    if found.lines:
-        raise ConfigError(list(found.lines.values()))
+    refuse(found)
     return changed
 
 
@@ -409,6 +416,5 @@ def read(folder: Path) -> Config:
     check.check_tied(config, str(path), found)
     if found.none_in("tied_to_budget"):
         check.check_values(config, own, lambda _: str(path), found)
-    if found.lines:
-        raise ConfigError(list(found.lines.values()))
+    refuse(found)
     return config

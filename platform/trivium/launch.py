@@ -20,8 +20,8 @@ from trivium import environment, ray_cluster, signals, worker
 from trivium.budget import Budget
 from trivium.builder import check_learner
 from trivium.checkpoint import Checkpoints
-from trivium.config import Config, ConfigError, apply_overrides, read
-from trivium.config_check import Found, check_workers
+from trivium.config import Config, ConfigError, apply_overrides, read, refuse
+from trivium.config_check import Found, check_run_folder, check_workers
 from trivium.learner import Episode, Film, Learner
 from trivium.loop import Outcome
 from trivium.progress import Display
@@ -89,10 +89,9 @@ def train(config: Config, *, dir: Path | None = None, display: Display | None = 
         base = Path("runs") if is_bucket(config["storage"]) else Path(config["storage"])
         dir = base / config["name"] / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     dir = dir.absolute()
-    if (dir / "config.yaml").exists():
-        raise ConfigError([f"--dir: {dir} holds a run already; trivium resume {dir} continues it"])
-    if dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
-        raise ConfigError([f"--dir: {dir} exists and is not an empty folder"])
+    found = Found()
+    check_run_folder(dir, found)  # again, for a Python caller who composed without it
+    refuse(found)
     task = Task(config, dir)
     with worker.torch_settings(config):
         compile = worker.decide_compile(task)
@@ -427,8 +426,7 @@ def _check_workers(config: Config) -> None:
     """
     found = Found()
     check_workers(config, found)
-    if found.lines:
-        raise ConfigError(list(found.lines.values()))
+    refuse(found)
 
 
 def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:

@@ -26,7 +26,7 @@ from trivium import environment
 from trivium.budget import Budget
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
-from trivium.config import Config, ConfigError
+from trivium.config import Config, ConfigError, refuse
 from trivium.config_check import Found, check_metrics
 from trivium.learner import Learner, Run
 from trivium.loop import Loop, Outcome
@@ -118,8 +118,7 @@ def _check_metrics(config: Config, learner: Learner) -> None:
     """
     found = Found()
     check_metrics(config, getattr(learner, "evaluates", None), found)
-    if found.lines:
-        raise ConfigError(list(found.lines.values()))
+    refuse(found)
 
 
 def work(
