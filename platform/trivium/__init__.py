@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trivium.launch import Result
+    from trivium.run_folder import Result
 
 __all__ = ["ConfigError", "evaluate", "resume", "train"]
 
@@ -51,10 +51,10 @@ def evaluate(
     deterministic: bool | None = None,
     trusted: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Measure `test/...` of a run's checkpoint; see `trivium.launch.evaluate`."""
-    from trivium import launch
+    """Measure `test/...` of a run's checkpoint; see `trivium.trained.evaluate`."""
+    from trivium import trained
 
-    return launch.evaluate(dir, checkpoint=checkpoint, episodes=episodes, deterministic=deterministic, trusted=trusted)
+    return trained.evaluate(dir, checkpoint=checkpoint, episodes=episodes, deterministic=deterministic, trusted=trusted)
 
 
 def __getattr__(name: str) -> Any:

@@ -146,11 +146,11 @@ def _resume(options: argparse.Namespace) -> Any:
 
 def _evaluate(options: argparse.Namespace) -> Any:
     with _importing():
-        from trivium import launch
+        from trivium import trained
 
     if options.trust:
         _import_from_here()
-    result = launch.evaluate(
+    result = trained.evaluate(
         options.run,
         checkpoint=options.checkpoint,
         episodes=options.episodes,
@@ -166,12 +166,12 @@ def _evaluate(options: argparse.Namespace) -> Any:
 def _play(options: argparse.Namespace) -> Any:
     to = _where_to_play(options.to)
     with _importing():
-        from trivium import launch
+        from trivium import run_folder, trained
 
     if options.trust:
         _import_from_here()
     if to == Path(FIGURE):
-        to = launch.read_run(options.run)[0] / FIGURE
+        to = run_folder.read_run(options.run)[0] / FIGURE
 
     def tell(number: int, episode: Any) -> None:
         if not options.json:
@@ -179,7 +179,7 @@ def _play(options: argparse.Namespace) -> Any:
                 f"  episode {number}: return {episode.total:.6g}, {episode.length:,} steps, {episode.ended}", flush=True
             )
 
-    result = launch.play(
+    result = trained.play(
         options.run,
         to=to,
         episodes=options.episodes,

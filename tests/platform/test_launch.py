@@ -145,7 +145,7 @@ def test_a_strangers_links_are_not_followed(
 def test_a_strangers_result_holds_numbers_only(run: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps({**result, "_trusted": ["*"], "metrics": {"test/a": "x"}}))
-    from trivium.launch import read_result
+    from trivium.run_folder import read_result
 
     assert read_result(run) is None
     (run / "result.json").write_text(json.dumps({**result, "_trusted": ["*"]}))

@@ -1,0 +1,172 @@
+"""A run's folder: what a run came to, its config and result on the disk and in a bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trivium import environment
+from trivium.config import Config, ConfigError, read
+from trivium.learner import Learner
+from trivium.storage import Bucket, is_bucket
+from trivium.worker import Task
+
+RESULT = "result.json"
+
+
+@dataclass
+class Result:
+    """What a run came to.
+
+    Attributes:
+        dir: the run folder.
+        name: the experiment's.
+        reason: what ended it.
+        metrics: the last value of every metric; `test/...` is what one would publish.
+        counters: samples or env steps, epochs.
+        updates: how many were made.
+        elapsed_s: seconds of training, over all resumes.
+        checkpoint: the name of the checkpoint that `test/...` was measured on.
+    """
+
+    dir: Path
+    name: str
+    reason: str
+    metrics: dict[str, float]
+    counters: dict[str, float]
+    updates: int
+    elapsed_s: float
+    checkpoint: str
+
+    @property
+    def learner(self) -> Learner:
+        """The trained learner, with the weights of `checkpoint`."""
+        if self._learner is None:
+            from trivium.trained import load_learner
+
+            self._learner = load_learner(self.dir, self.checkpoint, self._trusted)[0]
+        return self._learner
+
+    _learner: Learner | None = None
+    _trusted: Collection[str] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, one key per public attribute."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items() if not k.startswith("_")}
+
+
+def read_run(place: Path | str) -> tuple[Path, Config]:
+    """The folder and the config of a run; one in a bucket is brought here first.
+
+    Raises:
+        ConfigError: there is no run there, or its config can't be read.
+    """
+    if is_bucket(place):
+        url = str(place).partition("?")[0].rstrip("/")
+        dir = Path("runs", *url.split("/")[-2:]).absolute()
+        _reach(str(place), lambda: Bucket(str(place)).pull(dir, anew=True))
+    else:
+        dir = Path(place).absolute()
+    if (dir / "config.yaml").exists():
+        _refuse_links_out_of(dir)
+    return dir, read(dir)
+
+
+def read_result(dir: Path) -> Result | None:
+    """The result of a finished run, None of one that is not."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        content = json.loads((dir / RESULT).read_text())
+        fields = ("name", "reason", "metrics", "counters", "updates", "elapsed_s", "checkpoint")
+        numbers = {k: {n: float(v) for n, v in content[k].items()} for k in ("metrics", "counters")}
+        return Result(dir=dir, **{k: content[k] for k in fields} | numbers)
+    return None
+
+
+@contextlib.contextmanager
+def new(task: Task) -> Iterator[None]:
+    """Make a run's folder; if its config turns out to be impossible before the first row, nothing of it is left.
+
+    Raises:
+        ConfigError: the folder can't be made, or what ran inside raised it.
+    """
+    made = [path for path in (task.dir, *task.dir.parents) if not path.exists()]
+    try:
+        _make(task)
+        yield
+    except ConfigError:
+        if not (task.dir / "metrics.jsonl").exists():
+            for path in list(task.dir.iterdir()) if task.dir.exists() else ():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with contextlib.suppress(OSError):  # another run may have begun in a parent
+                for path in made:
+                    path.rmdir()
+        raise
+
+
+def become(task: Task, config: Config, result: Result | None) -> None:
+    """Make a run folder, and its copy in a bucket, that of this config, with this result or unfinished."""
+    _write_config(task.dir, config)
+    if result:
+        write_result(result)
+    else:
+        (task.dir / RESULT).unlink(missing_ok=True)
+    if task.bucket:
+        bucket = Bucket(task.bucket)
+        _reach(task.config["storage"], lambda: bucket.push(task.dir) if result else bucket.remove(RESULT))
+
+
+def write_result(result: Result) -> None:
+    """Into the run's folder, which counts as finished by it."""
+    _write(result.dir / RESULT, json.dumps(result.as_json(), indent=1))
+
+
+def _make(task: Task) -> None:
+    try:
+        task.dir.mkdir(parents=True, exist_ok=True)
+        _write_config(task.dir, task.config)
+        _write(task.dir / "environment.json", json.dumps(environment.describe(), indent=1))
+    except OSError as error:
+        raise ConfigError([f"the run folder {task.dir} can't be written: {error.strerror or error}"]) from error
+    if task.bucket:
+        _reach(task.config["storage"], lambda: Bucket(str(task.bucket)).push(task.dir))
+
+
+def _refuse_links_out_of(dir: Path) -> None:
+    """A stranger's run folder must not make us write, or read, elsewhere."""
+    root = dir.resolve()
+    for folder, folders, names in os.walk(root):
+        for path in (Path(folder, name) for name in (*folders, *names)):
+            # W&B links each run's logs to one in the user's cache; nobody here reads or writes it.
+            if path.relative_to(root).match("wandb/*run-*/logs/debug-core.log"):
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise ConfigError([f"{path} is a link out of the run folder: remove it if the run is yours"])
+
+
+def _reach(url: str, use: Callable[[], object]) -> None:
+    try:
+        use()
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{url} can't be reached: {str(error).splitlines()[0]}"]) from error
+
+
+def _write_config(dir: Path, config: Config) -> None:
+    _write(dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+
+
+def _write(path: Path, text: str) -> None:
+    staged = path.with_name(f".{path.name}")
+    staged.unlink(missing_ok=True)
+    with open(staged, "x") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    staged.replace(path)
