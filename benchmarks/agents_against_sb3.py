@@ -85,10 +85,10 @@ print("solved", flush=True)
 """
 
 SOLVES = (
-    "agent=ppo env.num_envs=16 agent.num_steps=64 agent.minibatch_size=256 agent.num_epochs=2 agent.lr=0.012 "
+    "agent=ppo env.num_envs=16 agent.num_steps=64 agent.minibatch_size=256 agent.num_epochs=4 agent.lr=0.03 "
     "agent.lr_anneal_env_steps=150000 agent.gamma=0.99 agent.gae_lambda=1.0 agent.clip_coef=0.3 agent.value_coef=1.0 "
-    "agent.entropy_coef=0.005 agent.max_grad_norm=1.0 agent.hidden=[64] agent.eval_episodes=100 "
-    "budget.env_steps=150000 evaluation.every_updates=8 budget.target=eval/return_mean>=475"
+    "agent.entropy_coef=0.005 agent.max_grad_norm=1.0 agent.hidden=[32] agent.eval_episodes=100 "
+    "budget.env_steps=150000 evaluation.every_updates=16 budget.target=eval/return_mean>=475"
 )
 
 
