@@ -339,3 +339,19 @@ def test_every_experiment_takes_a_step(
     assert logs
     assert all(value.ndim == 0 and not value.requires_grad for value in logs.values())
     assert next(iter(learner.counters().values())) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="links only there")
+def test_torch_is_linked_and_not_imported_while_the_config_is_composed() -> None:
+    code = """
+import sys
+from trivium.cli import _linking_torch
+with _linking_torch():
+    pass
+assert "torch" not in sys.modules
+print("libtorch_cpu.so" in open("/proc/self/maps").read())
+import torch
+print(torch.ones(2).sum().item())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "2.0"]
