@@ -142,7 +142,7 @@ def _check_workers(config: Config) -> None:
 
 def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
     """Write the result and the report; without a result a run counts as unfinished."""
-    result = Result(task.dir, task.config["name"], **asdict(outcome))
+    result = Result(dir=task.dir, name=task.config["name"], **asdict(outcome))
     result._learner, result._trusted = learner, task.trusted
     if task.bucket:
         Bucket(task.bucket).pull(task.dir)  # rank 0 may have been on another node

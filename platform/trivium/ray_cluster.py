@@ -21,13 +21,17 @@ def prepare() -> None:
     """Set what Ray reads from the environment, the first two when it is imported: so before that.
 
     Authentication must be said: unset, it is on for a cluster and off for its clients. A Ray that is started here gets
-    a token of its own, for some of its ports listen on every interface. Reports are collected every 0.2 s (2 s by
-    default, for which each one waits); print, the working directory and usage statistics are left alone.
+    a token of its own, for some of its ports listen on every interface. Workers are looked after every 0.2 s (2 s
+    by default, for which the run's end would wait); print, the working directory and usage statistics are left
+    alone. Where one machine is the cluster, nobody reads Ray Train's metrics and no node is taken away under notice.
     """
     if "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_ADDRESS"):
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if starts_here():
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -64,8 +68,9 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     if environment.reachable(address) is False:  # Ray itself would ask for minutes
         raise ConfigError([f"RAY_ADDRESS={address}: no Ray answers there"])
     own: dict[str, Any] = {}
-    if address == "local":  # without a dashboard, for a dozen processes cost a small machine seconds
+    if address == "local":  # without what nobody looks at, for a dozen processes cost a small machine seconds
         own = {"num_cpus": max(cpus, environment.cores()), "include_dashboard": False}
+        own["_system_config"] = {"enable_metrics_collection": False}
     with tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():

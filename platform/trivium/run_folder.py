@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +16,24 @@ import yaml
 from trivium import environment
 from trivium.config import Config, ConfigError, read
 from trivium.learner import Learner
+from trivium.loop import Outcome
 from trivium.storage import Bucket, is_bucket
 from trivium.worker import Task
 
 RESULT = "result.json"
 
 
-@dataclass
-class Result:
-    """What a run came to.
+@dataclass(kw_only=True)
+class Result(Outcome):
+    """What a run came to: how it ended, with these beside it.
 
     Attributes:
         dir: the run folder.
         name: the experiment's.
-        reason: what ended it.
-        metrics: the last value of every metric; `test/...` is what one would publish.
-        counters: samples or env steps, epochs.
-        updates: how many were made.
-        elapsed_s: seconds of training, over all resumes.
-        checkpoint: the name of the checkpoint that `test/...` was measured on.
     """
 
     dir: Path
     name: str
-    reason: str
-    metrics: dict[str, float]
-    counters: dict[str, float]
-    updates: int
-    elapsed_s: float
-    checkpoint: str
 
     @property
     def learner(self) -> Learner:
@@ -55,8 +44,8 @@ class Result:
             self._learner = load_learner(self.dir, self.checkpoint, self._trusted)[0]
         return self._learner
 
-    _learner: Learner | None = None
-    _trusted: Collection[str] = ()
+    _learner: Learner | None = field(default=None, init=False, repr=False, compare=False)
+    _trusted: Collection[str] = field(default=(), init=False, repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, one key per public attribute."""
@@ -82,11 +71,10 @@ def read_run(place: Path | str) -> tuple[Path, Config]:
 
 def read_result(dir: Path) -> Result | None:
     """The result of a finished run, None of one that is not."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         content = json.loads((dir / RESULT).read_text())
-        fields = ("name", "reason", "metrics", "counters", "updates", "elapsed_s", "checkpoint")
         numbers = {k: {n: float(v) for n, v in content[k].items()} for k in ("metrics", "counters")}
-        return Result(dir=dir, **{k: content[k] for k in fields} | numbers)
+        return Result(**{f.name: content[f.name] for f in fields(Result) if f.init} | numbers | {"dir": dir})
     return None
 
 
