@@ -87,7 +87,7 @@ class EnvRunners:
         run: where this worker runs.
         env: makes `Envs` when called with `run`, `stream`, and `part`, see `envs.make`.
         act: see `collector.Act`; `act.flat` has the weights, `act.shared_noise` says how many of the last noise tensors
-            are not per env.
+            are not per env, `act.copy_for` takes it to another device.
         num_runners: K.
         num_envs: N, a multiple of K.
         state_size: M.
@@ -125,8 +125,9 @@ class EnvRunners:
         self._parts = [range(k * size, (k + 1) * size) for k in range(num_runners)]
         # Runners act on the CPU, without compiling: each would have to compile its own graph.
         elsewhere = dataclasses.replace(run, device=torch.device("cpu"), compile=False, dir=None)
+        of_runner = act.copy_for(elsewhere)
         actor: Any = ray.remote(num_cpus=1)(Runner)
-        self._make = lambda part: actor.remote(elsewhere, env, act, state_size, part)
+        self._make = lambda part: actor.remote(elsewhere, env, of_runner, state_size, part)
         self._actors: list[Any] = [self._make(part) for part in self._parts]
         self._states: list[dict[str, Any]] = []
         began = [one.begin.remote() for one in self._actors]

@@ -7,6 +7,7 @@ Shapes: P parameters.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
@@ -38,6 +39,10 @@ class Flat(Generic[M]):
         self._sizes = [p.numel() for _, p in named]
         for parameter, view in zip(self._params, self._views(self.theta), strict=True):
             parameter.data = view
+
+    def copy_to(self, device: torch.device) -> Flat[M]:
+        """Another of its own, on a device."""
+        return Flat(copy.deepcopy(self.module).to(device))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Flat, (self.module,)  # in another process the parameters must become views again

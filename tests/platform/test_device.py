@@ -1,0 +1,100 @@
+"""Learners on a device that is not the CPU: a pretended one, for machines that have no GPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pretended
+import pytest
+import torch
+
+from trivium import worker
+from trivium.config import compose
+from trivium.learner import Learner, Run
+from trivium.tracking import read_rows
+from trivium.worker import Task
+
+SMALL = "agent.eval_episodes=2 agent.test_episodes=2"
+PPO = f"experiment=ppo_cartpole agent.num_epochs=2 {SMALL}"
+OPTIONS = " ".join(f"agent.{each}=true" for each in ("double", "dueling", "prioritized", "noisy", "categorical"))
+LEARNERS = {
+    "mlp": "experiment=mlp_digits learner.accumulate=2 learner.max_grad_norm=1",
+    "vae": "experiment=vae_digits",
+    "dqn": f"experiment=dqn_cartpole agent.learning_starts=64 agent.lr_anneal_env_steps=10000 {SMALL}",
+    "rainbow": f"experiment=dqn_cartpole agent.learning_starts=64 agent.n_step=3 {OPTIONS} {SMALL}",
+    "reinforce": f"experiment=reinforce_cartpole {SMALL}",
+    "a2c": f"experiment=a2c_cartpole {SMALL}",
+    "a2c, boxes": f"experiment=a2c_pendulum {SMALL}",
+    "ppo": f"{PPO} agent.target_kl=0.01",
+    "ppo, boxes": f"experiment=ppo_pendulum agent.num_epochs=2 agent.normalize_observation=true {SMALL}",
+    "ppo, memory": f"{PPO} agent.memory=lstm",
+    "ppo, masks": f"experiment=ppo_taxi agent.num_epochs=2 {SMALL}",
+    "ppo, pixels": f"experiment=ppo_cartpole_pixels agent.num_epochs=2 {SMALL}",
+    "ppo, runners": f"{PPO} agent.env_runners=2",
+    "dqn, runners": f"experiment=dqn_cartpole agent.env_runners=2 {OPTIONS} {SMALL}",
+}
+SLOW = (
+    "rainbow",
+    "reinforce",
+    "a2c, boxes",
+    "ppo, boxes",
+    "ppo, memory",
+    "ppo, masks",
+    "ppo, pixels",
+    "ppo, runners",
+    "dqn, runners",
+)
+
+
+def learner(overrides: str, device: torch.device, folder: Path) -> tuple[Task, Run, Learner]:
+    always = ["threads=1", "tracking.wandb=false", "compile=false", "log.every_updates=1"]
+    task = Task(compose([*overrides.split(), *always]), folder)
+    run = worker.make_run(task.config, folder, device=device)
+    return task, run, worker.make_learner(task, run)
+
+
+def train(overrides: str, folder: Path, device: Callable[[], Any], *, resume: bool = False) -> None:
+    with device() as where:
+        task, run, made = learner(overrides, where, folder)
+        worker.work(task, run, made, resume=resume, show=print, say=print, stop_requested=lambda: 0)
+
+
+def numbers(folder: Path) -> list[dict[str, Any]]:
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "system/"))} for row in rows]
+
+
+def marked(name: str) -> Any:
+    marks = [pytest.mark.slow] if name in SLOW else []
+    return pytest.param(name, marks=[*marks, pytest.mark.ray] if "runners" in name else marks)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in LEARNERS])
+def test_on_a_device_a_run_is_what_it_is_on_the_cpu(name: str, tmp_path: Path) -> None:
+    """Trained, evaluated, drawn, saved, resumed: nothing is left behind on the CPU."""
+
+    def on_cpu() -> Any:
+        return contextlib.nullcontext(torch.device("cpu"))
+
+    for folder, device in ((tmp_path / "here", on_cpu), (tmp_path / "there", pretended.device)):
+        train(f"{LEARNERS[name]} budget.updates=2", folder, device)
+        train(f"{LEARNERS[name]} budget.updates=4", folder, device, resume=True)
+    here, there = numbers(tmp_path / "here"), numbers(tmp_path / "there")
+    assert here[-1]["updates"] == 4
+    assert there == here
+
+
+@pytest.mark.parametrize("name", ["mlp", "vae", "dqn", "rainbow", "a2c", "a2c, boxes", "ppo, boxes", "ppo, memory"])
+def test_an_update_never_waits_for_the_device(name: str, tmp_path: Path) -> None:
+    """With envs in torch rollout, returns and update stay on the device."""
+    with pretended.device() as where:
+        *_, made = learner(LEARNERS[name], where, tmp_path)
+        pretended.waits.clear()
+        for _ in range(3):
+            made.step()
+        assert pretended.waits == []
+        made.evaluate()  # which does wait: it is counted
+        assert pretended.waits
