@@ -297,7 +297,7 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
         found.add("launch", f"launch.workers={launch['workers']}: one process runs inline; several need launch=ray")
     check_workers(config, found)
     if inline and found.none_in("device"):
-        for line in _check_device(config["device"]):
+        for line in _check_device(config):
             found.add("device", line)
 
 
@@ -357,10 +357,13 @@ def _check_units(config: dict[str, Any], chosen: list[str], found: Found) -> Non
             found.add(f"budget.{unit}", f"budget.{unit}: the {chosen[0]} counts {counted[0]}; valid: {valid_units}")
 
 
-def _check_device(device: str) -> list[str]:
+def _check_device(config: dict[str, Any]) -> list[str]:
+    device = config["device"]
     kind, _, index = device.partition(":")
     if kind not in ("cuda", "mps"):
         return []
+    if kind == "mps" and str(get(config, "agent._target_")).startswith("trivium."):
+        return [f"device={device}: agents step envs and sum in float64, which MPS has not; valid: auto, cpu"]
     if kind == "mps":
         import torch
 

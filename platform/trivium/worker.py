@@ -90,7 +90,7 @@ def make_run(
 ) -> Run:
     """The `Run` that a config describes, for one worker."""
     return Run(
-        device=device or _device(config["device"]),
+        device=device or _device(config),
         rank=rank,
         world_size=world_size,
         seed=config["seed"],
@@ -260,11 +260,13 @@ def usable_device(name: str) -> str:
     return name
 
 
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(kind)
+def _device(config: Config) -> torch.device:
+    """Of `auto` the best there is; for an agent not Apple's GPU, which has no float64 for envs and sums."""
+    if config["device"] != "auto":
+        return torch.device(config["device"])
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() and not config.get("agent") else "cpu")
 
 
 COMPILE_FROM_S = 120  # a run that takes longer eagerly earns the compilation back: 5 to 60 s
@@ -275,7 +277,8 @@ def decide_compile(task: Task) -> bool:
     """What `compile` comes to, once and for all for a run: what is compiled computes other bits.
 
     `auto` compiles when the run would take longer than `COMPILE_FROM_S` without: some steps of a learner that is thrown
-    away tell, unless the budget is so small that it can't. On Ray, where the learner is built elsewhere, it does not.
+    away tell, unless the budget is so small that it can't. It does not on Ray, where the learner is built elsewhere,
+    nor on Apple's GPU, for which torch's compiler is a prototype.
     """
     asked, config = task.config["compile"], task.config
     if asked is False:
@@ -283,7 +286,7 @@ def decide_compile(task: Task) -> bool:
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         log.warning("compile=%s: there is no C++ compiler here, so nothing is compiled", str(asked).lower())
         return False
-    if asked is True or config["launch"]["engine"] == "ray":
+    if asked is True or config["launch"]["engine"] == "ray" or _device(config).type == "mps":
         return bool(asked is True)
     limits = {name: value for name, value in config["budget"].items() if name in SHORT and value is not None}
     if any(value <= SHORT[name] for name, value in limits.items()):

@@ -66,6 +66,7 @@ class _Everywhere(TorchDispatchMode):
 
 waits: list[str] = []
 """Where the CPU has waited for a number of the device, a line of code each."""
+_refused: set[torch.dtype] = set()
 
 
 def _run(op: Any, args: Any, kwargs: Any) -> Any:
@@ -90,8 +91,16 @@ def _run(op: Any, args: Any, kwargs: Any) -> Any:
         waits.append(next(str(frame.line) for frame in reversed(ours) if frame.filename != __file__))
     result = op(*tree_map(_here, args), **tree_map(_here, kwargs))
     if torch.device(device) == DEVICE and op is not aten._local_scalar_dense.default:
-        result = tree_map(lambda x: There(x) if isinstance(x, Tensor) else x, result)
+        result = tree_map(_there, result)
     return return_and_correct_aliasing(op, args, kwargs, result) if there else result
+
+
+def _there(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.dtype in _refused:
+        raise TypeError(f"the device has no {value.dtype}")
+    return There(value)
 
 
 def _here(value: Any) -> Any:
@@ -143,10 +152,12 @@ def _apply(module: nn.Module, move: Callable[[Tensor], Tensor], recurse: bool = 
 
 
 @contextlib.contextmanager
-def device() -> Iterator[torch.device]:
-    """The device, for as long as it is there."""
+def device(*, float64: bool = True) -> Iterator[torch.device]:
+    """The device, for as long as it is there; without float64 as Apple's."""
     save = torch.save
     waits.clear()
+    _refused.clear()
+    _refused.update(() if float64 else (torch.float64,))
     _generators_there.clear()
     with (
         mock.patch("torch.Generator", _Generator),

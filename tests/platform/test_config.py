@@ -399,6 +399,15 @@ def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch
     )
 
 
+def test_an_agent_is_not_trained_on_what_has_no_float64(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    told = ["device=mps: agents step envs and sum in float64, which MPS has not; valid: auto, cpu"]
+    assert_one_each(refused(capsys, ["experiment=ppo_cartpole", "device=mps"]), told)
+    assert compose(["experiment=mlp_digits", "device=mps"])["device"] == "mps"
+
+
 def test_without_a_driver_no_gpu_is_looked_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,3 +93,22 @@ def test_a_metric_that_is_not_evaluated_is_told_before_the_run_begins(tmp_path: 
         "valid: eval/accuracy, eval/loss",
     ]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "experiment", "device"),
+    [
+        (False, False, "mlp_digits", "cpu"),
+        (True, False, "mlp_digits", "cuda"),
+        (True, False, "ppo_cartpole", "cuda"),
+        (False, True, "mlp_digits", "mps"),
+        (False, True, "ppo_cartpole", "cpu"),
+    ],
+)
+def test_auto_is_the_best_device_that_serves(
+    cuda: bool, mps: bool, experiment: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose([f"experiment={experiment}"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    assert worker.make_run(config, None).device.type == device
