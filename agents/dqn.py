@@ -326,7 +326,7 @@ class DQN(Agent):
     def step(self) -> dict[str, Tensor]:
         metrics = self._collect()
         env_steps, device = self.collector.env_steps, self.run.device
-        lr = torch.tensor(linear_schedule(self.lr, 0.0, env_steps, self.lr_anneal_env_steps), device=device)
+        lr = torch.full((), linear_schedule(self.lr, 0.0, env_steps, self.lr_anneal_env_steps), device=device)
         noise_G3Z = self.net.noise(3 * self.gradient_steps, self.noise_rng).unflatten(0, (-1, 3))
         updates = []
         for index, weight, batch, noise_U3Z in self._blocks(noise_G3Z):
@@ -336,7 +336,7 @@ class DQN(Agent):
                 self.priorities.update(index, error)
         means = torch.cat(updates).mean(0)
         metrics |= dict(zip(("loss", "q_mean", "grad_norm"), means.unbind(), strict=True))
-        return metrics | {"lr": lr, "epsilon": torch.tensor(self.epsilon(env_steps), device=device)}
+        return metrics | {"lr": lr, "epsilon": torch.full((), self.epsilon(env_steps), device=device)}
 
     def _blocks(self, noise_G3Z: Tensor) -> Iterator[tuple[Tensor, Tensor, Batch, Tensor]]:
         """For each block of U updates the indices and weights [U * B], what they are of, and noise [U, 3, Z]."""
@@ -456,7 +456,7 @@ class DQN(Agent):
         chance_TN = torch.rand(shape, generator=self.act_rng, device=device)
         random_TNA = torch.rand(*shape, self.num_actions, generator=self.act_rng, device=device)
         env_steps = range(self.collector.env_steps, self.collector.env_steps + shape[0] * self.num_envs, self.num_envs)
-        epsilon_T = torch.tensor([self.epsilon(step) for step in env_steps]).to(device)
+        epsilon_T = torch.tensor([self.epsilon(step) for step in env_steps]).to(device, non_blocking=True)
         return chance_TN, random_TNA, epsilon_T, self.net.noise(1, self.noise_rng).expand(shape[0], -1)
 
     def state_dict(self) -> dict[str, Any]:

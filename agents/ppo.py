@@ -271,11 +271,12 @@ class PPO(Agent):
 
     def step(self) -> dict[str, Tensor]:
         env_steps, device = self.collector.env_steps, self.run.device
-        # As tensors: another value is not another graph.
-        lr = torch.tensor(linear_schedule(self.lr, 0.0, env_steps, self.lr_anneal_env_steps), device=device)
-        clip_coef = torch.tensor(
-            linear_schedule(self.clip_coef, 0.0, env_steps, self.clip_anneal_env_steps), device=device
+        # As tensors: another value is not another graph. By a fill: torch.tensor would wait for the device.
+        scheduled = (
+            linear_schedule(self.lr, 0.0, env_steps, self.lr_anneal_env_steps),
+            linear_schedule(self.clip_coef, 0.0, env_steps, self.clip_anneal_env_steps),
         )
+        lr, clip_coef = (torch.full((), value, device=device) for value in scheduled)
         collector = self.collector
         state_NM, begins_N = collector.state_NM, collector.begins_N
         rollout = collector.collect(self.actions.noise(self.num_steps, len(begins_N), self.act_rng))

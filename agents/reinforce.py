@@ -181,7 +181,7 @@ class REINFORCE(Agent):
 
     def step(self) -> dict[str, Tensor]:
         lr = linear_schedule(self.lr, 0.0, self.collector.env_steps, self.lr_anneal_env_steps)
-        return self._update(self._collect(), torch.tensor(lr, device=self.run.device))
+        return self._update(self._collect(), torch.full((), lr, device=self.run.device))
 
     def _collect(self) -> Rollout:
         """Whole episodes: until each env has ended one, or `max_steps`."""

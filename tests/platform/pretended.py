@@ -86,7 +86,9 @@ def _run(op: Any, args: Any, kwargs: Any) -> Any:
     for generator in (leaf for leaf in leaves if isinstance(leaf, torch.Generator)):
         if (generator._cdata in _generators_there) != (torch.device(device) == DEVICE):
             raise RuntimeError(f"{op} on {device} with a generator of another device")
-    if there and (op is aten._local_scalar_dense.default or torch.device(device).type == "cpu"):
+    # Copies wait in either direction, unless they are asked not to: torch waits for those from pageable memory too.
+    moves = op in MOVES and (torch.device(device) == DEVICE) != isinstance(args[0 if op is MOVES[0] else 1], There)
+    if there and op is aten._local_scalar_dense.default or moves and not kwargs.get("non_blocking"):
         ours = [frame for frame in traceback.extract_stack() if "site-packages" not in frame.filename]
         waits.append(next(str(frame.line) for frame in reversed(ours) if frame.filename != __file__))
     result = op(*tree_map(_here, args), **tree_map(_here, kwargs))
