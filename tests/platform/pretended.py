@@ -22,6 +22,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
 MOVES = (aten._to_copy.default, aten.copy_.default)
+INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)  # a GPU takes indices of the CPU too
+TOLD = (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten._unique2.default)
+TOLD += (aten.bincount.default, aten.repeat_interleave.Tensor)
 
 
 class There(Tensor):
@@ -71,30 +74,38 @@ _refused: set[torch.dtype] = set()
 
 def _run(op: Any, args: Any, kwargs: Any) -> Any:
     leaves = tree_leaves((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    there = [tensor for tensor in tensors if isinstance(tensor, There)]
-    if there and op not in MOVES:
-        here = [tensor for tensor in tensors if not isinstance(tensor, There) and tensor.dim()]
-        index_of_the_cpu = op is aten.index.Tensor and isinstance(args[0], There)  # which a GPU takes
-        if here and not index_of_the_cpu:
-            raise RuntimeError(f"{op} of tensors on two devices")
-    device = kwargs.get("device")
+    there = any(isinstance(leaf, There) for leaf in leaves)
+    where = kwargs.get("device") or (DEVICE if there else torch.device("cpu"))
     if op is aten.copy_.default:
-        device = args[0].device
-    elif device is None:
-        device = DEVICE if there else torch.device("cpu")
-    for generator in (leaf for leaf in leaves if isinstance(leaf, torch.Generator)):
-        if (generator._cdata in _generators_there) != (torch.device(device) == DEVICE):
-            raise RuntimeError(f"{op} on {device} with a generator of another device")
-    # Copies wait in either direction, unless they are asked not to: torch waits for those from pageable memory too.
-    moves = op in MOVES and (torch.device(device) == DEVICE) != isinstance(args[0 if op is MOVES[0] else 1], There)
-    if there and op is aten._local_scalar_dense.default or moves and not kwargs.get("non_blocking"):
+        where = args[0].device
+    on_device = torch.device(where) == DEVICE
+    for leaf in leaves:
+        if isinstance(leaf, torch.Generator) and (leaf._cdata in _generators_there) != on_device:
+            raise RuntimeError(f"{op} on {where} with a generator of another device")
+        elsewhere = isinstance(leaf, Tensor) and not isinstance(leaf, There) and leaf.dim()  # 0-d ones are sent along
+        if there and elsewhere and op not in MOVES and not (op in INDEXED and leaf is not args[0]):
+            raise RuntimeError(f"{op} of tensors on two devices")
+    if (there and _is_told(op, args)) or _moves(op, args, kwargs, on_device):
         ours = [frame for frame in traceback.extract_stack() if "site-packages" not in frame.filename]
         waits.append(next(str(frame.line) for frame in reversed(ours) if frame.filename != __file__))
     result = op(*tree_map(_here, args), **tree_map(_here, kwargs))
-    if torch.device(device) == DEVICE and op is not aten._local_scalar_dense.default:
+    if on_device and op is not aten._local_scalar_dense.default:
         result = tree_map(_there, result)
     return return_and_correct_aliasing(op, args, kwargs, result) if there else result
+
+
+def _is_told(op: Any, args: Any) -> bool:
+    """Whether the CPU must know numbers of the device: one, or how many elements a result has."""
+    masks = op in INDEXED and any(one.dtype == torch.bool for one in args[1] if one is not None)
+    return masks or op in TOLD
+
+
+def _moves(op: Any, args: Any, kwargs: Any, on_device: bool) -> bool:
+    """Whether torch copies from one device to the other, and waits for it; in either direction, unless asked not to."""
+    if op not in MOVES or kwargs.get("non_blocking"):
+        return False
+    source = args[1] if op is aten.copy_.default else args[0]
+    return isinstance(source, There) != on_device
 
 
 def _there(value: Any) -> Any:
