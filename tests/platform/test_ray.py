@@ -85,7 +85,7 @@ def cluster() -> Iterator[str]:
 
 def long(name: str) -> list[str]:
     """Long enough to be hurt before it ends: a group of workers is expensive to start, so one run serves two tests."""
-    updates = 150 if name == "ppo_cartpole" else 2000
+    updates = 150 if name == "ppo_cartpole" else 800
     return [
         *SMALL[name],
         *("launch=ray", "launch.workers=2", "checkpoint.every_updates=20", "evaluation.every_updates=20"),
