@@ -314,7 +314,7 @@ def check_metrics(config: dict[str, Any], evaluates: Sequence[str] | None, found
 
 
 def check_workers(config: dict[str, Any], found: Found) -> None:
-    """What would stop every worker on Ray: sizes that can't be divided among them, GPUs that are not there."""
+    """What would stop every worker on Ray: sizes that can't be divided among them, devices that are not there."""
     launch = config["launch"]
     if not isinstance(launch, dict) or launch.get("engine") != "ray" or not found.none_in("launch"):
         return
@@ -323,12 +323,22 @@ def check_workers(config: dict[str, Any], found: Found) -> None:
         size = get(config, key)
         if isinstance(size, int) and key not in found.lines and (problem := valid.not_shared(key, size, workers)):
             found.add(key, problem)
-    if gpus not in ("auto", 0):
+    device = str(config.get("device"))
+    kind, asks = device.partition(":")[0], {"cpu": 0, "cuda": 1}
+    if not found.none_in("device"):
+        return
+    if kind == "mps":
+        found.add("device", f"device={device}: workers on Ray train on CUDA devices or CPUs; valid: auto, cpu, cuda")
+    elif gpus != "auto" and asks.get(kind, gpus) != gpus:
+        found.add(
+            "launch.gpus_per_worker", f"launch.gpus_per_worker={gpus}: device={device}; valid: auto, {asks[kind]}"
+        )
+    elif asks.get(kind, gpus) == 1 or gpus == 1:
         from trivium.ray_cluster import starts_here
 
         if starts_here() and (have := _num_gpus()) < workers:
-            line = f"launch.gpus_per_worker={gpus}: {workers} workers need {workers} GPUs, here are {have}"
-            found.add("launch.gpus_per_worker", line)
+            key, value = ("device", device) if gpus == "auto" else ("launch.gpus_per_worker", gpus)
+            found.add(key, f"{key}={value}: {workers} workers need {workers} GPUs, here are {have}")
 
 
 def _check_divisions(config: dict[str, Any], found: Found) -> None:

@@ -141,12 +141,12 @@ def _run(task: Task, *, resume: bool, display: Display) -> Outcome:
         signals.listen() as asked,  # before Ray starts, which takes seconds
         ray_cluster.joined(math.ceil(workers * cpus), import_from_here="*" in task.trusted),
     ):
-        gpus = _gpus_per_worker(launch, display)
+        gpus = _gpus_per_worker(task.config, display)
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         trainer = Trainer(
             _work,
-            train_loop_config={"task": task, "mailbox": mailbox, "cwd": os.getcwd()},
+            train_loop_config={"task": task, "mailbox": mailbox, "cwd": os.getcwd(), "gpus": gpus},
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=train_config.ScalingConfig(
                 num_workers=workers,
@@ -261,7 +261,7 @@ def _work(message: dict[str, Any]) -> None:
         return
     try:
         with _printing_to(mailbox, rank):
-            answer = _train(task, mailbox, message["cwd"])
+            answer = _train(task, mailbox, message["cwd"], gpus=message["gpus"])
     except COLLECTIVE as error:
         answer = error
     except RETRIED:
@@ -273,7 +273,7 @@ def _work(message: dict[str, Any]) -> None:
         ray.get(mailbox.end.remote(answer))
 
 
-def _train(task: Task, mailbox: Any, cwd: str) -> Outcome:
+def _train(task: Task, mailbox: Any, cwd: str, *, gpus: int) -> Outcome:
     context = ray.train.get_context()
     with contextlib.suppress(OSError):  # on another node there may be no such folder
         os.chdir(cwd)  # paths in the config are relative to where the user stands
@@ -281,7 +281,8 @@ def _train(task: Task, mailbox: Any, cwd: str) -> Outcome:
         run = worker.make_run(
             task.config,
             task.dir,
-            device=ray.train.torch.get_device(),
+            # Without GPUs of its own a worker sees all of the machine's, and Ray would name the first one.
+            device=ray.train.torch.get_device() if gpus else torch.device("cpu"),
             rank=context.get_world_rank(),
             world_size=context.get_world_size(),
         )
@@ -353,16 +354,18 @@ class _Seldom:
         return self._answer
 
 
-def _gpus_per_worker(launch: dict[str, Any], display: Display) -> int:
-    asked, workers = launch["gpus_per_worker"], launch["workers"]
-    have, need = ray.cluster_resources().get("CPU", 0), workers * launch["cpus_per_worker"]
-    if have < need:
-        display.say(f"the cluster has {have:g} of the {need:g} CPUs for {workers} workers: waiting for the others")
-    have = ray.cluster_resources().get("GPU", 0)
+def _gpus_per_worker(config: dict[str, Any], display: Display) -> int:
+    """0 or 1; `auto` is what `device` says, and if that is `auto` too, what the cluster has."""
+    launch, resources = config["launch"], ray.cluster_resources()
+    workers, need = launch["workers"], launch["workers"] * launch["cpus_per_worker"]
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    if cpus < need:
+        display.say(f"the cluster has {cpus:g} of the {need:g} CPUs for {workers} workers: waiting for the others")
+    asked = launch["gpus_per_worker"]
     if asked == "auto":
-        return int(have >= workers)
-    if asked and have < workers:
-        display.say(f"the cluster has {have:g} of {workers} GPUs: waiting for the others")
+        asked = {"cpu": 0, "auto": int(gpus >= workers)}.get(config["device"], 1)
+    if asked and gpus < workers:
+        display.say(f"the cluster has {gpus:g} of {workers} GPUs: waiting for the others")
     return int(asked)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,12 @@ import pytest
 import torch
 from killing import assert_same_bits, finish, rows, states
 
+from trivium import ray_workers, worker
+from trivium.config import compose
+from trivium.learner import Run
+from trivium.progress import Display
 from trivium.tracking import read_rows
+from trivium.worker import Task
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -300,3 +307,38 @@ def test_gpus_that_are_not_there_are_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert done.returncode == 2
     assert "launch.gpus_per_worker=1: 2 workers need 2 GPUs, here are 0" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "there", "gpus"),
+    [
+        ("auto", "auto", 2, 1),
+        ("auto", "auto", 1, 0),
+        ("auto", 0, 2, 0),
+        ("cpu", "auto", 2, 0),
+        ("cuda", "auto", 1, 1),
+    ],
+)
+def test_a_worker_has_a_gpu_if_the_device_says_so_or_the_cluster_has_enough(
+    device: str, asked: int | str, there: int, gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2, "GPU": there})
+    config = {"device": device, "launch": {"workers": 2, "cpus_per_worker": 1, "gpus_per_worker": asked}}
+    said = io.StringIO()
+    assert ray_workers._gpus_per_worker(config, Display(said)) == gpus
+    assert said.getvalue() == ("" if gpus <= there / 2 else "the cluster has 1 of 2 GPUs: waiting for the others\n")
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (1, "cuda:1")])
+def test_a_worker_without_a_gpu_of_its_own_leaves_those_it_sees_alone(
+    gpus: int, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray names the first GPU of the machine to a worker that was given none."""
+    context = types.SimpleNamespace(get_local_world_size=lambda: 1, get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    runs: list[Run] = []
+    monkeypatch.setattr("ray.train.get_context", lambda: context)
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda:1"))
+    monkeypatch.setattr(ray_workers, "_make_learner", lambda task, run: None)
+    monkeypatch.setattr(worker, "work", lambda task, run, learner, **_: runs.append(run))
+    ray_workers._train(Task(compose([]), tmp_path), None, str(tmp_path), gpus=gpus)
+    assert [str(run.device) for run in runs] == [device]
