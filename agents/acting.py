@@ -35,8 +35,10 @@ class Acting:
 
     def copy_for(self, run: Run) -> Acting:
         """The same with weights of its own, on another device."""
+        flat = self.flat.copy_to(run.device)
         actions = Actions(self.actions.space, squash=self.actions.squash, device=run.device)
-        return Acting(run, self.flat.copy_to(run.device), actions, deterministic=self.deterministic)
+        flat.module.actions = actions  # no part of a module that moves with it
+        return Acting(run, flat, actions, deterministic=self.deterministic)
 
     def __call__(self, obs: Tensor, state_NM: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Kept are the action and its log-probability, and with a memory its next state."""

@@ -195,8 +195,10 @@ class REINFORCE(Agent):
             parts.append(collector.collect(self.actions.noise(num_steps, len(running_N), self.act_rng)))
             running_N = running_N & ~parts[-1].ended.any(0)
             steps += num_steps
-        own = torch.tensor(steps * len(running_N), device=self.run.device)
-        collector.env_steps = began_at + int(self.run.sum(own))  # episodes of other workers last longer or shorter
+        made = steps * len(running_N)
+        if self.run.world_size > 1:  # episodes of other workers last longer or shorter
+            made = int(self.run.sum(torch.tensor(made, device=self.run.device)))
+        collector.env_steps = began_at + made
         # Without `live`: a step that only begins an episode comes after an env's first one.
         columns = zip(*(part[:5] for part in parts), strict=True)
         obs, reward, terminated, truncated, next_obs = (torch.cat(column) for column in columns)

@@ -309,6 +309,8 @@ def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
     name, keys, pos, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
     torch.set_rng_state(state["torch"])
+    if device.type not in state:  # saved on another: the generator stays as it was seeded
+        return
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
     elif device.type == "mps":

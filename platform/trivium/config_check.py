@@ -324,16 +324,17 @@ def check_workers(config: dict[str, Any], found: Found) -> None:
         if isinstance(size, int) and key not in found.lines and (problem := valid.not_shared(key, size, workers)):
             found.add(key, problem)
     device = str(config.get("device"))
-    kind, asks = device.partition(":")[0], {"cpu": 0, "cuda": 1}
+    asks = {"cpu": 0, "cuda": 1}
     if not found.none_in("device"):
         return
-    if kind == "mps":
-        found.add("device", f"device={device}: workers on Ray train on CUDA devices or CPUs; valid: auto, cpu, cuda")
-    elif gpus != "auto" and asks.get(kind, gpus) != gpus:
+    if device not in ("auto", "cpu", "cuda"):
+        what = "workers on Ray train on CPUs or on the CUDA devices that Ray gives them"
+        found.add("device", f"device={device}: {what}; valid: auto, cpu, cuda")
+    elif gpus != "auto" and asks.get(device, gpus) != gpus:
         found.add(
-            "launch.gpus_per_worker", f"launch.gpus_per_worker={gpus}: device={device}; valid: auto, {asks[kind]}"
+            "launch.gpus_per_worker", f"launch.gpus_per_worker={gpus}: device={device}; valid: auto, {asks[device]}"
         )
-    elif asks.get(kind, gpus) == 1 or gpus == 1:
+    elif asks.get(device, gpus) == 1 or gpus == 1:
         from trivium.ray_cluster import starts_here
 
         if starts_here() and (have := _num_gpus()) < workers:
@@ -372,7 +373,7 @@ def _check_device(config: dict[str, Any]) -> list[str]:
     kind, _, index = device.partition(":")
     if kind not in ("cuda", "mps"):
         return []
-    if kind == "mps" and str(get(config, "agent._target_")).startswith("trivium."):
+    if kind == "mps" and config.get("agent"):
         return [f"device={device}: agents step envs and sum in float64, which MPS has not; valid: auto, cpu"]
     if kind == "mps":
         import torch

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trivium import environment
@@ -23,15 +23,12 @@ def prepare() -> None:
     Authentication must be said: unset, it is on for a cluster and off for its clients. A Ray that is started here gets
     a token of its own, for some of its ports listen on every interface. Workers are looked after every 0.2 s (2 s
     by default, for which the run's end would wait); print, the working directory and usage statistics are left
-    alone. Where one machine is the cluster, nobody reads Ray Train's metrics and no node is taken away under notice.
+    alone.
     """
     if "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_ADDRESS"):
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    if starts_here():
-        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -68,10 +65,13 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     if environment.reachable(address) is False:  # Ray itself would ask for minutes
         raise ConfigError([f"RAY_ADDRESS={address}: no Ray answers there"])
     own: dict[str, Any] = {}
+    unused: tuple[str, ...] = ()
     if address == "local":  # without what nobody looks at, for a dozen processes cost a small machine seconds
         own = {"num_cpus": max(cpus, environment.cores()), "include_dashboard": False}
         own["_system_config"] = {"enable_metrics_collection": False}
-    with tempfile.TemporaryDirectory(prefix="trivium-") as empty:
+        # Nor does anybody read Ray Train's metrics, and no node is taken away under notice.
+        unused = ("RAY_TRAIN_METRICS_ENABLED", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+    with _off(unused), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():
             # What the workers print comes through the mailbox; what else Ray has to say is in its log files.
@@ -81,6 +81,18 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
         finally:
             if ray.is_initialized():  # not at the interpreter's end, which Ray has noticed itself
                 ray.shutdown()
+
+
+@contextlib.contextmanager
+def _off(switches: Sequence[str]) -> Iterator[None]:
+    """Environment variables that are 0 for a while, where the user has not set them."""
+    unset = [name for name in switches if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, "0"))
+    try:
+        yield
+    finally:
+        for name in unset:
+            os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import pickle
 import secrets
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -281,7 +282,7 @@ def _train(task: Task, mailbox: Any, cwd: str, *, gpus: int) -> Outcome:
         run = worker.make_run(
             task.config,
             task.dir,
-            # Without GPUs of its own a worker sees all of the machine's, and Ray would name the first one.
+            # Not left to Ray: a worker without a GPU of its own sees all of the machine's.
             device=ray.train.torch.get_device() if gpus else torch.device("cpu"),
             rank=context.get_world_rank(),
             world_size=context.get_world_size(),
@@ -359,6 +360,8 @@ def _gpus_per_worker(config: dict[str, Any], display: Display) -> int:
     launch, resources = config["launch"], ray.cluster_resources()
     workers, need = launch["workers"], launch["workers"] * launch["cpus_per_worker"]
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    if sys.platform == "darwin":  # Ray counts Apple's GPU, of which NCCL knows nothing
+        gpus = 0
     if cpus < need:
         display.say(f"the cluster has {cpus:g} of the {need:g} CPUs for {workers} workers: waiting for the others")
     asked = launch["gpus_per_worker"]

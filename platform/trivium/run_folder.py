@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,23 @@ def read_run(place: Path | str) -> tuple[Path, Config]:
 
 def read_result(dir: Path) -> Result | None:
     """The result of a finished run, None of one that is not."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+    with contextlib.suppress(
+        OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError
+    ):
         content = json.loads((dir / RESULT).read_text())
-        numbers = {k: {n: float(v) for n, v in content[k].items()} for k in ("metrics", "counters")}
-        return Result(**{f.name: content[f.name] for f in fields(Result) if f.init} | numbers | {"dir": dir})
+        metrics, counters = ({n: float(v) for n, v in content[k].items()} for k in ("metrics", "counters"))
+        name, reason, checkpoint = (str(content[k]) for k in ("name", "reason", "checkpoint"))
+        updates, elapsed_s = int(content["updates"]), float(content["elapsed_s"])
+        return Result(
+            dir=dir,
+            name=name,
+            reason=reason,
+            metrics=metrics,
+            counters=counters,
+            updates=updates,
+            elapsed_s=elapsed_s,
+            checkpoint=checkpoint,
+        )
     return None
 
 

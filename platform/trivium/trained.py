@@ -128,7 +128,7 @@ def load_learner(
         if config.get(group) and keywords:
             config[group] = {**config[group], **keywords}
     task = Task(config, dir, trusted)
-    config["device"] = worker.usable_device(config["device"])
+    config["device"] = worker.usable_device(config)
     run = worker.make_run(config, dir)
     checkpoints = Checkpoints(task.checkpoints_place, run)
     names = checkpoints.names()

@@ -251,8 +251,11 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def usable_device(name: str) -> str:
-    """The device of a run, or `auto` where there is none such."""
+def usable_device(config: Config) -> str:
+    """The device of a run, or `auto` where there is none such that serves."""
+    name: str = config["device"]
+    if name == "mps" and config.get("agent"):
+        return "auto"
     try:
         torch.empty(0, device=name if name != "auto" else "cpu")
     except (RuntimeError, AssertionError):

@@ -24,7 +24,7 @@ aten = torch.ops.aten
 MOVES = (aten._to_copy.default, aten.copy_.default)
 INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)  # a GPU takes indices of the CPU too
 TOLD = (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten._unique2.default)
-TOLD += (aten.bincount.default, aten.repeat_interleave.Tensor)
+TOLD += (aten.bincount.default, aten.repeat_interleave.Tensor, aten.equal.default)
 
 
 class There(Tensor):
@@ -80,10 +80,13 @@ def _run(op: Any, args: Any, kwargs: Any) -> Any:
         where = args[0].device
     on_device = torch.device(where) == DEVICE
     for leaf in leaves:
-        if isinstance(leaf, torch.Generator) and (leaf._cdata in _generators_there) != on_device:
+        if isinstance(leaf, torch._C.Generator) and (leaf._cdata in _generators_there) != on_device:
             raise RuntimeError(f"{op} on {where} with a generator of another device")
-        elsewhere = isinstance(leaf, Tensor) and not isinstance(leaf, There) and leaf.dim()  # 0-d ones are sent along
-        if there and elsewhere and op not in MOVES and not (op in INDEXED and leaf is not args[0]):
+        elsewhere = isinstance(leaf, Tensor) and not isinstance(leaf, There)
+        sent_along = op in MOVES or (op in INDEXED and leaf is not args[0])
+        if elsewhere and leaf.dim() == 0:  # a number, for an operation on each element
+            sent_along = sent_along or torch.Tag.pointwise in op.tags
+        if there and elsewhere and not sent_along:
             raise RuntimeError(f"{op} of tensors on two devices")
     if (there and _is_told(op, args)) or _moves(op, args, kwargs, on_device):
         ours = [frame for frame in traceback.extract_stack() if "site-packages" not in frame.filename]
@@ -96,8 +99,8 @@ def _run(op: Any, args: Any, kwargs: Any) -> Any:
 
 def _is_told(op: Any, args: Any) -> bool:
     """Whether the CPU must know numbers of the device: one, or how many elements a result has."""
-    masks = op in INDEXED and any(one.dtype == torch.bool for one in args[1] if one is not None)
-    return masks or op in TOLD
+    indices = [one for one in args[1] if one is not None] if op in INDEXED else []
+    return op in TOLD or any(one.dtype == torch.bool or not isinstance(one, There) for one in indices)
 
 
 def _moves(op: Any, args: Any, kwargs: Any, on_device: bool) -> bool:
@@ -133,8 +136,7 @@ class _Generator(torch.Generator):
 
     def __init__(self, device: Any = "cpu") -> None:
         self._device = torch.device(device)
-        if self._device == DEVICE:
-            _generators_there.add(self._cdata)
+        (_generators_there.add if self._device == DEVICE else _generators_there.discard)(self._cdata)
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]

@@ -309,3 +309,15 @@ def test_lost_checkpoints_are_no_new_beginning(saved: Checkpoints) -> None:
         shutil.rmtree(Path(saved.place) / name)
     with pytest.raises(CheckpointError, match=rf"has lost its checkpoints, the last of which was {NAMES[-1]}$"):
         saved.load(mend=True)
+
+
+def test_the_random_state_of_apples_gpu_is_saved_and_one_of_another_device_is_let_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[torch.Tensor] = []
+    monkeypatch.setattr("torch.mps.get_rng_state", lambda: torch.tensor([7]))
+    monkeypatch.setattr("torch.mps.set_rng_state", taken.append)
+    set_rng_state(rng_state(torch.device("mps")), torch.device("mps"))
+    assert [state.tolist() for state in taken] == [[7]]
+    set_rng_state(rng_state(CPU), torch.device("mps"))
+    assert len(taken) == 1

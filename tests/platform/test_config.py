@@ -177,7 +177,8 @@ EARLY = [
     ("launch=ray device=cuda launch.gpus_per_worker=0", ["launch.gpus_per_worker=0: device=cuda; valid: auto, 1$"]),
     ("launch=ray device=cpu launch.gpus_per_worker=1", ["launch.gpus_per_worker=1: device=cpu; valid: auto, 0$"]),
     ("launch=ray device=cuda launch.workers=32", [r"device=cuda: 32 workers need 32 GPUs, here are \d+$"]),
-    ("launch=ray device=mps", ["device=mps: workers on Ray train on CUDA devices or CPUs; valid: auto, cpu, cuda$"]),
+    ("launch=ray device=mps", ["device=mps: workers on Ray .*; valid: auto, cpu, cuda$"]),
+    ("launch=ray device=cuda:1", ["device=cuda:1: .* CUDA devices that Ray gives them; valid: auto, cpu, cuda$"]),
     (
         "experiment=ppo_cartpole launch=ray launch.workers=3",
         ["agent.minibatch_size=256 must be a .* multiple of the 3 workers", "env.num_envs=32 must be a .* multiple"],

@@ -168,10 +168,16 @@ def test_a_lost_worker_and_a_stopped_driver_end_with_the_same_bits(
         wait_for(process, lambda: len(checkpoints(folder)) >= 2)
         max(workers(), key=lambda p: p.pid).send_signal(signal.SIGKILL)
         assert process.stderr is not None
-        told = next(line for line in process.stderr if line.startswith("resuming from step-"))
-        wait_for(process, lambda: max(checkpoints(folder)) > told.split()[-1])
+        stderr = ""
+        while "resuming from step-" not in stderr:
+            line = process.stderr.readline()
+            assert line, stderr
+            stderr += line
+        restarted_at = stderr.split()[-1]
+        wait_for(process, lambda: max(checkpoints(folder)) > restarted_at)
         process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=100)
+        stderr += process.stderr.read()
+        process.wait(timeout=100)
     assert process.returncode == 143, stderr
     assert "Traceback" not in stderr
     assert not (folder / "ray").exists()
@@ -333,7 +339,6 @@ def test_a_worker_has_a_gpu_if_the_device_says_so_or_the_cluster_has_enough(
 def test_a_worker_without_a_gpu_of_its_own_leaves_those_it_sees_alone(
     gpus: int, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray names the first GPU of the machine to a worker that was given none."""
     context = types.SimpleNamespace(get_local_world_size=lambda: 1, get_world_rank=lambda: 0, get_world_size=lambda: 1)
     runs: list[Run] = []
     monkeypatch.setattr("ray.train.get_context", lambda: context)

@@ -112,3 +112,18 @@ def test_auto_is_the_best_device_that_serves(
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
     assert worker.make_run(config, None).device.type == device
+
+
+def test_on_apples_gpu_auto_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr(worker, "_eager_s", lambda task: 1e9)
+    long = ["experiment=mlp_digits", "compile=auto", "budget.epochs=100000"]
+    assert not decide_compile(Task(compose(long), Path("nowhere")))
+    assert decide_compile(Task(compose([*long, "device=cpu"]), Path("nowhere")))
+
+
+def test_a_device_that_does_not_serve_is_another_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker.usable_device(compose([])) == "auto"
+    assert worker.usable_device({**compose([]), "device": "cpu"}) == "cpu"
+    assert worker.usable_device({**compose(["experiment=ppo_cartpole"]), "device": "mps"}) == "auto"

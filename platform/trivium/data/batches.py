@@ -61,7 +61,7 @@ class Batches:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = self._run.generator("order", epoch)
-        return torch.randperm(self.num_samples, generator=generator).to(self._run.device, non_blocking=True)
+        return torch.randperm(self.num_samples, generator=generator).to(self._run.device)
 
     def state_dict(self) -> dict[str, Any]:
         return {"samples": self.samples}
