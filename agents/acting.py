@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trivium.agents.flat import Flat
 from trivium.agents.networks import ActorCritic
-from trivium.agents.policies import FORBIDDEN, Actions, Policy
+from trivium.agents.policies import FORBIDDEN, Policy
 from trivium.agents.q_networks import QNetwork
 from trivium.learner import Run
 
@@ -21,24 +21,20 @@ class Acting:
     Args:
         run: for the device and the precision.
         flat: the network.
-        actions: of the envs.
         deterministic: act by the mode of the policy in evaluation, else sample.
     """
 
     shared_noise = 0  # see `EnvRunners`
 
-    def __init__(self, run: Run, flat: Flat[ActorCritic], actions: Actions, *, deterministic: bool) -> None:
+    def __init__(self, run: Run, flat: Flat[ActorCritic], *, deterministic: bool) -> None:
         self.run = run
         self.flat = flat
-        self.actions = actions
+        self.actions = flat.module.actions
         self.deterministic = deterministic
 
     def copy_for(self, run: Run) -> Acting:
         """The same with weights of its own, on another device."""
-        flat = self.flat.copy_to(run.device)
-        actions = Actions(self.actions.space, squash=self.actions.squash, device=run.device)
-        flat.module.actions = actions  # no part of a module that moves with it
-        return Acting(run, flat, actions, deterministic=self.deterministic)
+        return Acting(run, self.flat.copy_to(run.device), deterministic=self.deterministic)
 
     def __call__(self, obs: Tensor, state_NM: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Kept are the action and its log-probability, and with a memory its next state."""

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 ACTION_SPACES = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
 FORBIDDEN = -1e9  # the logit of an invalid action: its probability is exactly 0, and 0 * log 0 is 0, not NaN
@@ -140,7 +140,7 @@ def _log_slope(u: Tensor) -> Tensor:
 Policy = Categorical | MultiCategorical | Gaussian | SquashedGaussian
 
 
-class Actions:
+class Actions(nn.Module):
     """What an action space asks of a policy.
 
     MultiBinary is MultiDiscrete with two choices a head.
@@ -148,7 +148,6 @@ class Actions:
     Args:
         space: Discrete, MultiDiscrete, MultiBinary or a bounded or unbounded Box.
         squash: a `SquashedGaussian` for a Box, which must be bounded.
-        device: where the bounds live.
 
     Attributes:
         sizes: of the heads, for discrete spaces; empty for a Box.
@@ -158,15 +157,20 @@ class Actions:
         ValueError: another kind of space, or `squash` without bounds.
     """
 
-    def __init__(self, space: gym.Space, *, squash: bool = False, device: torch.device | str = "cpu") -> None:
+    low: Tensor  # of a Box
+    high: Tensor
+
+    def __init__(self, space: gym.Space, *, squash: bool = False) -> None:
+        super().__init__()
         self.space = space
         self.squash = squash
         self.sizes: tuple[int, ...] = head_sizes(space)
         self.is_box = isinstance(space, gym.spaces.Box)
         if isinstance(space, gym.spaces.Box):
             self.num_logits = math.prod(space.shape)
-            self.low = torch.tensor(space.low, device=device).float()
-            self.high = torch.tensor(space.high, device=device).float()
+            # They move with the network that holds them, and are the space's: no part of its state.
+            self.register_buffer("low", torch.tensor(space.low).float(), persistent=False)
+            self.register_buffer("high", torch.tensor(space.high).float(), persistent=False)
             if squash and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
                 raise ValueError(f"agent.squash=true needs bounds, the action space is {space}")
         elif self.sizes:

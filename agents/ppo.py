@@ -231,7 +231,7 @@ class PPO(Agent):
         self.max_grad_norm = max_grad_norm
         self.normalize_advantage = normalize_advantage
 
-        self.actions = Actions(envs.action_space, squash=squash, device=run.device)
+        self.actions = Actions(envs.action_space, squash=squash)
         self.net = ActorCritic(
             observation_space=envs.observation_space,
             actions=self.actions,
@@ -245,7 +245,7 @@ class PPO(Agent):
             log_std=log_std,
         ).to(run.device)
         self.flat = Flat(self.net)
-        self.acting = Acting(run, self.flat, self.actions, deterministic=eval_deterministic)
+        self.acting = Acting(run, self.flat, deterministic=eval_deterministic)
         self.optimizer = Optimizer(self.flat.theta, kind="adam", eps=1e-5, fp16=run.precision == "fp16")
         self.normaliser = Normaliser(
             run=run, encoder=self.net.encoder, num_envs=num_envs, rewards=normalize_reward, gamma=gamma

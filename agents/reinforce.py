@@ -156,7 +156,7 @@ class REINFORCE(Agent):
         self.normalize_advantage = normalize_advantage
         self.max_steps = max_steps
 
-        self.actions = Actions(envs.action_space, squash=squash, device=run.device)
+        self.actions = Actions(envs.action_space, squash=squash)
         self.net = ActorCritic(
             observation_space=envs.observation_space,
             actions=self.actions,
@@ -168,7 +168,7 @@ class REINFORCE(Agent):
         ).to(run.device)
         self.net.critic.requires_grad_(baseline)
         self.flat = Flat(self.net)
-        self.acting = Acting(run, self.flat, self.actions, deterministic=eval_deterministic)
+        self.acting = Acting(run, self.flat, deterministic=eval_deterministic)
         self.optimizer = Optimizer(self.flat.theta, kind="adam", eps=1e-5, fp16=run.precision == "fp16")
         self.act_rng = run.generator("act", run.rank, device=run.device)
         self.collector = make_collector(

@@ -309,11 +309,10 @@ def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
     name, keys, pos, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if device.type not in state:  # saved on another: the generator stays as it was seeded
-        return
-    if device.type == "cuda":
+    # Saved on a device of another kind, this one's generator stays as it was seeded.
+    if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps":
+    elif device.type == "mps" and "mps" in state:
         torch.mps.set_rng_state(state["mps"])
 
 
