@@ -166,7 +166,8 @@ def test_a_lost_worker_and_a_stopped_driver_end_with_the_same_bits(
     folder = tmp_path / "hurt"
     with driver(long(name), folder) as process:
         wait_for(process, lambda: len(checkpoints(folder)) >= 2)
-        max(workers(), key=lambda p: p.pid).send_signal(signal.SIGKILL)
+        first, second = workers(tmp_path)
+        max(first, second, key=lambda p: p.pid).send_signal(signal.SIGKILL)
         assert process.stderr is not None
         stderr = ""
         while "resuming from step-" not in stderr:
@@ -185,6 +186,8 @@ def test_a_lost_worker_and_a_stopped_driver_end_with_the_same_bits(
     assert stderr.strip().splitlines()[-1] == f"trivium: stopped by signal 15; trivium resume continues from {newest}"
 
     resumed = run([], folder)
+    psutil.wait_procs(workers(tmp_path), timeout=20)
+    assert not workers(tmp_path)
     assert f"resuming from {newest}" in resumed["stderr"]
     whole = undisturbed(name)
     assert_same_bits(folder, whole)
@@ -264,8 +267,15 @@ def driver(overrides: Sequence[str], folder: Path, *, start_new_session: bool = 
     )
 
 
-def workers() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+def workers(cwd: Path) -> list[psutil.Process]:
+    """Of the run that was started in `cwd`: not those that an earlier run may have left to end, nor what they fork."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            its_own = process.info["cwd"] == str(cwd) and "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+            if its_own and psutil.Process(process.ppid()).name() == "raylet":
+                found.append(process)
+    return found
 
 
 def test_workers_errors_reach_the_user_in_one_line(tmp_path: Path) -> None:
