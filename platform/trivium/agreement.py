@@ -38,14 +38,15 @@ class Agreement:
         return self._run.world_size == 1 or updates >= self._talked_after + self._pause
 
     def reach(self, decided: Sequence[int], updates: int) -> list[int]:
-        """What rank 0 has decided; every rank calls it when it is due."""
+        """What rank 0 has decided, small integers; every rank calls it when it is due."""
         if self._run.world_size == 1:
             return list(decided)
         now = time.monotonic()
         pause = next_pause(now - self._talked_at, updates - self._talked_after, self._pause, every_s=self._every_s)
-        told = torch.tensor([*decided, pause], dtype=torch.int64, device=self._run.device)
-        torch.distributed.broadcast(told, src=0)
-        *agreed, self._pause = told.tolist()
+        told = torch.tensor([*decided, pause], dtype=torch.float32, device=self._run.device)
+        if self._run.rank > 0:
+            told.zero_()
+        *agreed, self._pause = (int(number) for number in self._run.sum(told).tolist())
         self._talked_after, self._talked_at = updates, now
         return agreed
 

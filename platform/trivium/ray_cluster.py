@@ -65,13 +65,14 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     if environment.reachable(address) is False:  # Ray itself would ask for minutes
         raise ConfigError([f"RAY_ADDRESS={address}: no Ray answers there"])
     own: dict[str, Any] = {}
-    unused: tuple[str, ...] = ()
+    zero: tuple[str, ...] = ()
     if address == "local":  # without what nobody looks at, for a dozen processes cost a small machine seconds
         own = {"num_cpus": max(cpus, environment.cores()), "include_dashboard": False}
         own["_system_config"] = {"enable_metrics_collection": False}
-        # Nor does anybody read Ray Train's metrics, and no node is taken away under notice.
-        unused = ("RAY_TRAIN_METRICS_ENABLED", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
-    with _off(unused), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
+        # Nor does anybody read Ray Train's metrics, and no node is taken away under notice. Ray would give its workers
+        # the priority of nice 15: whatever else runs on the machine would leave them a thirtieth of a core.
+        zero = ("RAY_TRAIN_METRICS_ENABLED", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_worker_niceness")
+    with _zero(zero), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():
             # What the workers print comes through the mailbox; what else Ray has to say is in its log files.
@@ -84,9 +85,9 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _off(switches: Sequence[str]) -> Iterator[None]:
+def _zero(variables: Sequence[str]) -> Iterator[None]:
     """Environment variables that are 0 for a while, where the user has not set them."""
-    unset = [name for name in switches if name not in os.environ]
+    unset = [name for name in variables if name not in os.environ]
     os.environ.update(dict.fromkeys(unset, "0"))
     try:
         yield

@@ -49,7 +49,7 @@ class SharedSum:
         self._number_2WC = torch.frombuffer(self._memory, dtype=torch.float32, offset=counts).view(
             2, world_size, CAPACITY
         )
-        self._views: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        self._views: dict[torch.Size, list[tuple[Tensor, list[Tensor]]]] = {}
 
     def takes(self, value: Tensor) -> bool:
         """Whether it sums such a tensor."""
@@ -68,12 +68,15 @@ class SharedSum:
         self._counts[self._own] = self._sums
         for other in self._others:
             self._wait(other)
-        return all_W.sum(0)
+        total = all_W[0] + all_W[1]
+        for number in all_W[2:]:
+            total += number
+        return total
 
-    def _view(self, shape: torch.Size) -> list[tuple[Tensor, Tensor]]:
+    def _view(self, shape: torch.Size) -> list[tuple[Tensor, list[Tensor]]]:
         """Of each of the two places, where this worker writes numbers of this shape, and those of all."""
         all_2W = self._number_2WC[:, :, : shape.numel()].view(2, len(self._others) + 1, *shape)
-        self._views[shape] = [(all_W[self._rank], all_W) for all_W in all_2W]
+        self._views[shape] = [(all_W[self._rank], list(all_W)) for all_W in all_2W]
         return self._views[shape]
 
     def _wait(self, other: int) -> None:

@@ -72,6 +72,7 @@ def test_runners_see_what_one_process_sees(agent: Any) -> None:
     torch.testing.assert_close(there.flat.theta, here.flat.theta, rtol=0, atol=1e-5)
     assert len(set(pids(there))) == 2
     assert os.getpid() not in pids(there)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids(there)} == {os.getpriority(os.PRIO_PROCESS, 0)}
     there.close()
 
 

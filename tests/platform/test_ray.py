@@ -208,8 +208,13 @@ def test_a_signal_to_more_than_the_driver_ends_the_run_as_one_to_the_driver(
     with driver([*long("mlp_digits"), "budget.updates=1000000"], folder, start_new_session=True) as process:
         wait_for(process, lambda: len(checkpoints(folder)) >= 2)
         before = max(checkpoints(folder))
+        of_ray = psutil.Process(process.pid).children(recursive=True)
+        names = [" ".join(each.cmdline()) for each in of_ray]
+        assert sum("RayTrainWorker" in name for name in names) == 2
+        assert not any("Autoscaling" in name for name in names), "a machine of our own has nobody to ask for more"
+        assert {each.nice() for each in of_ray if "ray::" in each.name()} == {os.nice(0)}
         if everything:
-            for each in psutil.Process(process.pid).children(recursive=True):
+            for each in of_ray:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.terminate()
         os.killpg(process.pid, signal.SIGTERM)
@@ -354,6 +359,7 @@ def test_a_worker_without_a_gpu_of_its_own_leaves_those_it_sees_alone(
     monkeypatch.setattr("ray.train.get_context", lambda: context)
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda:1"))
     monkeypatch.setattr(ray_workers, "_make_learner", lambda task, run: None)
+    monkeypatch.setattr(ray_workers, "_AskedToStop", lambda mailbox: None)
     monkeypatch.setattr(worker, "work", lambda task, run, learner, **_: runs.append(run))
     ray_workers._train(Task(compose([]), tmp_path), None, str(tmp_path), gpus=gpus)
     assert [str(run.device) for run in runs] == [device]
