@@ -21,7 +21,7 @@ def prepare() -> None:
     """Set what Ray reads from the environment, the first two when it is imported: so before that.
 
     Authentication must be said: unset, it is on for a cluster and off for its clients. A Ray that is started here gets
-    a token of its own, for some of its ports listen on every interface. Workers are looked after every 0.2 s (2 s
+    a token of its own, for some of its ports listen on every interface. Workers are looked after every 0.5 s (2 s
     by default, for which the run's end would wait); print, the working directory and usage statistics are left
     alone.
     """
@@ -29,7 +29,7 @@ def prepare() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_ADDRESS"):
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

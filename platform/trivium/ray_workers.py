@@ -100,6 +100,7 @@ class Mailbox:
         self.status: Status | None = None
         self.answer: Outcome | Exception | None = None
         self.sentences: list[str] = []
+        self.news = asyncio.Event()
         self.signal = 0
         self.signalled = asyncio.Event()
         self.heard = False  # of a worker, that the signal has come
@@ -107,9 +108,11 @@ class Mailbox:
 
     def show(self, status: Status) -> None:
         self.status = status
+        self.news.set()
 
     def say(self, sentence: str) -> None:
         self.sentences.append(sentence)
+        self.news.set()
 
     def stop(self, signal: int) -> None:
         self.signal = signal
@@ -135,15 +138,21 @@ class Mailbox:
     def end(self, answer: Outcome | Exception) -> None:
         """How it ended; of several the first: from rank 0, or from a worker whose error a restart would not mend."""
         self.answer = self.answer or answer
+        self.news.set()
 
     def ended(self) -> bool:
         return self.answer is not None
 
-    def take(self) -> tuple[Status | None, list[str], Outcome | Exception | None]:
-        """What has come since the last time, and how it ended if it has."""
+    async def take(self) -> tuple[Status | None, list[str], Outcome | Exception | None]:
+        """What has come since the last time, once something has, and how it ended if it has."""
+        await self.news.wait()
+        self.news.clear()
         taken = self.status, self.sentences, self.answer
         self.status, self.sentences = None, []
         return taken
+
+    def wait_no_more(self) -> None:
+        self.news.set()
 
 
 def run(task: Task, *, resume: bool, display: Display) -> Outcome:
@@ -218,15 +227,20 @@ def _drive(
     thread.start()
     told_at = math.inf
     alive, unheard = True, False
+    news = mailbox.take.remote()
     while alive and answer is None and not unheard:
         thread.join(0.2)
         alive = thread.is_alive()  # asked before the mailbox, so that nothing comes between
         try:
-            status, sentences, answer = _answer(mailbox.take.remote(), stop_requested)
-            for sentence in sentences:
-                display.say(sentence)
-            if status:
-                display.show(status)
+            if not alive:
+                mailbox.wait_no_more.remote()
+            if not alive or ray.wait([news], timeout=0)[0]:
+                status, sentences, answer = _answer(news, stop_requested)
+                news = mailbox.take.remote()
+                for sentence in sentences:
+                    display.say(sentence)
+                if status:
+                    display.show(status)
             signal = stop_requested()
             if signal and told_at == math.inf:
                 told_at = time.monotonic()
