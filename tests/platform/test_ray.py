@@ -239,6 +239,40 @@ def test_a_signal_while_ray_starts_ends_the_run(tmp_path: Path, monkeypatch: pyt
     assert stderr.strip().splitlines()[-1].endswith("stopped by signal 15; trivium resume continues from the beginning")
 
 
+SLOW_MODEL = """
+import math, pathlib, time
+from torch import nn
+
+class Slow(nn.Module):
+    def __init__(self, *, input_shape, num_outputs):
+        super().__init__()
+        self.layer = nn.Linear(math.prod(input_shape), num_outputs)
+
+    def forward(self, x):
+        if self.training:
+            pathlib.Path("updating").touch()
+            time.sleep(15)
+        return self.layer(x.flatten(1))
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_waits_for_the_checkpoint_after_a_slow_update(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "slow_model.py").write_text(SLOW_MODEL)
+    (tmp_path / "mine" / "model" / "slow.yaml").write_text("_target_: slow_model.Slow\n_partial_: true\n")
+    overrides = ["--config-dir", "mine", "experiment=mlp_digits", "model=slow", "launch=ray", "launch.workers=2"]
+    with driver([*overrides, *EXACT], folder, cwd=tmp_path) as process:
+        wait_for(process, (tmp_path / "updating").exists)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 143, stderr
+    assert len(checkpoints(folder)) == 1, stderr
+    assert stderr.strip().splitlines()[-1].endswith(f"trivium resume continues from {checkpoints(folder)[0]}")
+
+
 @pytest.mark.slow
 def test_a_cluster_that_is_too_small_is_told_and_waited_for_until_a_signal_comes(tmp_path: Path) -> None:
     overrides = [*long("mlp_digits"), "launch.cpus_per_worker=3"]
@@ -262,9 +296,12 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> No
         assert process.poll() is None, process.communicate()
 
 
-def driver(overrides: Sequence[str], folder: Path, *, start_new_session: bool = False) -> subprocess.Popen[str]:
+def driver(
+    overrides: Sequence[str], folder: Path, *, cwd: Path | None = None, start_new_session: bool = False
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(overrides, folder),
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
