@@ -13,7 +13,7 @@ EVERY_S = 0.5  # how long a signal may wait for the workers to talk, while updat
 
 
 class Agreement:
-    """Rank 0 tells the others, which costs a message, so not after every update but about every `every_s`.
+    """Rank 0 tells the others, who wait for each other then, so not after every update but about every `every_s`.
 
     After how many updates they talk again is part of what rank 0 tells, from how long the last ones took: all count
     alike, without looking at clocks of their own. One worker agrees with itself after every update.

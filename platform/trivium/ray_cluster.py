@@ -39,7 +39,7 @@ def prepare() -> None:
 def starts_here() -> bool:
     """Whether a run would start a Ray of its own, on this machine alone."""
     running = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    return not running and not os.environ.get("RAY_ADDRESS")
+    return not running and (os.environ.get("RAY_ADDRESS") or "local") == "local"
 
 
 @contextlib.contextmanager

@@ -101,9 +101,10 @@ class Mailbox:
         self.answer: Outcome | Exception | None = None
         self.sentences: list[str] = []
         self.news = asyncio.Event()
+        self.over = False
         self.signal = 0
         self.signalled = asyncio.Event()
-        self.heard = False  # of a worker, that the signal has come
+        self.heard_at = -math.inf  # when a worker last said that it knows of the signal
         self.controller: Any = None
 
     def show(self, status: Status) -> None:
@@ -124,10 +125,11 @@ class Mailbox:
         return self.signal
 
     def hear(self) -> None:
-        self.heard = True
+        self.heard_at = time.monotonic()
 
     def heard_the_signal(self) -> bool:
-        return self.heard
+        """Whether a worker that is still there knows of it."""
+        return time.monotonic() - self.heard_at < UNHEARD_S
 
     def introduce(self, controller: Any) -> None:
         self.controller = controller
@@ -144,14 +146,17 @@ class Mailbox:
         return self.answer is not None
 
     async def take(self) -> tuple[Status | None, list[str], Outcome | Exception | None]:
-        """What has come since the last time, once something has, and how it ended if it has."""
-        await self.news.wait()
+        """What has come since the last time, and how it ended if it has: once there is something, or at once if nobody
+        will say more."""
+        if not self.over:
+            await self.news.wait()
         self.news.clear()
         taken = self.status, self.sentences, self.answer
         self.status, self.sentences = None, []
         return taken
 
     def wait_no_more(self) -> None:
+        self.over = True
         self.news.set()
 
 
@@ -230,11 +235,13 @@ def _drive(
     news = mailbox.take.remote()
     while alive and answer is None and not unheard:
         thread.join(0.2)
-        alive = thread.is_alive()  # asked before the mailbox, so that nothing comes between
+        alive = thread.is_alive()
         try:
             if not alive:
                 mailbox.wait_no_more.remote()
-            if not alive or ray.wait([news], timeout=0)[0]:
+            for _ in range(1 if alive else 2):  # what was taken before it ended, and what has come since
+                if alive and not ray.wait([news], timeout=0)[0]:
+                    break
                 status, sentences, answer = _answer(news, stop_requested)
                 news = mailbox.take.remote()
                 for sentence in sentences:
@@ -254,6 +261,7 @@ def _drive(
                 raise Interrupted(signal, _newest(task)) from error
             lost = f"the run's Ray is lost ({type(error).__name__}); trivium resume continues from {_newest(task)}"
             raise RuntimeError(lost) from error
+    mailbox.wait_no_more.remote()  # a question that is not answered would keep it alive
     display.close()
     thread.join(LEAVE_S)
     if thread.is_alive():  # a Ray must not be shut down under a thread that waits for it: the process would end there
@@ -364,11 +372,12 @@ def _printing_to(mailbox: Any, rank: int) -> Iterator[None]:
 
     class Lines(io.TextIOBase):
         waiting = ""
+        last: Any = None
 
         def write(self, text: str) -> int:
             *lines, self.waiting = (self.waiting + text).split("\n")
             for line in lines:
-                mailbox.say.remote(f"[rank {rank}] {line}")
+                self.last = mailbox.say.remote(f"[rank {rank}] {line}")
             return len(text)
 
     lines = Lines()
@@ -380,6 +389,9 @@ def _printing_to(mailbox: Any, rank: int) -> Iterator[None]:
             yield
     finally:
         log.removeHandler(handler)
+        if lines.last is not None:  # the end must not overtake it
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(lines.last, timeout=SILENT_S)
 
 
 class _AskedToStop:
@@ -394,12 +406,14 @@ class _AskedToStop:
     def _wait(self) -> None:
         try:
             self._signal = ray.get(self._mailbox.asked_to_stop.remote())
-            self._mailbox.hear.remote()
+            while True:  # as long as this worker lives
+                ray.get(self._mailbox.hear.remote())
+                time.sleep(UNHEARD_S / 5)
         except ray.exceptions.RayError as error:  # there is no driver any more
             self._lost = error
 
     def __call__(self) -> int:
-        if self._lost is not None:
+        if self._lost is not None and not self._signal:
             raise self._lost
         return self._signal
 

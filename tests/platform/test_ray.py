@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import io
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -346,6 +348,50 @@ def test_what_workers_print_and_log_reaches_the_driver_with_their_rank() -> None
         "[rank 1] a warning",
         "[rank 1] trivium: a checkpoint is damaged",
     ]
+
+
+class HereInstead:
+    """A handle of an actor that is no process but an event loop's thread, and what of `ray` asks it."""
+
+    exceptions = ray_workers.ray.exceptions
+
+    def __init__(self, actor: Any) -> None:
+        self._actor, self._loop = actor, asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def __getattr__(self, method: str) -> Any:
+        async def answer(*arguments: Any) -> Any:
+            found = getattr(self._actor, method)(*arguments)
+            return await found if asyncio.iscoroutine(found) else found
+
+        return types.SimpleNamespace(remote=lambda *a: asyncio.run_coroutine_threadsafe(answer(*a), self._loop))
+
+    def get(self, future: Any, timeout: float) -> Any:
+        return future.result(timeout)
+
+    def wait(self, futures: Sequence[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return [each for each in futures if each.done()], []
+
+
+def test_the_end_is_heard_however_soon_it_follows_other_news(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mailbox = HereInstead(ray_workers.Mailbox.__ray_metadata__.modified_class())
+    outcome: Any = types.SimpleNamespace()
+
+    class Quick:
+        def fit(self) -> None:
+            mailbox.say.remote("first").result()
+            while mailbox._actor.sentences:  # until they are taken
+                time.sleep(0.001)
+            mailbox.say.remote("last").result()
+            mailbox.end.remote(outcome).result()
+
+    monkeypatch.setattr(ray_workers, "ray", mailbox)
+    trainer: Any = Quick()
+    got = ray_workers._drive(Task(compose([]), Path("run")), trainer, mailbox, Display(), lambda: None)
+    assert got is outcome
+    assert capsys.readouterr().err == "first\nlast\n"
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
