@@ -8,10 +8,7 @@ report waits for Ray to collect it, and its checkpoints must lie in a folder of 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import io
-import logging
 import math
 import os
 import pickle
@@ -21,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -39,17 +36,14 @@ from trivium.checkpoint import CheckpointError, Checkpoints
 from trivium.config import ConfigError
 from trivium.learner import Learner, Run
 from trivium.loop import Interrupted, NonFiniteLoss, Outcome
-from trivium.progress import Display, Status
+from trivium.progress import Display
+from trivium.ray_mailbox import SILENT_S, UNHEARD_S, AskedToStop, Mailbox, answer_to, printing_to
 from trivium.storage import Bucket, join
 from trivium.worker import Task
-
-log = logging.getLogger("trivium")
 
 COLLECTIVE = (ConfigError, NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
 RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: Ray restarts the group
 LEAVE_S = 5.0  # how long Ray Train may take to tidy up when all is done, before its controller is killed
-SILENT_S = 10.0  # how long the mailbox, which stands beside the driver, may be silent once a signal has come
-UNHEARD_S = 5.0  # how long a signal may go unheard by workers that were not placed or are not that far yet
 
 
 class Trainer(TorchTrainer):
@@ -90,74 +84,6 @@ class Introduction(ControllerCallback):
 
     def after_controller_start(self, train_run_context: Any) -> None:
         self.mailbox.introduce.remote(ray.get_runtime_context().current_actor)
-
-
-@ray.remote(num_cpus=0)
-class Mailbox:
-    """Between the driver and the workers: statuses, sentences and the end one way, the signal to stop the other."""
-
-    def __init__(self) -> None:
-        self.status: Status | None = None
-        self.answer: Outcome | Exception | None = None
-        self.sentences: list[str] = []
-        self.news = asyncio.Event()
-        self.over = False
-        self.signal = 0
-        self.signalled = asyncio.Event()
-        self.heard_at = -math.inf  # when a worker last said that it knows of the signal
-        self.controller: Any = None
-
-    def show(self, status: Status) -> None:
-        self.status = status
-        self.news.set()
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-        self.news.set()
-
-    def stop(self, signal: int) -> None:
-        self.signal = signal
-        self.signalled.set()
-
-    async def asked_to_stop(self) -> int:
-        """The signal, once it has come."""
-        await self.signalled.wait()
-        return self.signal
-
-    def hear(self) -> None:
-        self.heard_at = time.monotonic()
-
-    def heard_the_signal(self) -> bool:
-        """Whether a worker that is still there knows of it."""
-        return time.monotonic() - self.heard_at < UNHEARD_S
-
-    def introduce(self, controller: Any) -> None:
-        self.controller = controller
-
-    def known_controller(self) -> Any:
-        return self.controller
-
-    def end(self, answer: Outcome | Exception) -> None:
-        """How it ended; of several the first: from rank 0, or from a worker whose error a restart would not mend."""
-        self.answer = self.answer or answer
-        self.news.set()
-
-    def ended(self) -> bool:
-        return self.answer is not None
-
-    async def take(self) -> tuple[Status | None, list[str], Outcome | Exception | None]:
-        """What has come since the last time, and how it ended if it has: once there is something, or at once if nobody
-        will say more."""
-        if not self.over:
-            await self.news.wait()
-        self.news.clear()
-        taken = self.status, self.sentences, self.answer
-        self.status, self.sentences = None, []
-        return taken
-
-    def wait_no_more(self) -> None:
-        self.over = True
-        self.news.set()
 
 
 def run(task: Task, *, resume: bool, display: Display) -> Outcome:
@@ -242,7 +168,7 @@ def _drive(
             for _ in range(1 if alive else 2):  # what was taken before it ended, and what has come since
                 if alive and not ray.wait([news], timeout=0)[0]:
                     break
-                status, sentences, answer = _answer(news, stop_requested)
+                status, sentences, answer = answer_to(news, stop_requested)
                 news = mailbox.take.remote()
                 for sentence in sentences:
                     display.say(sentence)
@@ -252,9 +178,9 @@ def _drive(
             if signal and told_at == math.inf:
                 told_at = time.monotonic()
                 display.say("stopping: the workers write a checkpoint")
-                _answer(mailbox.stop.remote(signal), stop_requested)
+                answer_to(mailbox.stop.remote(signal), stop_requested)
             elif signal and time.monotonic() > told_at + UNHEARD_S:
-                unheard = not _answer(mailbox.heard_the_signal.remote(), stop_requested)
+                unheard = not answer_to(mailbox.heard_the_signal.remote(), stop_requested)
         except ray.exceptions.RayError as error:  # not of a worker, which Ray Train sees to: Ray itself is gone
             display.close()
             if signal := stop_requested():
@@ -280,22 +206,6 @@ def _drive(
     return answer
 
 
-def _answer(question: Any, stop_requested: Callable[[], int | None]) -> Any:
-    """The mailbox's answer, however long it takes to start; once a signal has come, only `SILENT_S`.
-
-    Raises:
-        ray.exceptions.RayError: there is no mailbox any more, or it is silent.
-    """
-    silent_from = math.inf
-    while True:
-        try:
-            return ray.get(question, timeout=1.0)
-        except ray.exceptions.GetTimeoutError:
-            silent_from = min(silent_from, time.monotonic()) if stop_requested() else math.inf
-            if time.monotonic() > silent_from + SILENT_S:
-                raise
-
-
 def _newest(task: Task) -> str:
     names = Checkpoints(task.checkpoints_place, Run()).names()
     return names[-1] if names else "the beginning"
@@ -309,7 +219,7 @@ def _work(message: dict[str, Any]) -> None:
     if ray.get(mailbox.ended.remote()):
         return
     try:
-        with _printing_to(mailbox, rank):
+        with printing_to(mailbox, rank):
             answer = _train(task, mailbox, message["cwd"], gpus=message["gpus"])
     except COLLECTIVE as error:
         answer = error
@@ -344,7 +254,7 @@ def _train(task: Task, mailbox: Any, cwd: str, *, gpus: int) -> Outcome:
             resume=True,  # from nothing the first time, from the last checkpoint after a restart
             show=lambda status: mailbox.show.remote(status),
             say=lambda sentence: ray.get(mailbox.say.remote(sentence)),
-            stop_requested=_AskedToStop(mailbox) if run.rank == 0 else lambda: None,
+            stop_requested=AskedToStop(mailbox) if run.rank == 0 else lambda: None,
         )
 
 
@@ -364,58 +274,6 @@ def _make_learner(task: Task, run: Run) -> Learner:
         raise ConfigError(told.split("\n"))
     assert learner is not None
     return learner
-
-
-@contextlib.contextmanager
-def _printing_to(mailbox: Any, rank: int) -> Iterator[None]:
-    """Send what this worker prints and logs to the user, line by line, with the rank before it."""
-
-    class Lines(io.TextIOBase):
-        waiting = ""
-        last: Any = None
-
-        def write(self, text: str) -> int:
-            *lines, self.waiting = (self.waiting + text).split("\n")
-            for line in lines:
-                self.last = mailbox.say.remote(f"[rank {rank}] {line}")
-            return len(text)
-
-    lines = Lines()
-    handler = logging.StreamHandler(lines)
-    handler.setFormatter(logging.Formatter("trivium: %(message)s"))
-    log.addHandler(handler)
-    try:
-        with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
-            yield
-    finally:
-        log.removeHandler(handler)
-        if lines.last is not None:  # the end must not overtake it
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(lines.last, timeout=SILENT_S)
-
-
-class _AskedToStop:
-    """The signal that asks to stop, 0 before it has come. A thread waits for it: to ask between updates would cost each
-    time 2 to 4 ms."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox, self._signal = mailbox, 0
-        self._lost: ray.exceptions.RayError | None = None
-        threading.Thread(target=self._wait, name="asked-to-stop", daemon=True).start()
-
-    def _wait(self) -> None:
-        try:
-            self._signal = ray.get(self._mailbox.asked_to_stop.remote())
-            while True:  # as long as this worker lives
-                ray.get(self._mailbox.hear.remote())
-                time.sleep(UNHEARD_S / 5)
-        except ray.exceptions.RayError as error:  # there is no driver any more
-            self._lost = error
-
-    def __call__(self) -> int:
-        if self._lost is not None and not self._signal:
-            raise self._lost
-        return self._signal
 
 
 def _gpus_per_worker(config: dict[str, Any], display: Display) -> int:
