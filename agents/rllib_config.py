@@ -130,7 +130,7 @@ def cpus(config: AlgorithmConfig) -> int:
 
 
 def in_placement_group() -> bool:
-    """Whether this process is a worker of Ray Train's, in whose placement group there is no room for RLlib's actors."""
+    """Whether this process is a worker of a run on Ray, whose placement group has no room for RLlib's actors."""
     return ray.is_initialized() and ray.util.get_current_placement_group() is not None
 
 

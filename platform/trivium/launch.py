@@ -113,10 +113,10 @@ def _run(task: Task, *, resume: bool, display: Display) -> tuple[Outcome, Learne
         check_learner(task.config, trusted=task.trusted)
         _check_workers(task.config)
         ray_cluster.prepare()
-        from trivium import ray_workers
+        from trivium import ray_driver
 
         with contextlib.nullcontext() if resume else run_folder.new(task):
-            outcome = ray_workers.run(task, resume=resume, display=display)
+            outcome = ray_driver.run(task, resume=resume, display=display)
     else:
         with worker.torch_settings(task.config), signals.listen() as asked:
             run = worker.make_run(task.config, task.dir)

@@ -21,17 +21,13 @@ def prepare() -> None:
     """Set what Ray reads from the environment, the first two when it is imported: so before that.
 
     Authentication must be said: unset, it is on for a cluster and off for its clients. A Ray that is started here gets
-    a token of its own, for some of its ports listen on every interface. Workers are looked after every 0.5 s (2 s
-    by default, for which the run's end would wait); print, the working directory and usage statistics are left
-    alone.
+    a token of its own, for some of its ports listen on every interface. GPUs that a worker sees without having asked
+    Ray for them stay in sight; usage statistics are not sent.
     """
     if "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_ADDRESS"):
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -69,9 +65,9 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     if address == "local":  # without what nobody looks at, for a dozen processes cost a small machine seconds
         own = {"num_cpus": max(cpus, environment.cores()), "include_dashboard": False}
         own["_system_config"] = {"enable_metrics_collection": False}
-        # Nor does anybody read Ray Train's metrics, and no node is taken away under notice. Ray would give its workers
-        # the priority of nice 15: whatever else runs on the machine would leave them a thirtieth of a core.
-        zero = ("RAY_TRAIN_METRICS_ENABLED", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_worker_niceness")
+        # Ray would give its workers the priority of nice 15: whatever else runs on the machine would leave them a
+        # thirtieth of a core.
+        zero = ("RAY_worker_niceness",)
     with _zero(zero), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():

@@ -243,7 +243,7 @@ class Bucket:
 
 
 def _own(name: Path) -> bool:
-    return name.parts[0] not in ("checkpoints", "ray") and not name.name.startswith(".")
+    return name.parts[0] != "checkpoints" and not name.name.startswith(".")
 
 
 def _copy(file: Path, stream: BinaryIO) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import io
@@ -18,6 +18,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ import pytest
 import torch
 from killing import assert_same_bits, finish, rows, states
 
-from trivium import ray_mailbox, ray_workers, worker
+from trivium import ray_driver, ray_worker, worker
 from trivium.config import compose
 from trivium.learner import Run
+from trivium.loop import Interrupted
 from trivium.progress import Display
 from trivium.tracking import read_rows
 from trivium.worker import Task
@@ -215,9 +217,8 @@ def test_a_signal_to_more_than_the_driver_ends_the_run_as_one_to_the_driver(
         for each in of_ray:
             with contextlib.suppress(psutil.NoSuchProcess):  # of a moment
                 niceness[each.pid, " ".join(each.cmdline())] = each.nice()
-        actors = {name: nice for (_, name), nice in niceness.items() if name.startswith("ray::")}
-        assert sum("ray::RayTrainWorker" in name for _, name in niceness) == 2
-        assert not any("Autoscaling" in name for name in actors), "a machine of our own has nobody to ask for more"
+        actors = {(pid, name): nice for (pid, name), nice in niceness.items() if name.startswith("ray::")}
+        assert sum("ray::Worker" in name for _, name in actors) == 2
         assert set(actors.values()) == {os.nice(0)}
         if everything:
             for each in of_ray:
@@ -320,7 +321,7 @@ def workers(cwd: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         with contextlib.suppress(psutil.NoSuchProcess):
-            its_own = process.info["cwd"] == str(cwd) and "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+            its_own = process.info["cwd"] == str(cwd) and "ray::Worker" in " ".join(process.info["cmdline"] or [])
             if its_own and psutil.Process(process.ppid()).name() == "raylet":
                 found.append(process)
     return found
@@ -337,12 +338,8 @@ def test_workers_errors_reach_the_user_in_one_line(tmp_path: Path) -> None:
 
 
 def test_what_workers_print_and_log_reaches_the_driver_with_their_rank() -> None:
-    from types import SimpleNamespace
-
-    from trivium.ray_mailbox import printing_to
-
     said: list[str] = []
-    with printing_to(SimpleNamespace(say=SimpleNamespace(remote=said.append)), rank=1):
+    with ray_worker.printing_to(said.append, rank=1):
         print("from the user's model", 3)
         print("a warning", file=sys.stderr)
         logging.getLogger("trivium").warning("a checkpoint is damaged")
@@ -354,49 +351,169 @@ def test_what_workers_print_and_log_reaches_the_driver_with_their_rank() -> None
     ]
 
 
-class HereInstead:
-    """A handle of an actor that is no process but an event loop's thread, and what of `ray` asks it."""
+FAULTY_MODEL = """
+import math
+from torch import nn
 
-    exceptions = ray_workers.ray.exceptions
+class Faulty(nn.Module):
+    def __init__(self, *, input_shape, num_outputs):
+        super().__init__()
+        self.layer = nn.Linear(math.prod(input_shape), num_outputs)
 
-    def __init__(self, actor: Any) -> None:
-        self._actor, self._loop = actor, asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+    def forward(self, x):
+        print("the last words")
+        raise RuntimeError("no such luck")
+"""
+
+
+def test_workers_that_fail_again_are_given_up(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "faulty_model.py").write_text(FAULTY_MODEL)
+    (tmp_path / "mine" / "model" / "faulty.yaml").write_text("_target_: faulty_model.Faulty\n_partial_: true\n")
+    overrides = ["--config-dir", "mine", "experiment=mlp_digits", "model=faulty", "launch=ray", "launch.workers=2"]
+    with driver([*overrides, *EXACT, "launch.max_failures=1"], tmp_path / "run", cwd=tmp_path) as process:
+        _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 1, stderr
+    assert stderr.count("RuntimeError: no such luck: the workers start again (1 of at most 1 times)\n") == 1
+    assert stderr.count("] the last words\n") >= 2  # of who failed first, each time
+    assert "RuntimeError: no such luck, more often than launch.max_failures=1; the last checkpoint is" in stderr
+
+
+class Worker:
+    """A handle of a `ray_worker.Worker` that is no process but threads, and what of `ray` asks it."""
+
+    def __init__(self, node: str, trained: Callable[[Worker], Any]) -> None:
+        self.said, self.node, self.signals, self.rank = ray_worker.News(), node, list[int](), -1
+        self._trained, self._threads = trained, ThreadPoolExecutor()
 
     def __getattr__(self, method: str) -> Any:
-        async def answer(*arguments: Any) -> Any:
-            found = getattr(self._actor, method)(*arguments)
-            return await found if asyncio.iscoroutine(found) else found
+        return types.SimpleNamespace(remote=lambda *a: self._threads.submit(getattr(self, f"_{method}"), *a))
 
-        return types.SimpleNamespace(remote=lambda *a: asyncio.run_coroutine_threadsafe(answer(*a), self._loop))
+    def _where(self) -> tuple[str, str]:
+        return self.node, f"host of {self.node}"
 
-    def get(self, future: Any, timeout: float) -> Any:
-        return future.result(timeout)
+    def _open_store(self, host: str, world_size: int) -> int:
+        return len(host) + world_size
 
-    def wait(self, futures: Sequence[Any], timeout: float) -> tuple[list[Any], list[Any]]:
-        return [each for each in futures if each.done()], []
+    def _train(self, task: Task, cwd: str, place: ray_worker.Place) -> Any:
+        self.rank, self.place = place.rank, place
+        try:
+            return self._trained(self)
+        finally:
+            self.said.end()
+
+    def _news(self) -> Any:
+        return self.said.take()
+
+    def _stop(self, signal: int) -> None:
+        self.signals.append(signal)
 
 
-def test_the_end_is_heard_however_soon_it_follows_other_news(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mailbox = HereInstead(ray_mailbox.Mailbox.__ray_metadata__.modified_class())
+@pytest.fixture
+def threads_for_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(promised: Any, timeout: float | None = None) -> Any:
+        try:
+            if isinstance(promised, list):
+                return [each.result(timeout) for each in promised]
+            return promised.result(timeout)
+        except TimeoutError:
+            raise ray_driver.GetTimeoutError from None
+
+    def wait(promised: Sequence[Any], *, num_returns: int = 1, timeout: float | None = None) -> tuple[list[Any], Any]:
+        concurrent.futures.wait(promised, timeout, FIRST_COMPLETED if num_returns == 1 else ALL_COMPLETED)
+        return [each for each in promised if each.done()][:num_returns], None
+
+    monkeypatch.setattr(ray_driver, "ray", types.SimpleNamespace(get=get, wait=wait, nodes=lambda: [{"Alive": True}]))
+
+
+TASK = Task(compose([]), Path("run"))
+
+
+@pytest.mark.usefixtures("threads_for_ray")
+def test_all_that_was_said_is_shown_before_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     outcome: Any = types.SimpleNamespace()
 
-    class Quick:
-        def fit(self) -> None:
-            mailbox.say.remote("first").result()
-            while mailbox._actor.sentences:  # until they are taken
-                time.sleep(0.001)
-            mailbox.say.remote("last").result()
-            mailbox.end.remote(outcome).result()
+    def trained(worker: Worker) -> Any:
+        for word in ("first", "second", "last"):
+            worker.said.say(f"{word} of {worker.rank}")
+            time.sleep(0.002 * worker.rank)
+        return outcome
 
-    for module in (ray_workers, ray_mailbox):
-        monkeypatch.setattr(module, "ray", mailbox)
-    trainer: Any = Quick()
-    got = ray_workers._drive(Task(compose([]), Path("run")), trainer, mailbox, Display(), lambda: None)
-    assert got is outcome
-    assert capsys.readouterr().err == "first\nlast\n"
+    for _ in range(20):
+        group = [Worker("a", trained), Worker("a", trained)]
+        assert ray_driver.Group(TASK, group, Display(), lambda: None).train() is outcome
+        said = capsys.readouterr().err.splitlines()
+        for rank in (0, 1):
+            of_one = [f"first of {rank}", f"second of {rank}", f"last of {rank}"]
+            assert [line for line in said if line in of_one] == of_one
+
+
+@pytest.mark.usefixtures("threads_for_ray")
+def test_ranks_on_one_node_follow_each_other_and_all_know_the_first_ones_store() -> None:
+    group = [Worker(node, lambda worker: "outcome") for node in "babca"]
+    ray_driver.Group(TASK, group, Display(), lambda: None).train()
+    host = "host of b"
+    assert [w.place for w in group] == [
+        ray_worker.Place(rank, 5, here, host, len(host) + 5) for rank, here in ((0, 2), (2, 2), (1, 2), (4, 1), (3, 2))
+    ]
+
+
+@pytest.mark.usefixtures("threads_for_ray")
+def test_a_fault_of_any_worker_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = threading.Event()
+    fault = TypeError("of the program")
+    group = [Worker("a", lambda worker: fault if worker.rank else stuck.wait(60)) for _ in range(2)]
+    monkeypatch.setattr(ray_driver, "LEAVE_S", 0.1)
+    with pytest.raises(TypeError, match="of the program"):
+        ray_driver.Group(TASK, group, Display(), lambda: None).train()
+    stuck.set()
+
+
+@pytest.mark.usefixtures("threads_for_ray")
+def test_a_signal_is_told_once_and_waited_for_while_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(worker: Worker) -> Any:
+        while not worker.signals and worker.rank == 0:
+            time.sleep(0.001)
+        time.sleep(0.5)  # an update, longer than a signal may go unheard
+        return Interrupted(worker.signals[0], "step-1") if worker.rank == 0 else None
+
+    group = [Worker("a", trained) for _ in range(2)]
+    monkeypatch.setattr(ray_driver, "LOOK_S", 0.01)
+    monkeypatch.setattr(ray_driver, "UNHEARD_S", 0.1)
+    with pytest.raises(Interrupted, match="step-1"):
+        ray_driver.Group(TASK, group, Display(quiet=True), lambda: 15).train()
+    assert [worker.signals for worker in sorted(group, key=lambda w: w.rank)] == [[15], []]
+
+
+@pytest.mark.usefixtures("threads_for_ray")
+def test_a_worker_that_does_not_hear_a_signal_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = threading.Event()
+
+    class Deaf(Worker):
+        def _stop(self, signal: int) -> None:
+            stuck.wait(60)
+
+    group = [Deaf("a", lambda worker: stuck.wait(60))]
+    monkeypatch.setattr(ray_driver, "UNHEARD_S", 0.1)
+    with pytest.raises(ray_driver.Unheard):
+        ray_driver.Group(Task(compose([]), tmp_path), group, Display(quiet=True), lambda: 15).train()
+    stuck.set()
+
+
+def test_a_worker_ends_with_the_raylet_that_began_it() -> None:
+    reads, writes = os.pipe()
+    if not (parent := os.fork()):
+        if not os.fork():
+            threading.Thread(target=ray_worker._end_with_parent).start()
+            time.sleep(60)
+        time.sleep(0.5)
+        os._exit(0)
+    os.close(writes)
+    assert os.waitpid(parent, 0)[1] == 0
+    began = time.monotonic()
+    assert os.read(reads, 1) == b""  # no writer is left
+    assert time.monotonic() - began < 10
+    os.close(reads)
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,20 +551,21 @@ def test_a_worker_has_a_gpu_if_the_device_says_so_or_the_cluster_has_enough(
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2, "GPU": there})
     config = {"device": device, "launch": {"workers": 2, "cpus_per_worker": 1, "gpus_per_worker": asked}}
     said = io.StringIO()
-    assert ray_workers._gpus_per_worker(config, Display(said)) == gpus
+    assert ray_driver._gpus_per_worker(config, Display(said)) == gpus
     assert said.getvalue() == ("" if gpus <= there / 2 else "the cluster has 1 of 2 GPUs: waiting for the others\n")
 
 
-@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (1, "cuda:1")])
+@pytest.mark.parametrize(("gpu", "device", "backend"), [(False, "cpu", "gloo"), (True, "cuda", "nccl")])
 def test_a_worker_without_a_gpu_of_its_own_leaves_those_it_sees_alone(
-    gpus: int, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: bool, device: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = types.SimpleNamespace(get_local_world_size=lambda: 1, get_world_rank=lambda: 0, get_world_size=lambda: 1)
     runs: list[Run] = []
-    monkeypatch.setattr("ray.train.get_context", lambda: context)
-    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda:1"))
-    monkeypatch.setattr(ray_workers, "_make_learner", lambda task, run: None)
-    monkeypatch.setattr(ray_workers, "AskedToStop", lambda mailbox: None)
+    backends: list[str] = []
+    monkeypatch.setattr(ray_worker.dist, "init_process_group", lambda name, **_: backends.append(name))
+    monkeypatch.setattr(ray_worker.dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(ray_worker, "_make_learner", lambda task, run: None)
     monkeypatch.setattr(worker, "work", lambda task, run, learner, **_: runs.append(run))
-    ray_workers._train(Task(compose([]), tmp_path), None, str(tmp_path), gpus=gpus)
-    assert [str(run.device) for run in runs] == [device]
+    one = ray_worker.Worker.__ray_metadata__.modified_class({}, gpu=gpu)
+    port = one.open_store("localhost", 1)
+    one.train(Task(compose([]), tmp_path), str(tmp_path), ray_worker.Place(0, 1, 1, "localhost", port))
+    assert ([str(run.device) for run in runs], backends) == ([device], [backend])

@@ -1,0 +1,267 @@
+"""A run on Ray's actors: the same worker function as inline, once on each.
+
+Ray places the workers and finds those that are lost; then all are ended, and others go on from the newest of our own
+verified checkpoints. That makes it exact: state and metrics.jsonl are cut back to the checkpoint, and the steps in
+between are made again. Ray Train, which does as much, takes three actors more: each awakes a hundred times a second,
+and two workers on two cores stand still whenever anything else runs (`benchmarks/README.md`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from trivium import ray_cluster, signals
+from trivium.checkpoint import Checkpoints
+from trivium.config import ConfigError
+from trivium.learner import Run
+from trivium.loop import Interrupted, Outcome
+from trivium.progress import Display
+from trivium.ray_worker import Place, Worker
+from trivium.worker import Task, alone_in
+
+LOOK_S = 0.2  # how often the driver looks whether a signal came
+UNHEARD_S = 5.0  # how long a signal may go unheard by a worker, then the last checkpoint has to do
+LEAVE_S = 5.0  # how long the other workers may take to end once one has
+GONE_S = 10.0  # how long workers may outlive their end; Ray, asked to end itself, takes so long
+
+
+def run(task: Task, *, resume: bool, display: Display) -> Outcome:
+    """Train on Ray's workers, until the end; the driver only shows, and passes the signal to stop on.
+
+    Raises:
+        ConfigError: the machine has not got what the run asks for, or the workers can't build the learner.
+        NonFiniteLoss, CheckpointError, Interrupted: from the workers.
+        RuntimeError: workers were lost more often than `launch.max_failures`.
+    """
+    try:
+        return _run(task, resume=resume, display=display)
+    except SystemExit:  # by Ray's own handler of SIGTERM, which stands while Ray starts
+        raise Interrupted(signal.SIGTERM, _newest(task)) from None
+
+
+def _run(task: Task, *, resume: bool, display: Display) -> Outcome:
+    launch = task.config["launch"]
+    workers, cpus = launch["workers"], launch["cpus_per_worker"]
+    lasting = ray.is_initialized()  # by who called us; else what this run has of Ray's ends with its leaving
+    with (
+        signals.listen() as asked,  # before Ray starts, which takes seconds
+        ray_cluster.joined(math.ceil(workers * cpus), import_from_here="*" in task.trusted),
+    ):
+        gpus = _gpus_per_worker(task.config, display)
+        verb = "resuming" if resume else "training"
+        display.say(f"{verb} {task.config['name']} in {task.dir} on {workers} workers")
+        bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+        places = placement_group([bundle] * workers)
+        try:
+            return _train(task, places, display, asked)
+        finally:
+            if lasting:
+                remove_placement_group(places)
+
+
+def _train(task: Task, places: PlacementGroup, display: Display, asked: Callable[[], int | None]) -> Outcome:
+    """By one group of workers after another, as long as workers are lost."""
+    failures, most = 0, task.config["launch"]["max_failures"]
+    while True:
+        workers = _place(task, places)
+        try:
+            return Group(task, workers, display, asked).train()
+        except (RayError, Unheard) as error:
+            _end(workers, task)
+            display.close()
+            if number := asked():
+                raise Interrupted(number, _newest(task)) from error
+            failures += 1
+            if failures > most:
+                times = f"more often than launch.max_failures={most}"
+                raise RuntimeError(f"{_reason(error)}, {times}; the last checkpoint is {_newest(task)}") from error
+            display.say(f"{_reason(error)}: the workers start again ({failures} of at most {most} times)")
+        finally:
+            _end(workers, task)
+
+
+def _place(task: Task, places: PlacementGroup) -> list[Any]:
+    """A worker in each of the places, as soon as Ray has them."""
+    gpus, environment = places.bundle_specs[0].get("GPU", 0), _worker_environment()
+    return [
+        Worker.options(  # type: ignore[attr-defined]  # made by ray.remote
+            num_cpus=task.config["launch"]["cpus_per_worker"],
+            num_gpus=gpus,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(places, bundle),
+        ).remote(environment, gpu=bool(gpus))
+        for bundle in range(places.bundle_count)
+    ]
+
+
+def _end(workers: Sequence[Any], task: Task) -> None:
+    """End the workers, whatever they are doing, and wait until none holds the run folder, where that can be seen."""
+    for each in workers:
+        with contextlib.suppress(RayError):
+            ray.kill(each)
+    until = time.monotonic() + GONE_S
+    while time.monotonic() < until:
+        with contextlib.suppress(ConfigError), alone_in(task.dir):
+            return
+        time.sleep(0.05)
+
+
+class Unheard(Exception):
+    """No worker is there, or none that listens, to write a checkpoint because a signal came."""
+
+
+class Group:
+    """The workers of a run, from when they are asked for until they have ended or one is lost.
+
+    Args:
+        workers: handles of `Worker`; they get their ranks here.
+        asked: for the signal to stop.
+    """
+
+    def __init__(self, task: Task, workers: Sequence[Any], display: Display, asked: Callable[[], int | None]) -> None:
+        self._task, self._display, self._asked = task, display, asked
+        self._workers = list(workers)
+        self._trained: dict[Any, int] = {}  # what Ray promises, and the rank that it is of
+        self._news: dict[Any, int] = {}
+        self._told: Any = None  # the first worker, that a signal came
+        self._told_at = 0.0
+
+    def train(self) -> Outcome:
+        """Wait for the workers, showing what they say and passing on what the user asks.
+
+        Raises:
+            RayError: a worker is lost, or raised what the loss of another looks like.
+            Unheard: a signal came, of which the workers don't know.
+            Others: see `run`.
+        """
+        places = self._meet()
+        for rank, (worker, place) in enumerate(zip(self._workers, places, strict=True)):
+            self._trained[worker.train.remote(self._task, os.getcwd(), place)] = rank
+            self._news[worker.news.remote()] = rank
+        try:
+            answer = self._answer()
+            if self._trained:
+                for ended in ray.wait([*self._trained], num_returns=len(self._trained), timeout=LEAVE_S)[0]:
+                    del self._trained[ended]
+        finally:
+            self._show_the_rest()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _meet(self) -> list[Place]:
+        """Wait until all workers are there, and give them their ranks."""
+        where = self._wait([worker.where.remote() for worker in self._workers])
+        order = rank_order([node for node, _ in where])
+        self._workers, where = [self._workers[i] for i in order], [where[i] for i in order]
+        on_node, (_, host) = Counter(node for node, _ in where), where[0]
+        port = self._wait(self._workers[0].open_store.remote(host, len(where)))
+        return [Place(rank, len(where), on_node[node], host, port) for rank, (node, _) in enumerate(where)]
+
+    def _wait(self, promised: Any) -> Any:
+        """For something before training, which a signal may end at any time."""
+        while True:
+            try:
+                return ray.get(promised, timeout=LOOK_S)
+            except GetTimeoutError:
+                if self._asked():
+                    raise Unheard from None
+                if not any(node["Alive"] for node in ray.nodes()):
+                    lost = f"the run's Ray is lost; trivium resume continues from {_newest(self._task)}"
+                    raise RuntimeError(lost) from None
+
+    def _answer(self) -> Outcome | Exception:
+        """How it ended: what the first worker says, or one that has met a fault."""
+        while True:
+            ready, _ = ray.wait([*self._trained, *self._news], timeout=LOOK_S)
+            for promised in ready:
+                if promised in self._news:
+                    self._show(promised)
+                    continue
+                rank = self._trained.pop(promised)
+                answer: Outcome | Exception = ray.get(promised)
+                if rank == 0 or isinstance(answer, Exception):
+                    return answer
+            self._pass_on(self._asked())
+
+    def _show(self, promised: Any) -> None:
+        """News; and ask for more, unless there will be none."""
+        rank = self._news.pop(promised)
+        status, sentences = ray.get(promised)
+        for sentence in sentences:
+            self._display.say(sentence)
+        if status:
+            self._display.show(status)
+        if status or sentences:
+            self._news[self._workers[rank].news.remote()] = rank
+
+    def _show_the_rest(self) -> None:
+        """Of the workers that have ended."""
+        with contextlib.suppress(RayError):
+            while ended := [each for each, rank in self._news.items() if rank not in self._trained.values()]:
+                ray.wait(ended)
+                self._show(ended[0])
+
+    def _pass_on(self, number: int | None) -> None:
+        """A signal, which the first worker tells the others."""
+        if number and self._told is None:
+            self._told, self._told_at = self._workers[0].stop.remote(number), time.monotonic()
+            self._display.say("stopping: the workers write a checkpoint")
+        elif number and time.monotonic() > self._told_at + UNHEARD_S and not ray.wait([self._told], timeout=0)[0]:
+            raise Unheard
+
+
+def rank_order(nodes: Sequence[str]) -> list[int]:
+    """Which worker has rank 0, which 1, ...: those on one node have ranks in a row.
+
+    Example:
+        b a b c a -> 0 2 1 4 3
+    """
+    first = {node: index for index, node in reversed(list(enumerate(nodes)))}
+    return sorted(range(len(nodes)), key=lambda index: first[nodes[index]])
+
+
+def _newest(task: Task) -> str:
+    names = Checkpoints(task.checkpoints_place, Run()).names()
+    return names[-1] if names else "the beginning"
+
+
+def _gpus_per_worker(config: dict[str, Any], display: Display) -> int:
+    """0 or 1; `auto` is what `device` says, and if that is `auto` too, what the cluster has."""
+    launch, resources = config["launch"], ray.cluster_resources()
+    workers, need = launch["workers"], launch["workers"] * launch["cpus_per_worker"]
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    if sys.platform == "darwin":  # Ray counts Apple's GPU, of which NCCL knows nothing
+        gpus = 0
+    if cpus < need:
+        display.say(f"the cluster has {cpus:g} of the {need:g} CPUs for {workers} workers: waiting for the others")
+    asked = launch["gpus_per_worker"]
+    if asked == "auto":
+        asked = {"cpu": 0, "auto": int(gpus >= workers)}.get(config["device"], 1)
+    if asked and gpus < workers:
+        display.say(f"the cluster has {gpus:g} of {workers} GPUs: waiting for the others")
+    return int(asked)
+
+
+def _worker_environment() -> dict[str, str]:
+    """What workers need of the driver's environment; no secret, for Ray shows it on its dashboard."""
+    return {name: os.environ[name] for name in ("WANDB_MODE", "WANDB_BASE_URL") if name in os.environ}
+
+
+def _reason(error: Exception) -> str:
+    """Why a group could not go on: the last line of a worker's traceback, or what has become of it."""
+    if isinstance(error, RayTaskError):
+        return [line for line in str(error).splitlines() if line.strip()][-1]
+    return f"a worker is lost ({type(error).__name__})"

@@ -1,0 +1,232 @@
+"""One worker of a run on Ray: an actor that trains as one rank, and lets the driver know what it has to say."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its types do not say so
+
+from trivium import shared_sum, worker
+from trivium.checkpoint import CheckpointError
+from trivium.config import ConfigError
+from trivium.learner import Learner, Run
+from trivium.loop import Interrupted, NonFiniteLoss, Outcome
+from trivium.progress import Status
+from trivium.worker import Task
+
+log = logging.getLogger("trivium")
+
+COLLECTIVE = (ConfigError, NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
+RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: the group is formed again
+TIMEOUT = timedelta(minutes=30)  # of the others; a lost one is found by Ray
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker stands in its group.
+
+    Attributes:
+        rank, world_size: see `trivium.learner.Run`.
+        workers_here: how many of the group stand on the same machine, this one included.
+        host, port: of the store through which the workers find each other, which rank 0 keeps.
+    """
+
+    rank: int
+    world_size: int
+    workers_here: int
+    host: str
+    port: int
+
+
+class News:
+    """What a worker has to say, until somebody takes it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._status: Status | None = None
+        self._sentences: list[str] = []
+        self._over = False
+
+    def show(self, status: Status) -> None:
+        with self._changed:
+            self._status = status
+            self._changed.notify_all()
+
+    def say(self, sentence: str) -> None:
+        with self._changed:
+            self._sentences.append(sentence)
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """There will be no more."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def take(self) -> tuple[Status | None, list[str]]:
+        """The last status and the sentences since the last time, once there are some; nothing after the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._status or self._sentences or self._over)
+            taken = self._status, self._sentences
+            self._status, self._sentences = None, []
+            return taken
+
+
+@ray.remote(concurrency_groups={"talk": 2})  # type: ignore[call-overload]  # its types know no groups
+class Worker:
+    """A process of Ray's, which trains in one thread and talks to the driver in two others.
+
+    Args:
+        environment: variables that it takes over from the driver.
+        gpu: whether Ray has given it one.
+    """
+
+    def __init__(self, environment: Mapping[str, str], *, gpu: bool) -> None:
+        os.environ.update(environment)
+        threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+        self._gpu = gpu
+        self._news = News()
+        self._signal = 0
+        self._store: TCPStore | None = None
+
+    def where(self) -> tuple[str, str]:
+        """The id of its node, and that one's address."""
+        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+
+    def open_store(self, host: str, world_size: int) -> int:
+        """Keep the group's store; its port."""
+        self._store = TCPStore(host, 0, world_size, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
+        return int(self._store.port)
+
+    @ray.method(concurrency_group="talk")
+    def news(self) -> tuple[Status | None, list[str]]:
+        """See `News.take`."""
+        return self._news.take()
+
+    @ray.method(concurrency_group="talk")
+    def stop(self, signal: int) -> None:
+        """Write a checkpoint after this update, and end."""
+        self._signal = signal
+
+    def train(self, task: Task, cwd: str, place: Place) -> Outcome | Exception:
+        """How it ended, if that is final; otherwise, as when another worker was lost, it raises."""
+        with contextlib.suppress(OSError):  # on another node there may be no such folder
+            os.chdir(cwd)  # paths in the config are relative to where the user stands
+        try:
+            with printing_to(self._news.say, place.rank):
+                return self._train(task, place)
+        except COLLECTIVE as error:
+            return error
+        except RETRIED:
+            raise
+        except Exception as error:  # a fault of the program, which would come again
+            return _picklable(error)
+        finally:
+            self._news.end()
+
+    def _train(self, task: Task, place: Place) -> Outcome:
+        with (
+            worker.torch_settings(task.config, processes_on_node=place.workers_here),
+            _process_group(place, self._store, "nccl" if self._gpu else "gloo"),
+        ):
+            run = worker.make_run(
+                task.config,
+                task.dir,
+                # Not left to the config: who has no GPU of its own sees all of the machine's, the others only theirs.
+                device=torch.device("cuda" if self._gpu else "cpu"),
+                rank=place.rank,
+                world_size=place.world_size,
+            )
+            if not self._gpu and 1 < place.world_size == place.workers_here:
+                shared_sum.join(run.rank, run.world_size)
+            return worker.work(
+                task,
+                run,
+                _make_learner(task, run),
+                resume=True,  # from nothing the first time, from the last checkpoint after a worker was lost
+                show=self._news.show,
+                say=self._news.say,
+                stop_requested=lambda: self._signal if run.rank == 0 else None,
+            )
+
+
+def _end_with_parent() -> None:
+    """A worker whose raylet is gone, in whose place the driver starts another, must write no more checkpoints. Ray asks
+    such an orphan to end, but waits until it has trained."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _process_group(place: Place, store: TCPStore | None, backend: str) -> Iterator[None]:
+    """torch.distributed's, of all workers."""
+    if store is None:
+        store = TCPStore(place.host, place.port, place.world_size, is_master=False, timeout=TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT)
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for who is lost
+
+
+def _make_learner(task: Task, run: Run) -> Learner:
+    """The learner; if one worker can't make it, all raise the same error."""
+    learner, problem = None, ""
+    try:
+        learner = worker.make_learner(task, run)
+    except ConfigError as error:
+        problem = "\n".join(error.errors)
+    problems: list[Any] = [problem]
+    if run.world_size > 1:
+        problems = [None] * run.world_size
+        dist.all_gather_object(problems, problem)
+    told = next(filter(None, problems), None)
+    if told:
+        raise ConfigError(told.split("\n"))
+    assert learner is not None
+    return learner
+
+
+@contextlib.contextmanager
+def printing_to(say: Callable[[str], None], rank: int) -> Iterator[None]:
+    """Let the user see what this worker prints and logs, line by line, with the rank before it."""
+
+    class Lines(io.TextIOBase):
+        waiting = ""
+
+        def write(self, text: str) -> int:
+            *lines, self.waiting = (self.waiting + text).split("\n")
+            for line in lines:
+                say(f"[rank {rank}] {line}")
+            return len(text)
+
+    lines = Lines()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(logging.Formatter("trivium: %(message)s"))
+    log.addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
+            yield
+    finally:
+        log.removeHandler(handler)
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
