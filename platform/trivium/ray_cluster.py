@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trivium import environment
@@ -61,14 +61,15 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     if environment.reachable(address) is False:  # Ray itself would ask for minutes
         raise ConfigError([f"RAY_ADDRESS={address}: no Ray answers there"])
     own: dict[str, Any] = {}
-    zero: tuple[str, ...] = ()
+    environ: dict[str, str] = {}
     if address == "local":  # without what nobody looks at, for a dozen processes cost a small machine seconds
         own = {"num_cpus": max(cpus, environment.cores()), "include_dashboard": False}
         own["_system_config"] = {"enable_metrics_collection": False}
+        environ["LOG_NAME_UPDATE_INTERVAL_S"] = "3600"  # nor need it look for new log files twice a second
         # Ray would give its workers the priority of nice 15: whatever else runs on the machine would leave them a
         # thirtieth of a core.
-        zero = ("RAY_worker_niceness",)
-    with _zero(zero), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
+        environ["RAY_worker_niceness"] = "0"
+    with _environment(environ), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():
             # What the workers print comes through the mailbox; what else Ray has to say is in its log files.
@@ -81,10 +82,10 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _zero(variables: Sequence[str]) -> Iterator[None]:
-    """Environment variables that are 0 for a while, where the user has not set them."""
-    unset = [name for name in variables if name not in os.environ]
-    os.environ.update(dict.fromkeys(unset, "0"))
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that are set for a while, where the user has not set them."""
+    unset = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(unset)
     try:
         yield
     finally:

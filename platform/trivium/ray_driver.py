@@ -32,7 +32,7 @@ from trivium.progress import Display
 from trivium.ray_worker import Place, Worker
 from trivium.worker import Task, alone_in
 
-LOOK_S = 0.2  # how often the driver looks whether a signal came
+LOOK_S = 0.5  # how often the driver looks whether a signal came
 UNHEARD_S = 5.0  # how long a signal may go unheard by a worker, then the last checkpoint has to do
 LEAVE_S = 5.0  # how long the other workers may take to end once one has
 GONE_S = 10.0  # how long workers may outlive their end; Ray, asked to end itself, takes so long
