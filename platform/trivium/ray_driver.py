@@ -261,7 +261,6 @@ def _worker_environment() -> dict[str, str]:
 
 
 def _reason(error: Exception) -> str:
-    """Why a group could not go on: the last line of a worker's traceback, or what has become of it."""
-    if isinstance(error, RayTaskError):
-        return [line for line in str(error).splitlines() if line.strip()][-1]
-    return f"a worker is lost ({type(error).__name__})"
+    """Why a group could not go on: the last line of a worker's traceback, or the first sentence of Ray's last line."""
+    *_, line = (line for line in str(error).splitlines() if line.strip())
+    return line if isinstance(error, RayTaskError) else line.split(". ")[0]
