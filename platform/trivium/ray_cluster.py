@@ -72,7 +72,7 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     with _environment(environ), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():
-            # What the workers print comes through the mailbox; what else Ray has to say is in its log files.
+            # What the workers print they tell the driver; what else Ray has to say is in its log files.
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         try:
             yield

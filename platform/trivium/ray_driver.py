@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -29,12 +30,13 @@ from trivium.config import ConfigError
 from trivium.learner import Run
 from trivium.loop import Interrupted, Outcome
 from trivium.progress import Display
-from trivium.ray_worker import Place, Worker
+from trivium.ray_worker import COLLECTIVE, Place, Worker
 from trivium.worker import Task, alone_in
 
 LOOK_S = 0.5  # how often the driver looks whether a signal came
 UNHEARD_S = 5.0  # how long a signal may go unheard by a worker, then the last checkpoint has to do
-LEAVE_S = 5.0  # how long the other workers may take to end once one has
+LEAVE_S = 5.0  # how long the other workers may take to end once it is known how the run did
+DEATH_S = 1.0  # how much later than its consequence Ray may find that a worker is lost
 GONE_S = 10.0  # how long workers may outlive their end; Ray, asked to end itself, takes so long
 
 
@@ -76,11 +78,13 @@ def _train(task: Task, places: PlacementGroup, display: Display, asked: Callable
     """By one group of workers after another, as long as workers are lost."""
     failures, most = 0, task.config["launch"]["max_failures"]
     while True:
-        workers = _place(task, places)
         try:
-            return Group(task, workers, display, asked).train()
+            workers = _place(task, places)
+            try:
+                return Group(task, workers, display, asked).train()
+            finally:
+                _end(workers, task)
         except (RayError, Unheard) as error:
-            _end(workers, task)
             display.close()
             if number := asked():
                 raise Interrupted(number, _newest(task)) from error
@@ -89,8 +93,6 @@ def _train(task: Task, places: PlacementGroup, display: Display, asked: Callable
                 times = f"more often than launch.max_failures={most}"
                 raise RuntimeError(f"{_reason(error)}, {times}; the last checkpoint is {_newest(task)}") from error
             display.say(f"{_reason(error)}: the workers start again ({failures} of at most {most} times)")
-        finally:
-            _end(workers, task)
 
 
 def _place(task: Task, places: PlacementGroup) -> list[Any]:
@@ -112,8 +114,8 @@ def _end(workers: Sequence[Any], task: Task) -> None:
         with contextlib.suppress(RayError):
             ray.kill(each)
     until = time.monotonic() + GONE_S
-    while time.monotonic() < until:
-        with contextlib.suppress(ConfigError), alone_in(task.dir):
+    while task.dir.exists() and time.monotonic() < until:
+        with contextlib.suppress(ConfigError, OSError), alone_in(task.dir):
             return
         time.sleep(0.05)
 
@@ -152,9 +154,7 @@ class Group:
             self._news[worker.news.remote()] = rank
         try:
             answer = self._answer()
-            if self._trained:
-                for ended in ray.wait([*self._trained], num_returns=len(self._trained), timeout=LEAVE_S)[0]:
-                    del self._trained[ended]
+            self._wait_for_others(LEAVE_S)
         finally:
             self._show_the_rest()
         if isinstance(answer, Exception):
@@ -183,7 +183,7 @@ class Group:
                     raise RuntimeError(lost) from None
 
     def _answer(self) -> Outcome | Exception:
-        """How it ended: what the first worker says, or one that has met a fault."""
+        """How it ended: what the first worker says, or another of a fault that the first can't know."""
         while True:
             ready, _ = ray.wait([*self._trained, *self._news], timeout=LOOK_S)
             for promised in ready:
@@ -191,10 +191,34 @@ class Group:
                     self._show(promised)
                     continue
                 rank = self._trained.pop(promised)
-                answer: Outcome | Exception = ray.get(promised)
-                if rank == 0 or isinstance(answer, Exception):
+                try:
+                    answer: Outcome | Exception = ray.get(promised)
+                except RayTaskError as error:
+                    raise self._death() or error from None
+                if rank == 0 or (isinstance(answer, Exception) and not isinstance(answer, COLLECTIVE)):
                     return answer
             self._pass_on(self._asked())
+
+    def _death(self) -> RayActorError | None:
+        """Of another worker, which may be why one has failed."""
+        death = None
+        for promised in self._wait_for_others(DEATH_S):
+            try:
+                ray.get(promised)
+            except RayActorError as error:
+                death = error
+            except RayError:
+                pass
+        return death
+
+    def _wait_for_others(self, timeout_s: float) -> list[Any]:
+        """What those have promised that end within a time."""
+        if not self._trained:
+            return []
+        ended: list[Any] = ray.wait([*self._trained], num_returns=len(self._trained), timeout=timeout_s)[0]
+        for promised in ended:
+            del self._trained[promised]
+        return ended
 
     def _show(self, promised: Any) -> None:
         """News; and ask for more, unless there will be none."""
@@ -209,10 +233,13 @@ class Group:
 
     def _show_the_rest(self) -> None:
         """Of the workers that have ended."""
-        with contextlib.suppress(RayError):
-            while ended := [each for each, rank in self._news.items() if rank not in self._trained.values()]:
-                ray.wait(ended)
-                self._show(ended[0])
+        until = time.monotonic() + LEAVE_S
+        while ended := [each for each, rank in self._news.items() if rank not in self._trained.values()]:
+            ready, _ = ray.wait(ended, timeout=max(0.0, until - time.monotonic()))
+            if not ready:
+                return
+            with contextlib.suppress(RayError):
+                self._show(ready[0])
 
     def _pass_on(self, number: int | None) -> None:
         """A signal, which the first worker tells the others."""
@@ -256,11 +283,15 @@ def _gpus_per_worker(config: dict[str, Any], display: Display) -> int:
 
 
 def _worker_environment() -> dict[str, str]:
-    """What workers need of the driver's environment; no secret, for Ray shows it on its dashboard."""
+    """What workers need of the driver's environment; no secret, which stays where it is."""
     return {name: os.environ[name] for name in ("WANDB_MODE", "WANDB_BASE_URL") if name in os.environ}
 
 
 def _reason(error: Exception) -> str:
-    """Why a group could not go on: the last line of a worker's traceback, or the first sentence of Ray's last line."""
-    *_, line = (line for line in str(error).splitlines() if line.strip())
-    return line if isinstance(error, RayTaskError) else line.split(". ")[0]
+    """Why a group could not go on: the last line of a worker's traceback, or the first sentence of what Ray says of its
+    end, without the actor's particulars."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False):
+        return lines[-1]
+    said = [line for line in lines if line != ActorDiedError.BASE_ERROR_MSG and not re.fullmatch(r"\w+:( \S+)?", line)]
+    return [*said, *lines][0].split(". ")[0].rstrip(".")

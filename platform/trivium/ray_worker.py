@@ -98,6 +98,8 @@ class Worker:
         os.environ.update(environment)
         threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
         self._gpu = gpu
+        if gpu:  # as Ray does, unless it is told not to
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, ray.get_gpu_ids()))
         self._news = News()
         self._signal = 0
         self._store: TCPStore | None = None
@@ -167,8 +169,13 @@ def _end_with_parent() -> None:
     """A worker whose raylet is gone, in whose place the driver starts another, must write no more checkpoints. Ray asks
     such an orphan to end, but waits until it has trained."""
     parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(1.0)
+    raylet = int(os.environ.get("RAY_RAYLET_PID", parent))  # not the parent where Ray starts workers through a wrapper
+    try:
+        while os.getppid() == parent:
+            os.kill(raylet, 0)  # only asks whether it is there
+            time.sleep(1.0)
+    except ProcessLookupError:
+        pass
     os._exit(1)
 
 
@@ -222,9 +229,13 @@ def printing_to(say: Callable[[str], None], rank: int) -> Iterator[None]:
             yield
     finally:
         log.removeHandler(handler)
+        if lines.waiting:
+            lines.write("\n")
 
 
 def _picklable(error: Exception) -> Exception:
+    if isinstance(error, ray.exceptions.RayError):  # of an actor of the learner's; returned it would be raised
+        return RuntimeError(f"{type(error).__name__}: {error}")
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -26,6 +26,7 @@ import psutil
 import pytest
 import torch
 from killing import assert_same_bits, finish, rows, states
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from trivium import ray_driver, ray_worker, worker
 from trivium.config import compose
@@ -185,7 +186,6 @@ def test_a_lost_worker_and_a_stopped_driver_end_with_the_same_bits(
         process.wait(timeout=100)
     assert process.returncode == 143, stderr
     assert "Traceback" not in stderr
-    assert not (folder / "ray").exists()
     newest = max(checkpoints(folder))
     assert stderr.strip().splitlines()[-1] == f"trivium: stopped by signal 15; trivium resume continues from {newest}"
 
@@ -343,11 +343,13 @@ def test_what_workers_print_and_log_reaches_the_driver_with_their_rank() -> None
         print("from the user's model", 3)
         print("a warning", file=sys.stderr)
         logging.getLogger("trivium").warning("a checkpoint is damaged")
+        print("no end", end="")
     print("not sent")
     assert said == [
         "[rank 1] from the user's model 3",
         "[rank 1] a warning",
         "[rank 1] trivium: a checkpoint is damaged",
+        "[rank 1] no end",
     ]
 
 
@@ -470,8 +472,74 @@ def test_a_fault_of_any_worker_is_the_answer(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("threads_for_ray")
-def test_a_signal_is_told_once_and_waited_for_while_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_worker_may_take_its_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
     def trained(worker: Worker) -> Any:
+        if worker.rank == 0:
+            time.sleep(0.3)  # W&B's and a bucket's last files
+            ended.set()
+        return Interrupted(15, f"said by {worker.rank}")
+
+    monkeypatch.setattr(ray_driver, "LEAVE_S", 0.1)
+    with pytest.raises(Interrupted, match="said by 0"):
+        ray_driver.Group(TASK, [Worker("a", trained), Worker("a", trained)], Display(), lambda: None).train()
+    assert ended.is_set()
+
+
+@pytest.mark.usefixtures("threads_for_ray")
+def test_of_a_lost_worker_and_what_follows_from_it_the_loss_is_told() -> None:
+    def trained(worker: Worker) -> Any:
+        if worker.rank:
+            time.sleep(0.2)
+            raise ActorDiedError
+        raise RayTaskError("train", "Traceback\nRuntimeError: connection closed by peer", "cause")
+
+    with pytest.raises(ActorDiedError):
+        ray_driver.Group(TASK, [Worker("a", trained), Worker("a", trained)], Display(), lambda: None).train()
+
+
+PARTICULARS = (
+    "The actor died unexpectedly before finishing this task.\n\tclass_name: Worker\n\tpid: 12\n\tnamespace: \n"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RayTaskError("train", "Traceback\n  File\nValueError: a. b\n", "cause"), "ValueError: a. b"),
+        (RayActorError(error_msg=PARTICULARS + "The actor is dead. Worker exit type: 1. Refer"), "The actor is dead"),
+        (ActorDiedError(), "The actor died unexpectedly before finishing this task"),
+        (ActorDiedError(RayTaskError("init", "Traceback\n  File\nImportError: y. z", "cause")), "ImportError: y. z"),
+        (OutOfMemoryError("1 worker(s) were killed. Use less.\nRefer to"), "1 worker(s) were killed"),
+    ],
+)
+def test_why_workers_start_again_is_told_in_one_sentence(error: Exception, reason: str) -> None:
+    assert ray_driver._reason(error) == reason
+
+
+CALLER = """
+import pathlib, ray, trivium
+ray.init()
+print(trivium.train(*{overrides}, dir=pathlib.Path({folder!r})).updates)
+states = [group["state"] for group in ray.util.placement_group_table().values()]
+assert set(states[-1:]) == {{"REMOVED"}}, states
+"""
+
+
+def test_a_ray_of_the_callers_is_used_and_left_as_it_was(tmp_path: Path) -> None:
+    script = CALLER.format(overrides=[*SMALL["mlp_digits"], "launch=ray"], folder=str(tmp_path / "run"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "10"
+
+
+@pytest.mark.usefixtures("threads_for_ray")
+def test_a_signal_is_told_once_and_waited_for_while_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    trains = threading.Event()
+
+    def trained(worker: Worker) -> Any:
+        trains.set()
         while not worker.signals and worker.rank == 0:
             time.sleep(0.001)
         time.sleep(0.5)  # an update, longer than a signal may go unheard
@@ -481,7 +549,7 @@ def test_a_signal_is_told_once_and_waited_for_while_it_is_heard(monkeypatch: pyt
     monkeypatch.setattr(ray_driver, "LOOK_S", 0.01)
     monkeypatch.setattr(ray_driver, "UNHEARD_S", 0.1)
     with pytest.raises(Interrupted, match="step-1"):
-        ray_driver.Group(TASK, group, Display(quiet=True), lambda: 15).train()
+        ray_driver.Group(TASK, group, Display(quiet=True), lambda: 15 if trains.is_set() else None).train()
     assert [worker.signals for worker in sorted(group, key=lambda w: w.rank)] == [[15], []]
 
 
@@ -561,11 +629,16 @@ def test_a_worker_without_a_gpu_of_its_own_leaves_those_it_sees_alone(
 ) -> None:
     runs: list[Run] = []
     backends: list[str] = []
+    for name in ("WANDB_MODE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(ray_worker, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(ray_worker.ray, "get_gpu_ids", lambda: [3])
     monkeypatch.setattr(ray_worker.dist, "init_process_group", lambda name, **_: backends.append(name))
     monkeypatch.setattr(ray_worker.dist, "destroy_process_group", lambda: None)
     monkeypatch.setattr(ray_worker, "_make_learner", lambda task, run: None)
     monkeypatch.setattr(worker, "work", lambda task, run, learner, **_: runs.append(run))
-    one = ray_worker.Worker.__ray_metadata__.modified_class({}, gpu=gpu)
+    one = ray_worker.Worker.__ray_metadata__.modified_class({"WANDB_MODE": "offline"}, gpu=gpu)
+    assert (os.environ["WANDB_MODE"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("offline", "3" if gpu else "")
     port = one.open_store("localhost", 1)
     one.train(Task(compose([]), tmp_path), str(tmp_path), ray_worker.Place(0, 1, 1, "localhost", port))
     assert ([str(run.device) for run in runs], backends) == ([device], [backend])
