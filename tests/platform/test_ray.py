@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
-import io
 import json
-import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +20,8 @@ import psutil
 import pytest
 import torch
 from killing import assert_same_bits, finish, rows, states
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-from trivium import ray_driver, ray_worker, worker
-from trivium.config import compose
-from trivium.learner import Run
-from trivium.loop import Interrupted
-from trivium.progress import Display
 from trivium.tracking import read_rows
-from trivium.worker import Task
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -246,31 +233,35 @@ def test_a_signal_while_ray_starts_ends_the_run(tmp_path: Path, monkeypatch: pyt
     assert stderr.strip().splitlines()[-1].endswith("stopped by signal 15; trivium resume continues from the beginning")
 
 
-SLOW_MODEL = """
+MODEL = """
 import math, pathlib, time
 from torch import nn
 
-class Slow(nn.Module):
+class Own(nn.Module):
     def __init__(self, *, input_shape, num_outputs):
         super().__init__()
         self.layer = nn.Linear(math.prod(input_shape), num_outputs)
 
     def forward(self, x):
-        if self.training:
-            pathlib.Path("updating").touch()
-            time.sleep(15)
+        {forward}
         return self.layer(x.flatten(1))
 """
+
+
+def with_model(forward: str, cwd: Path) -> list[str]:
+    """Overrides for two workers that train a model of the user's own, which lies in `cwd`."""
+    (cwd / "mine" / "model").mkdir(parents=True)
+    (cwd / "own_model.py").write_text(MODEL.format(forward=forward))
+    (cwd / "mine" / "model" / "own.yaml").write_text("_target_: own_model.Own\n_partial_: true\n")
+    model = ["--config-dir", "mine", "experiment=mlp_digits", "model=own"]
+    return [*model, "launch=ray", "launch.workers=2", *EXACT]
 
 
 @pytest.mark.slow
 def test_a_signal_waits_for_the_checkpoint_after_a_slow_update(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    (tmp_path / "mine" / "model").mkdir(parents=True)
-    (tmp_path / "slow_model.py").write_text(SLOW_MODEL)
-    (tmp_path / "mine" / "model" / "slow.yaml").write_text("_target_: slow_model.Slow\n_partial_: true\n")
-    overrides = ["--config-dir", "mine", "experiment=mlp_digits", "model=slow", "launch=ray", "launch.workers=2"]
-    with driver([*overrides, *EXACT], folder, cwd=tmp_path) as process:
+    slow = 'self.training and (pathlib.Path("updating").touch(), time.sleep(15))'
+    with driver(with_model(slow, tmp_path), folder, cwd=tmp_path) as process:
         wait_for(process, (tmp_path / "updating").exists)
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
@@ -337,185 +328,15 @@ def test_workers_errors_reach_the_user_in_one_line(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_what_workers_print_and_log_reaches_the_driver_with_their_rank() -> None:
-    said: list[str] = []
-    with ray_worker.printing_to(said.append, rank=1):
-        print("from the user's model", 3)
-        print("a warning", file=sys.stderr)
-        logging.getLogger("trivium").warning("a checkpoint is damaged")
-        print("no end", end="")
-    print("not sent")
-    assert said == [
-        "[rank 1] from the user's model 3",
-        "[rank 1] a warning",
-        "[rank 1] trivium: a checkpoint is damaged",
-        "[rank 1] no end",
-    ]
-
-
-FAULTY_MODEL = """
-import math
-from torch import nn
-
-class Faulty(nn.Module):
-    def __init__(self, *, input_shape, num_outputs):
-        super().__init__()
-        self.layer = nn.Linear(math.prod(input_shape), num_outputs)
-
-    def forward(self, x):
-        print("the last words")
-        raise RuntimeError("no such luck")
-"""
-
-
 def test_workers_that_fail_again_are_given_up(tmp_path: Path) -> None:
-    (tmp_path / "mine" / "model").mkdir(parents=True)
-    (tmp_path / "faulty_model.py").write_text(FAULTY_MODEL)
-    (tmp_path / "mine" / "model" / "faulty.yaml").write_text("_target_: faulty_model.Faulty\n_partial_: true\n")
-    overrides = ["--config-dir", "mine", "experiment=mlp_digits", "model=faulty", "launch=ray", "launch.workers=2"]
-    with driver([*overrides, *EXACT, "launch.max_failures=1"], tmp_path / "run", cwd=tmp_path) as process:
+    faulty = 'print("the last words"); raise RuntimeError("no such luck")'
+    overrides = [*with_model(faulty, tmp_path), "launch.max_failures=1"]
+    with driver(overrides, tmp_path / "run", cwd=tmp_path) as process:
         _, stderr = process.communicate(timeout=100)
     assert process.returncode == 1, stderr
     assert stderr.count("RuntimeError: no such luck: the workers start again (1 of at most 1 times)\n") == 1
     assert stderr.count("] the last words\n") >= 2  # of who failed first, each time
     assert "RuntimeError: no such luck, more often than launch.max_failures=1; the last checkpoint is" in stderr
-
-
-class Worker:
-    """A handle of a `ray_worker.Worker` that is no process but threads, and what of `ray` asks it."""
-
-    def __init__(self, node: str, trained: Callable[[Worker], Any]) -> None:
-        self.said, self.node, self.signals, self.rank = ray_worker.News(), node, list[int](), -1
-        self._trained, self._threads = trained, ThreadPoolExecutor()
-
-    def __getattr__(self, method: str) -> Any:
-        return types.SimpleNamespace(remote=lambda *a: self._threads.submit(getattr(self, f"_{method}"), *a))
-
-    def _where(self) -> tuple[str, str]:
-        return self.node, f"host of {self.node}"
-
-    def _open_store(self, host: str, world_size: int) -> int:
-        return len(host) + world_size
-
-    def _train(self, task: Task, cwd: str, place: ray_worker.Place) -> Any:
-        self.rank, self.place = place.rank, place
-        try:
-            return self._trained(self)
-        finally:
-            self.said.end()
-
-    def _news(self) -> Any:
-        return self.said.take()
-
-    def _stop(self, signal: int) -> None:
-        self.signals.append(signal)
-
-
-@pytest.fixture
-def threads_for_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def get(promised: Any, timeout: float | None = None) -> Any:
-        try:
-            if isinstance(promised, list):
-                return [each.result(timeout) for each in promised]
-            return promised.result(timeout)
-        except TimeoutError:
-            raise ray_driver.GetTimeoutError from None
-
-    def wait(promised: Sequence[Any], *, num_returns: int = 1, timeout: float | None = None) -> tuple[list[Any], Any]:
-        concurrent.futures.wait(promised, timeout, FIRST_COMPLETED if num_returns == 1 else ALL_COMPLETED)
-        return [each for each in promised if each.done()][:num_returns], None
-
-    monkeypatch.setattr(ray_driver, "ray", types.SimpleNamespace(get=get, wait=wait, nodes=lambda: [{"Alive": True}]))
-
-
-TASK = Task(compose([]), Path("run"))
-
-
-@pytest.mark.usefixtures("threads_for_ray")
-def test_all_that_was_said_is_shown_before_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    outcome: Any = types.SimpleNamespace()
-
-    def trained(worker: Worker) -> Any:
-        for word in ("first", "second", "last"):
-            worker.said.say(f"{word} of {worker.rank}")
-            time.sleep(0.002 * worker.rank)
-        return outcome
-
-    for _ in range(20):
-        group = [Worker("a", trained), Worker("a", trained)]
-        assert ray_driver.Group(TASK, group, Display(), lambda: None).train() is outcome
-        said = capsys.readouterr().err.splitlines()
-        for rank in (0, 1):
-            of_one = [f"first of {rank}", f"second of {rank}", f"last of {rank}"]
-            assert [line for line in said if line in of_one] == of_one
-
-
-@pytest.mark.usefixtures("threads_for_ray")
-def test_ranks_on_one_node_follow_each_other_and_all_know_the_first_ones_store() -> None:
-    group = [Worker(node, lambda worker: "outcome") for node in "babca"]
-    ray_driver.Group(TASK, group, Display(), lambda: None).train()
-    host = "host of b"
-    assert [w.place for w in group] == [
-        ray_worker.Place(rank, 5, here, host, len(host) + 5) for rank, here in ((0, 2), (2, 2), (1, 2), (4, 1), (3, 2))
-    ]
-
-
-@pytest.mark.usefixtures("threads_for_ray")
-def test_a_fault_of_any_worker_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = threading.Event()
-    fault = TypeError("of the program")
-    group = [Worker("a", lambda worker: fault if worker.rank else stuck.wait(60)) for _ in range(2)]
-    monkeypatch.setattr(ray_driver, "LEAVE_S", 0.1)
-    with pytest.raises(TypeError, match="of the program"):
-        ray_driver.Group(TASK, group, Display(), lambda: None).train()
-    stuck.set()
-
-
-@pytest.mark.usefixtures("threads_for_ray")
-def test_the_first_worker_may_take_its_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = threading.Event()
-
-    def trained(worker: Worker) -> Any:
-        if worker.rank == 0:
-            time.sleep(0.3)  # W&B's and a bucket's last files
-            ended.set()
-        return Interrupted(15, f"said by {worker.rank}")
-
-    monkeypatch.setattr(ray_driver, "LEAVE_S", 0.1)
-    with pytest.raises(Interrupted, match="said by 0"):
-        ray_driver.Group(TASK, [Worker("a", trained), Worker("a", trained)], Display(), lambda: None).train()
-    assert ended.is_set()
-
-
-@pytest.mark.usefixtures("threads_for_ray")
-def test_of_a_lost_worker_and_what_follows_from_it_the_loss_is_told() -> None:
-    def trained(worker: Worker) -> Any:
-        if worker.rank:
-            time.sleep(0.2)
-            raise ActorDiedError
-        raise RayTaskError("train", "Traceback\nRuntimeError: connection closed by peer", "cause")
-
-    with pytest.raises(ActorDiedError):
-        ray_driver.Group(TASK, [Worker("a", trained), Worker("a", trained)], Display(), lambda: None).train()
-
-
-PARTICULARS = (
-    "The actor died unexpectedly before finishing this task.\n\tclass_name: Worker\n\tpid: 12\n\tnamespace: \n"
-)
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (RayTaskError("train", "Traceback\n  File\nValueError: a. b\n", "cause"), "ValueError: a. b"),
-        (RayActorError(error_msg=PARTICULARS + "The actor is dead. Worker exit type: 1. Refer"), "The actor is dead"),
-        (ActorDiedError(), "The actor died unexpectedly before finishing this task"),
-        (ActorDiedError(RayTaskError("init", "Traceback\n  File\nImportError: y. z", "cause")), "ImportError: y. z"),
-        (OutOfMemoryError("1 worker(s) were killed. Use less.\nRefer to"), "1 worker(s) were killed"),
-    ],
-)
-def test_why_workers_start_again_is_told_in_one_sentence(error: Exception, reason: str) -> None:
-    assert ray_driver._reason(error) == reason
 
 
 CALLER = """
@@ -532,56 +353,6 @@ def test_a_ray_of_the_callers_is_used_and_left_as_it_was(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "10"
-
-
-@pytest.mark.usefixtures("threads_for_ray")
-def test_a_signal_is_told_once_and_waited_for_while_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    trains = threading.Event()
-
-    def trained(worker: Worker) -> Any:
-        trains.set()
-        while not worker.signals and worker.rank == 0:
-            time.sleep(0.001)
-        time.sleep(0.5)  # an update, longer than a signal may go unheard
-        return Interrupted(worker.signals[0], "step-1") if worker.rank == 0 else None
-
-    group = [Worker("a", trained) for _ in range(2)]
-    monkeypatch.setattr(ray_driver, "LOOK_S", 0.01)
-    monkeypatch.setattr(ray_driver, "UNHEARD_S", 0.1)
-    with pytest.raises(Interrupted, match="step-1"):
-        ray_driver.Group(TASK, group, Display(quiet=True), lambda: 15 if trains.is_set() else None).train()
-    assert [worker.signals for worker in sorted(group, key=lambda w: w.rank)] == [[15], []]
-
-
-@pytest.mark.usefixtures("threads_for_ray")
-def test_a_worker_that_does_not_hear_a_signal_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = threading.Event()
-
-    class Deaf(Worker):
-        def _stop(self, signal: int) -> None:
-            stuck.wait(60)
-
-    group = [Deaf("a", lambda worker: stuck.wait(60))]
-    monkeypatch.setattr(ray_driver, "UNHEARD_S", 0.1)
-    with pytest.raises(ray_driver.Unheard):
-        ray_driver.Group(Task(compose([]), tmp_path), group, Display(quiet=True), lambda: 15).train()
-    stuck.set()
-
-
-def test_a_worker_ends_with_the_raylet_that_began_it() -> None:
-    reads, writes = os.pipe()
-    if not (parent := os.fork()):
-        if not os.fork():
-            threading.Thread(target=ray_worker._end_with_parent).start()
-            time.sleep(60)
-        time.sleep(0.5)
-        os._exit(0)
-    os.close(writes)
-    assert os.waitpid(parent, 0)[1] == 0
-    began = time.monotonic()
-    assert os.read(reads, 1) == b""  # no writer is left
-    assert time.monotonic() - began < 10
-    os.close(reads)
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -601,44 +372,3 @@ def test_gpus_that_are_not_there_are_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert done.returncode == 2
     assert "launch.gpus_per_worker=1: 2 workers need 2 GPUs, here are 0" in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("device", "asked", "there", "gpus"),
-    [
-        ("auto", "auto", 2, 1),
-        ("auto", "auto", 1, 0),
-        ("auto", 0, 2, 0),
-        ("cpu", "auto", 2, 0),
-        ("cuda", "auto", 1, 1),
-    ],
-)
-def test_a_worker_has_a_gpu_if_the_device_says_so_or_the_cluster_has_enough(
-    device: str, asked: int | str, there: int, gpus: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2, "GPU": there})
-    config = {"device": device, "launch": {"workers": 2, "cpus_per_worker": 1, "gpus_per_worker": asked}}
-    said = io.StringIO()
-    assert ray_driver._gpus_per_worker(config, Display(said)) == gpus
-    assert said.getvalue() == ("" if gpus <= there / 2 else "the cluster has 1 of 2 GPUs: waiting for the others\n")
-
-
-@pytest.mark.parametrize(("gpu", "device", "backend"), [(False, "cpu", "gloo"), (True, "cuda", "nccl")])
-def test_a_worker_without_a_gpu_of_its_own_leaves_those_it_sees_alone(
-    gpu: bool, device: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs: list[Run] = []
-    backends: list[str] = []
-    for name in ("WANDB_MODE", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setattr(ray_worker, "_end_with_parent", lambda: None)
-    monkeypatch.setattr(ray_worker.ray, "get_gpu_ids", lambda: [3])
-    monkeypatch.setattr(ray_worker.dist, "init_process_group", lambda name, **_: backends.append(name))
-    monkeypatch.setattr(ray_worker.dist, "destroy_process_group", lambda: None)
-    monkeypatch.setattr(ray_worker, "_make_learner", lambda task, run: None)
-    monkeypatch.setattr(worker, "work", lambda task, run, learner, **_: runs.append(run))
-    one = ray_worker.Worker.__ray_metadata__.modified_class({"WANDB_MODE": "offline"}, gpu=gpu)
-    assert (os.environ["WANDB_MODE"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("offline", "3" if gpu else "")
-    port = one.open_store("localhost", 1)
-    one.train(Task(compose([]), tmp_path), str(tmp_path), ray_worker.Place(0, 1, 1, "localhost", port))
-    assert ([str(run.device) for run in runs], backends) == ([device], [backend])
