@@ -6,7 +6,6 @@ Shapes: N envs.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import json
 import struct
@@ -23,10 +22,8 @@ from torch import Tensor
 from trivium.agents.envs import Step
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import ACTION_SPACES, head_sizes
+from trivium.agents.wrappers import as_annotated, wrapped
 from trivium.env_ids import REGISTERED_BY, nearest
-
-# A run folder's config, perhaps a stranger's, is not to choose what files are written.
-WRITING = ("HumanRendering", "RecordVideo")
 
 
 class NotDrawable(ValueError):
@@ -305,6 +302,23 @@ def unknown_id(id: str, what: str, known: Iterable[str]) -> ValueError:
     return ValueError(f"env.id={id!r} is not {what}; {hint}")
 
 
+def register(id: str) -> None:
+    """Import what registers the id, as its namespace or its module says."""
+    module, _, name = id.rpartition(":")
+    with contextlib.suppress(Exception):  # it comes again, and is told, when gymnasium makes the env
+        importlib.import_module(module or REGISTERED_BY.get(name.partition("/")[0], "gymnasium"))
+
+
+def constructor(id: str) -> Callable[..., Any]:
+    """What makes an env of the id; where it can't be known something without a signature."""
+    spec = gym.registry.get(id.rpartition(":")[2])
+    entry = getattr(spec, "entry_point", None)
+    if isinstance(entry, str):
+        with contextlib.suppress(Exception):  # as in `register`
+            entry = gym.envs.registration.load_env_creator(entry)
+    return entry if callable(entry) else object
+
+
 def make_one(
     id: str,
     wrappers: Sequence[str | Mapping[str, Any]],
@@ -312,12 +326,9 @@ def make_one(
     make_env: Callable[..., gym.Env] = gym.make,
 ) -> gym.Env:
     """A single env; see `envs.make`."""
-    namespace = id.partition("/")[0]
-    if namespace in REGISTERED_BY:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(REGISTERED_BY[namespace])
+    register(id)
     try:
-        env = make_env(id, disable_env_checker=True, **settings)
+        env = make_env(id, disable_env_checker=True, **as_annotated(constructor(id), settings))
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"env.id={id!r} needs a package that is not installed: {error}") from None
     except ModuleNotFoundError as error:
@@ -328,21 +339,4 @@ def make_one(
         raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
     except TypeError as error:
         raise ValueError(f"env.settings={dict(settings)}: {error}") from None
-    for wrapper in wrappers:
-        ((name, keywords),) = wrapper.items() if isinstance(wrapper, Mapping) else ((wrapper, {}),)
-        if name in WRITING:
-            raise ValueError(f"env.wrappers: {name} is not for training; `trivium play` shows and films a run")
-        try:
-            found = getattr(gym.wrappers, name, None)
-        except ImportError as error:  # gymnasium imports some only when they are asked for
-            raise ValueError(f"env.wrappers: {name} needs a package that is not installed: {error}") from None
-        if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
-            known = [one for one in gym.wrappers.__all__ if one[0].isupper()]
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(known)}"
-            raise ValueError(f"env.wrappers has {name!r}, which gymnasium.wrappers has not; {hint}")
-        try:
-            env = found(env, **(keywords or {}))
-        except Exception as error:
-            raise ValueError(f"env.wrappers: {name}({keywords or ''}) raised {type(error).__name__}: {error}") from None
-    return env
+    return wrapped(env, wrappers)

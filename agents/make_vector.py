@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from trivium.agents.gym_envs import call, make_one, mask_source, named, unknown_id
+from trivium.agents.gym_envs import call, make_one, mask_source, named, register, unknown_id
 from trivium.agents.vector_envs import VectorEnvs
+from trivium.agents.wrappers import as_annotated
 
 
 class Pool(gym.vector.VectorEnv):
@@ -88,9 +89,9 @@ def make_vector_envs(
                 raise ValueError(f"env.{name}: env.vector={kind} takes none, sync and async do")
         if kind == "envpool":
             make = functools.partial(Pool, id, len(seeds), settings)
-            return VectorEnvs(id=id, make=make, seeds=seeds, device=device, reseeds=False)
+            return VectorEnvs(id=id, make=make, seeds=seeds, device=device, seeding="made")
         make = functools.partial(_own, id, len(seeds), settings)
-        return VectorEnvs(id=id, make=make, seeds=seeds, device=device)
+        return VectorEnvs(id=id, make=make, seeds=seeds, device=device, seeding="tried")
     mode = AutoresetMode.DISABLED
     asked = vector_settings.pop("autoreset_mode", None)
     if asked is not None:
@@ -130,13 +131,17 @@ def _make_in_worker(parent: int, *args: Any) -> gym.Env:
 
 
 def _own(id: str, num_envs: int, settings: Mapping[str, Any]) -> gym.vector.VectorEnv:
+    register(id)
+    name = id.rpartition(":")[2]
     try:
-        spec = gym.spec(id)
-    except (gym.error.Error, ModuleNotFoundError) as error:
+        spec = gym.spec(name)
+    except gym.error.Error as error:
         raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
     if spec.vector_entry_point is None:
         raise ValueError(f"env.vector=own: {id} has no vector env of its own; sync and async make one of any id")
+    entry: Any = spec.vector_entry_point
+    entry = entry if callable(entry) else gym.envs.registration.load_env_creator(entry)
     try:
-        return gym.make_vec(id, num_envs, vectorization_mode="vector_entry_point", **settings)
-    except TypeError as error:
+        return gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **as_annotated(entry, settings))
+    except (TypeError, gym.error.Error) as error:
         raise ValueError(f"env.settings={dict(settings)}: {error}") from None

@@ -195,10 +195,11 @@ class Film:
         return not self.window and (rate >= 1 or int(moment * rate) > int((moment - 1) * rate) or moment == 0)
 
     def _make_drawn(self, id: str, **keywords: Any) -> gym.Env:
+        asked = keywords.pop("render_mode", None)  # `env.settings` may say how training draws, for a wrapper say
         plain = gym.make(id, **keywords)
         modes = plain.metadata.get("render_modes") or []
         plain.close()
-        mode = "human" if self.window and "human" in modes else "rgb_array"
+        mode = "human" if self.window and "human" in modes and asked != "rgb_array" else "rgb_array"
         if mode not in modes:
             raise NotDrawable(f"env.id={id!r} has no picture: its render_modes are {modes}, 'rgb_array' is needed")
         with _drawing(id):

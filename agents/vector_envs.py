@@ -16,7 +16,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -30,6 +30,7 @@ from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import head_sizes
 
 SEEDS = 2**31  # some simulators take no larger ones
+SEED_FORMS: tuple[Callable[[Sequence[Any]], Any], ...] = (list, np.array, lambda seeds: seeds[0])
 
 
 class VectorEnvs:
@@ -41,12 +42,13 @@ class VectorEnvs:
 
     Args:
         id: for messages.
-        make: makes the vector env, with `seed` if not `reseeds`.
+        make: makes the vector env, with `seed` if `seeding` is `made`.
         seeds: one an env, in [0, 2^31).
         device: where the tensors go.
         masks: where masks of the valid actions are, see `mask_source`; None: in the observations' `action_mask`, or in
             `info["action_mask"]`, where there is one.
-        reseeds: whether `reset(seed=...)` takes seeds; else `make` is called again.
+        seeding: how the vector env takes seeds: `each`, in a list of one an env; `tried`, that or an array or one for
+            all, whichever it accepts; `made`: when it is made, and so it is made again.
 
     Attributes:
         vector: the vector env.
@@ -65,13 +67,14 @@ class VectorEnvs:
         seeds: Sequence[int],
         device: torch.device,
         masks: str | None = None,
-        reseeds: bool = True,
+        seeding: Literal["each", "tried", "made"] = "each",
     ) -> None:
         self._id = id
         self._make = make
         self._device = device
         self._seeds = list(seeds)
-        self._reseeds = reseeds
+        self._reseeds = seeding != "made"
+        self._forms = list(SEED_FORMS if seeding == "tried" else SEED_FORMS[:1])
         self.num_envs = len(seeds)
         self.vector = self._made()
         space = self.vector.single_observation_space
@@ -79,14 +82,15 @@ class VectorEnvs:
         self.mode = AutoresetMode(self.vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.dead_steps = self.mode is AutoresetMode.NEXT_STEP
         self._composed = isinstance(space, gym.spaces.Dict)
-        self._exact = self.mode is AutoresetMode.DISABLED and reseeds
         self._masks = masks or "none"
         self._episodes = [0] * self.num_envs  # how many were begun
         with named(id):
             check_action_space(self.action_space)
             self._heads = head_sizes(self.action_space)
             self._mask_NS = np.ones((self.num_envs, sum(self._heads)), dtype=bool)
+            self._exact = False
             self._begin_all(seeded=True)
+            self._exact = self.mode is AutoresetMode.DISABLED and self._reseeds and self._forms[0] is list
             if masks is None and isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
                 self._masks = "key"
             elif masks is None and self._heads and ACTION_MASK in self._info:
@@ -172,7 +176,19 @@ class VectorEnvs:
         if not (seeded or self._exact):
             seeds = [None] * self.num_envs  # the env goes on in its own stream of randomness
         self._ended_N = np.zeros(self.num_envs, dtype=bool)
-        self._raw, self._info = call(self.vector.reset, **({"seed": seeds} if self._reseeds else {}))
+        self._raw, self._info = self._reset(seeds)
+
+    def _reset(self, seeds: Sequence[int | None]) -> tuple[Any, dict[str, Any]]:
+        """A reset of all envs, with the seeds in the first form that the vector env accepts."""
+        if not self._reseeds or seeds[0] is None:
+            return call(self.vector.reset)  # type: ignore[no-any-return]
+        for form in self._forms[:-1]:
+            with contextlib.suppress(Exception):  # the last form's error is told
+                result = self.vector.reset(seed=form(seeds))
+                self._forms = [form]
+                return result
+        self._forms = self._forms[-1:]
+        return call(self.vector.reset, seed=self._forms[0](seeds))  # type: ignore[no-any-return]
 
     def _next_seeds(self, which_N: np.ndarray) -> list[int | None]:
         """For the next episode of some envs; None for the others."""
@@ -193,7 +209,7 @@ class VectorEnvs:
         """New episodes in some envs, with autoreset disabled."""
         seeds = self._next_seeds(which_N)
         options = {"reset_mask": which_N.copy()}
-        self._raw, self._info = call(self.vector.reset, seed=seeds, options=options)
+        self._raw, self._info = call(self.vector.reset, options=options, **({"seed": seeds} if self._exact else {}))
         self._mask_NS = self._read_masks(np.zeros(self.num_envs, dtype=bool))
         self._packed = self._pack(self._raw)
         for i in np.flatnonzero(which_N) if self._exact else ():

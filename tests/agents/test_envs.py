@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from trivium.agents.classic_control import ClassicControl
 from trivium.agents.envs import Envs, Step, make
 from trivium.agents.gym_envs import GymEnvs
 from trivium.agents.observations import Layout
+from trivium.agents.wrappers import as_annotated
 from trivium.learner import Run
 
 
@@ -283,11 +286,59 @@ def test_wrappers_by_name_the_innermost_first() -> None:
         (["FrameStackObservation"], r"env.wrappers: FrameStackObservation\(\) raised TypeError"),
         ([{"TimeLimit": {"max_episode_steps": -1}}], r"env.wrappers: TimeLimit\(.*-1.*\) raised "),
         ([{"TimeLimit": {"steps": 1}}], r"env.wrappers: TimeLimit\(.*\) raised TypeError"),
+        ([{"TransformReward": {"func": "abs"}}], "env.wrappers: TransformReward: func='abs' must be a function"),
     ],
 )
 def test_what_is_wrong_with_a_wrapper_is_named(wrappers: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build("Count-v0", wrappers=wrappers)
+
+
+def test_lists_become_what_a_wrapper_asks_for() -> None:
+    shaped = build("Pendulum-v1", wrappers=[{"ReshapeObservation": {"shape": [3, 1]}}])
+    assert shaped.reset().shape == (3, 3, 1)
+    rescaled = build("Pendulum-v1", wrappers=[{"RescaleAction": {"min_action": [-1.0], "max_action": [1.0]}}])
+    assert rescaled.action_space.high.tolist() == [1.0]  # type: ignore[attr-defined]
+    same = build("Pendulum-v1", wrappers=[{"DtypeObservation": {"dtype": "float32"}}])
+    assert same.observation_space.dtype == np.float32
+    assert len(play(same, 2, torch.Generator())) == 2
+    signs = build("Count-v0", wrappers=[{"TransformReward": {"func": functools.partial(np.sign)}}])
+    assert [step.reward.tolist() for step in play(signs, 2, torch.Generator())] == [[1.0] * 3] * 2
+
+
+def test_lists_become_what_an_envs_constructor_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sized(gym.Env):
+        action_space = gym.spaces.Discrete(2)
+
+        def __init__(self, size: tuple[int, int], corners: Any = ((0, 0), (1, 1)), names: Any = None) -> None:
+            assert (size, corners, names) == ((3, 4), ((2, 2), (3, 3)), ["a"])
+            self.observation_space = gym.spaces.Box(0, 1, size)
+
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+            return np.zeros((3, 4), np.float32), {}
+
+    spec = gym.envs.registration.EnvSpec("Sized-v0", entry_point=Sized)
+    monkeypatch.setitem(gym.registry, "Sized-v0", spec)
+    settings = {"size": [3, 4], "corners": [[2, 2], [3, 3]], "names": ["a"]}
+    assert build("Sized-v0", settings=settings).reset().shape == (3, 3, 4)
+
+
+def test_keywords_as_annotated() -> None:
+    def function(
+        either: int | tuple[int, ...] = 1,
+        bounds: float | np.ndarray = 0.0,
+        names: Sequence[str] = (),
+        dtype: Any = None,
+        func: Callable[..., Any] | None = None,
+    ) -> None: ...
+
+    given = as_annotated(function, {"either": [1, [2]], "bounds": [0.1], "dtype": "uint8", "other": [1], "func": None})
+    assert given.pop("bounds").dtype == np.float32
+    assert given == {"either": (1, (2,)), "dtype": np.uint8, "other": [1], "func": None}
+    assert as_annotated(function, {"either": 3, "bounds": 2.0}) == {"either": 3, "bounds": 2.0}
+    with pytest.raises(ValueError, match=r"func='abs' must be a function"):
+        as_annotated(function, {"func": "abs"})
+    assert as_annotated(dict, {"a": [1]}) == {"a": [1]}, "without a signature"
 
 
 def test_what_is_wrong_with_the_settings_is_named() -> None:

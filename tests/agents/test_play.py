@@ -31,8 +31,8 @@ BUILD: dict[str, Callable[..., Any]] = {
 }
 
 
-def evaluation(id: str = "tiny_envs:Drawn-v0", max_steps: int = 100) -> Evaluation:
-    env = functools.partial(envs.make, id=id, num_envs=8)
+def evaluation(id: str = "tiny_envs:Drawn-v0", max_steps: int = 100, **keywords: Any) -> Evaluation:
+    env = functools.partial(envs.make, id=id, num_envs=8, **keywords)
     return Evaluation(run=Run(), env=env, eval_episodes=2, test_episodes=3, max_steps=max_steps)
 
 
@@ -84,6 +84,12 @@ def test_no_more_frames_than_asked_for_in_a_second_of_the_envs_time() -> None:
     film = Film(evaluation(), always(0), episodes=2, max_fps=10)
     assert film.fps == 10
     assert [red for red, _, _ in colours(film)] == [0, 40, 80, 20, 60]  # moments 0 to 9, every second one
+
+
+@pytest.mark.parametrize("mode", ["rgb_array", "human", None])
+def test_the_settings_may_say_how_training_draws(mode: str | None) -> None:
+    film = Film(evaluation(settings={"render_mode": mode}), always(1))
+    assert [red for red, _, _ in colours(film)] == [0, 20, 40, 60, 80]
 
 
 def test_a_seed_gives_the_same_episodes_and_another_one_others() -> None:

@@ -117,6 +117,62 @@ def test_a_step_that_only_begins_an_episode_is_said_to_be_dead(id: str, vector: 
     envs.close()
 
 
+class OneSeed(OwnCount):
+    """Takes one seed for all, as gymnasium has it, or of an array (`forms`), as Atari's does; a list is refused."""
+
+    forms: tuple[type, ...] = (int,)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
+        assert seed is None or isinstance(seed, self.forms), seed
+        self.seed = seed
+        return super().reset(seed=seed if isinstance(seed, int | None) else list(map(int, seed)), options=options)
+
+
+class ArraySeed(OneSeed):
+    forms = (int, np.ndarray)
+
+
+class NoReset(OneSeed):
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
+        raise RuntimeError(f"no {type(seed).__name__}")
+
+
+for own in (OneSeed, ArraySeed, NoReset):
+    gym.register(f"{own.__name__}-v0", entry_point=tiny_envs.Count, vector_entry_point=own)
+
+
+def test_a_vector_env_of_its_own_takes_its_seeds_in_the_form_that_it_accepts() -> None:
+    assert isinstance(build("OneSeed-v0", num_envs=2, vector="own").vector.seed, int)
+    envs = build("ArraySeed-v0", num_envs=2, vector="own")
+    first = envs.vector.seed
+    assert len(set(first.tolist())) == 2
+    play(envs, 3, torch.Generator())
+    envs.reset(reseed=True)
+    assert envs.vector.seed.tolist() == first.tolist()
+    with pytest.raises(ValueError, match=r"'NoReset-v0': its reset\(\) raised RuntimeError: no int"):
+        build("NoReset-v0", num_envs=2, vector="own")
+
+
+def test_gymnasiums_own_vector_env_serves() -> None:
+    envs = build("CartPole-v1", num_envs=3, vector="own")
+    first = envs.reset()
+    steps = play(envs, 40, torch.Generator().manual_seed(0))
+    assert any((~step.live).any() for step in steps if step.live is not None)
+    assert torch.equal(envs.reset(reseed=True), first)
+
+
+def test_ataris_own_vector_env_serves() -> None:
+    pytest.importorskip("ale_py", reason="the extra `atari`")
+    envs = build("ALE/Pong-v5", num_envs=2, vector="own", settings={"img_height": 42, "img_width": 42})
+    first = envs.reset()
+    assert first.shape == (2, 4, 42, 42)
+    assert first.dtype == torch.uint8
+    kept = first.clone()
+    play(envs, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(first, kept), "what was returned is not written to"
+    assert torch.equal(envs.reset(reseed=True), first)
+
+
 def collected(num_steps: int, **keywords: Any) -> tuple[Rollout, Rollout]:
     """Two rollouts, one after the other, of an agent that always does 0."""
     envs = build("Counts-v0", num_envs=1, **keywords)
