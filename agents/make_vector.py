@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode
 from trivium.agents.gym_envs import call, make_one, mask_source, named, register, unknown_id
 from trivium.agents.vector_envs import VectorEnvs
 from trivium.agents.wrappers import as_annotated
+from trivium.output import lasting_streams
 
 
 class Pool(gym.vector.VectorEnv):
@@ -115,11 +116,13 @@ def make_vector_envs(
 
 def _make_in_worker(parent: int, *args: Any) -> gym.Env:
     """An env, perhaps in a process that an async vector env has started: that one must not keep the parent's handlers
-    of signals, which it is ended by, and must end when the parent is killed."""
+    of signals, which it is ended by; it must end with the parent, and not because nobody reads what it prints."""
     if os.getpid() != parent:
         starter = os.getppid()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
+        for number in (signal.SIGINT, signal.SIGHUP):  # they reach all processes: the parent decides
+            signal.signal(number, signal.SIG_IGN)
+        lasting_streams()
 
         def end_with_parent() -> None:
             while os.getppid() == starter:

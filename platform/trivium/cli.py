@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from trivium import output
+
 EPILOG = """\
 examples:
   trivium train                                   an MLP on digits, in seconds
@@ -53,10 +55,19 @@ KINDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code: 0, 1 when a run failed, 2 for the user's mistakes, 128 + signal."""
-    trace = False
+    output.open_missing()
+    stderr = sys.stderr
     try:
-        options = _parse(sys.argv[1:] if arguments is None else arguments)
-        trace = options.trace
+        with contextlib.redirect_stderr(output.Lasting(stderr)):
+            return _run(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        output.failure(stderr)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    options = argparse.Namespace(trace=False, for_reader=True)
+    try:
+        options = _parse(arguments)
         logging.basicConfig(format="trivium: %(message)s", level=logging.WARNING)
         result = options.command(options)
         if options.json:
@@ -64,14 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, such as head, has enough; the interpreter's last flush must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except UsageError as error:
         print(f"trivium: error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        return _failed(error, trace=trace)
+        unread = output.failure(sys.stdout) if isinstance(error, OSError) else None
+        if unread is None:
+            return _failed(error, trace=options.trace)
+        if unread.errno not in output.GONE:
+            print(f"trivium: error: standard output: {unread.strerror}", file=sys.stderr)
+            return 1
+        return 141 if options.for_reader else 0  # the reader, such as head, has enough
     return 0
 
 
@@ -384,7 +398,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(command=function, flags=added._option_string_actions)
+        # What is printed is the product of a command, or tells of one: of `train` and `resume` that is the run.
+        for_reader = function not in (_train, _resume)
+        added.set_defaults(command=function, flags=added._option_string_actions, for_reader=for_reader)
         added.add_argument(
             "--json", action="store_true", help="print the result as one line of JSON, the last of stdout"
         )

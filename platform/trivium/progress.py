@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from trivium.output import Lasting
+
 
 @dataclass(frozen=True)
 class Status:
@@ -43,7 +45,7 @@ class Status:
 
 
 class Display:
-    """Shows statuses on a stream (stderr, so that stdout holds results only).
+    """Shows statuses on a stream (stderr, so that stdout holds results only), as long as it can be written.
 
     Args:
         stream: where to; a live line if it is a terminal.
@@ -51,7 +53,7 @@ class Display:
     """
 
     def __init__(self, stream: TextIO | None = None, *, every_s: float = 2.0, quiet: bool = False) -> None:
-        self.stream = stream or sys.stderr
+        self.stream = Lasting(stream or sys.stderr)
         self.live = self.stream.isatty()
         self.every_s = every_s
         self.quiet = quiet

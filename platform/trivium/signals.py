@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a question that the loop asks between two updates, instead of an end at any place."""
+"""SIGTERM, SIGINT and SIGHUP as a question that the loop asks between two updates, instead of an end at any place."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Asked:
 
 @contextlib.contextmanager
 def listen() -> Iterator[Asked]:
-    """Note SIGTERM and SIGINT instead of dying of them; a second SIGINT leaves at once with the usual exit code.
+    """Note SIGTERM, SIGINT and SIGHUP (a closed terminal) instead of dying of them; a second SIGINT leaves at once with
+    the usual exit code. A SIGHUP that is ignored, as under `nohup`, stays so.
 
     Outside the main thread, which alone gets signals, nothing changes.
     """
@@ -62,7 +63,10 @@ def listen() -> Iterator[Asked]:
                 os.write(2, b"\ntrivium: stopping with a checkpoint; Ctrl-C again leaves at once\n")
         asked.note(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    noted = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        noted.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in noted}
     try:
         yield asked
     finally:

@@ -1,7 +1,8 @@
 """The process that talks to Weights & Biases, so that the one that trains never does.
 
-It is started by `trivium.wandb_sink`, reads one JSON message a line from stdin and ends with the pipe: when the
-training process is killed, it still writes all rows that it was sent. Imports nothing heavy but wandb.
+It is started by `trivium.wandb_sink`, reads one JSON message a line from stdin, writes warnings to stderr, and ends
+with the pipe: when the training process is killed, it still writes all rows that it was sent. Imports nothing heavy
+but wandb.
 
 Online when the user is logged in and the server answers within seconds, offline files otherwise. A resumed run
 continues the run of the same id: steps that W&B has are not sent again, rows that it lacks are.
@@ -13,6 +14,7 @@ import contextlib
 import fcntl
 import http.client
 import json
+import logging
 import netrc
 import os
 import ssl
@@ -26,6 +28,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+log = logging.getLogger("trivium")
 
 ANSWER_S = 3.0  # how long a server may take to answer before the run goes offline
 INIT_S = 10.0  # how long W&B itself may take to reach its server
@@ -48,7 +52,7 @@ def main(lines: Iterable[str] | None = None) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the process of the run that was killed may still be writing
             _serve(dir, settings, messages)
     except Exception as error:
-        _warn(f"W&B tracking stopped ({_first_line(error)}); the run goes on, metrics.jsonl has every row")
+        log.warning(f"W&B tracking stopped ({_first_line(error)}); the run goes on, metrics.jsonl has every row")
         for _ in messages:
             pass  # an open pipe keeps the other side from failing
 
@@ -87,7 +91,7 @@ def _open(dir: Path, settings: dict[str, Any]) -> tuple[Any, int]:
             return run, run.step - 1 if run.resumed else -1
         except Exception as error:
             wandb.teardown()  # else the id counts as in use
-            _warn(f"W&B can't be reached ({_first_line(error)}); writing offline files")
+            log.warning(f"W&B can't be reached ({_first_line(error)}); writing offline files")
             mode = "offline"
     last = max((step for file in wandb_files(dir, settings["id"]) for step in logged_steps(file)), default=-1)
     return wandb.init(mode=mode, settings=_settings(), **common), last
@@ -106,12 +110,12 @@ def choose_mode() -> Literal["online", "offline", "disabled"]:
     if asked in ("offline", "dryrun"):
         return "offline"
     if asked not in ("", "online", "run", "shared"):
-        _warn(f"WANDB_MODE={asked} is none of online, offline, disabled: online if W&B can be reached")
+        log.warning(f"WANDB_MODE={asked} is none of online, offline, disabled: online if W&B can be reached")
         del os.environ["WANDB_MODE"]
     try:
         url = _base_url()
     except ValueError:  # pydantic's is one
-        _warn(f"WANDB_BASE_URL={os.environ.pop('WANDB_BASE_URL', '')} is no address; writing offline files")
+        log.warning(f"WANDB_BASE_URL={os.environ.pop('WANDB_BASE_URL', '')} is no address; writing offline files")
         return "offline"
     return "online" if logged_in() and _answers(url) else "offline"
 
@@ -195,10 +199,6 @@ def _media(pictures: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _warn(text: str) -> None:
-    print(f"trivium: {text}", file=sys.stderr, flush=True)
-
-
 # ----------------------------------------------------------------------------------------------- reading back
 
 
@@ -255,6 +255,15 @@ def history(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _warn_on_stderr() -> None:
+    """Nothing else writes there: W&B's own service dies of a pipe that nobody reads, which ours is once the training
+    process was killed."""
+    logging.basicConfig(format="%(message)s", stream=os.fdopen(os.dup(2), "w", buffering=1))
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+
+
 def _leave() -> None:
     """End this process; W&B's own end may wait for a server that accepted a connection and stays silent."""
     import wandb
@@ -262,10 +271,10 @@ def _leave() -> None:
     ending = threading.Thread(target=wandb.teardown, daemon=True)
     ending.start()
     ending.join(ANSWER_S)
-    sys.stderr.flush()
     os._exit(0)
 
 
 if __name__ == "__main__":
+    _warn_on_stderr()
     main()
     _leave()

@@ -38,6 +38,8 @@ class WandbSink:
             # -P: a working directory, which may be a stranger's run folder, must not hide a module.
             [sys.executable, "-P", "-m", "trivium.wandb_process"],
             stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if os.path.isabs(path))},
             cwd=os.sep,  # W&B reads settings, even its server's address, from the working directory
             start_new_session=True,  # the terminal's Ctrl-C is not meant for it
@@ -48,6 +50,8 @@ class WandbSink:
             self._put({"row": row})
         self._writer = threading.Thread(target=self._write, name="wandb", daemon=True)
         self._writer.start()
+        self._reader = threading.Thread(target=self._pass_on, name="wandb-warnings", daemon=True)
+        self._reader.start()
 
     def log(self, row: Row) -> None:
         self._put({"row": row})
@@ -69,9 +73,17 @@ class WandbSink:
             self._process.kill()
             self._process.wait()
             log.warning("W&B did not finish within %g s; its files are in %s", FINISH_S, self.dir / "wandb")
+        self._reader.join(1.0)
 
     def _put(self, message: dict[str, Any] | None) -> None:
         self._queue.put(message)
+
+    def _pass_on(self) -> None:
+        """Warn of what the process says."""
+        assert self._process.stderr is not None
+        with self._process.stderr as pipe:
+            for line in pipe:
+                log.warning("%s", line.decode(errors="replace").rstrip())
 
     def _write(self) -> None:
         """Feed the pipe, which may be full while the process starts or uploads."""

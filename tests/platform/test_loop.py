@@ -327,6 +327,18 @@ def test_a_signal_counts_though_nobody_reads_what_is_said_of_it(monkeypatch: pyt
     assert asked() == signal.SIGINT
 
 
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_closed_terminal_asks_the_run_to_stop_unless_that_was_to_be_ignored(before: signal.Handlers) -> None:
+    was = signal.signal(signal.SIGHUP, before)
+    try:
+        with signals.listen() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is before
+    finally:
+        signal.signal(signal.SIGHUP, was)
+    assert asked() == (None if before is signal.SIG_IGN else signal.SIGHUP)
+
+
 def test_which_weights_must_be_finite() -> None:
     nan, net = float("nan"), torch.nn.Linear(2, 2)
     assert weights_finite(SimpleNamespace(net=net, lazy=torch.nn.LazyLinear(1), x=torch.tensor(nan)))  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def test_killed_at_random_moments_again_and_again(name: str, undisturbed: dict[s
     assert_same_bits(folder, undisturbed[name])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_polite_signal_writes_a_checkpoint_and_leaves_with_the_usual_code(
     number: int, code: int, tmp_path: Path
 ) -> None:

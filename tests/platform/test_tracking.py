@@ -295,7 +295,7 @@ class TestMode:
     ],
 )
 def test_what_wandb_refuses_of_the_environment_is_told_and_the_run_is_tracked(
-    name: str, value: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str, value: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -303,12 +303,12 @@ def test_what_wandb_refuses_of_the_environment_is_told_and_the_run_is_tracked(
     tracked = sink(tmp_path)
     tracked.log(row(1))
     tracked.finish(failed=False)
-    assert told in capfd.readouterr().err
+    assert told in caplog.text
     assert [r["_step"] for r in all_rows(tmp_path)] == [1]
 
 
 def test_a_server_that_answers_but_opens_no_run_ends_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import wandb
 
@@ -323,12 +323,12 @@ def test_a_server_that_answers_but_opens_no_run_ends_offline(
         messages += [{"row": row(1)}, {"row": row(2)}, {"finish": 0}]
         wandb_process.main(map(json.dumps, messages))
         wandb.teardown()
-    assert "trivium: W&B can't be reached (" in capsys.readouterr().err
+    assert "W&B can't be reached (" in caplog.text
     assert [r["_step"] for r in all_rows(tmp_path) if "train/loss" in r][-2:] == [1, 2]
 
 
 def test_when_wandb_fails_the_run_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The process has no wandb to import: an empty module stands before it on the path."""
     (tmp_path / "broken").mkdir()
@@ -339,7 +339,7 @@ def test_when_wandb_fails_the_run_does_not(
         tracker.log(row(step))
     tracker.finish()
     assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [10, 20]
-    assert "trivium: W&B tracking stopped (RuntimeError: no service)" in capfd.readouterr().err
+    assert "W&B tracking stopped (RuntimeError: no service)" in caplog.text
 
 
 def test_a_wandb_process_that_dies_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
