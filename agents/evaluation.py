@@ -19,7 +19,14 @@ Act = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 state."""
 
 
-EVALUATED = ("return_mean", "return_std_err", "return_min", "return_max", "length_mean")
+EVALUATED = {
+    "return_mean": "max",
+    "return_std_err": None,
+    "return_min": "max",
+    "return_max": "max",
+    "length_mean": None,  # balancing takes long episodes, reaching a goal short ones
+}
+"""The metrics of an agent's evaluation, and which way each is better."""
 
 
 class Evaluation:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ class VAE:
             of range.
     """
 
-    evaluates = ("elbo", "reconstruction", "kl", "active_units")
+    evaluates: ClassVar = {"elbo": "max", "reconstruction": "min", "kl": None, "active_units": "max"}
 
     def __init__(
         self,

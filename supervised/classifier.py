@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Classifier:
             set, or a number is out of range.
     """
 
-    evaluates = ("loss", "accuracy")
+    evaluates: ClassVar = {"loss": "min", "accuracy": "max"}
 
     def __init__(
         self,

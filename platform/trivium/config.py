@@ -25,6 +25,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from trivium import config_check as check
 from trivium import valid
 from trivium.config_check import Found
+from trivium.constructors import stated
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
 
 DEFAULT_EXPERIMENT = "mlp_digits"
@@ -152,11 +153,22 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
         config["name"] = _name(config, choices)
     check.check_values(config, reference, where, found)
     if not unclear:
+        config = _with_direction(config)
         check.check_whole(config, found)
         check.check_env(config, found)
         check.check_constructors(config, where, found)
     _forget_guesses(guessed, values, found)
     return config
+
+
+def _with_direction(config: Config) -> Config:
+    """Where `monitor.mode` is null, the direction that the learner's source states for the metric that is followed."""
+    monitor = config["monitor"]
+    if not isinstance(monitor, dict) or monitor.get("mode") is not None:
+        return config
+    targets = [check.get(config, f"{group}._target_") for group in LEARNERS if config.get(group)]
+    evaluates = stated(targets[0], "evaluates") if len(targets) == 1 else None
+    return {**config, "monitor": {**monitor, "mode": valid.direction(evaluates, monitor.get("metric"))}}
 
 
 def _forget_guesses(guessed: Sequence[str], typed: Sequence[Override], found: Found) -> None:
@@ -368,7 +380,9 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """
     found = Found()
     tree = OmegaConf.create(config)
-    for override in _parse(overrides, found):
+    parsed = _parse(overrides, found)
+    typed = {override.key_or_group for override in parsed}
+    for override in parsed:
         path = override.key_or_group
         group = path.partition(".")[0]
         if group not in config:
@@ -384,7 +398,9 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     for unit, tied in config.get("tied_to_budget", {}).items():
         for path in tied:
             OmegaConf.update(tree, path, check.get(OmegaConf.to_container(tree), f"budget.{unit}"))
-    changed: Config = valid.with_integers(OmegaConf.to_container(tree))
+    if {"monitor.metric", "monitor.mode"} & typed == {"monitor.metric"}:  # the mode was another metric's
+        OmegaConf.update(tree, "monitor.mode", None)
+    changed: Config = _with_direction(valid.with_integers(OmegaConf.to_container(tree)))
     check.check_values(changed, config, lambda _: "config.yaml", found)
     check.check_whole(changed, found)
     refuse(found)

@@ -9,7 +9,7 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +289,9 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
             found.add("evaluation", line)
     if len(chosen) == 1:
         target = get(config, f"{chosen[0]}._target_")
-        check_metrics(config, constructors.stated(target, "evaluates"), found)
+        evaluates = constructors.stated(target, "evaluates")
+        if evaluates is not None:  # else the learner itself is asked, when it is there
+            check_metrics(config, evaluates, found)
         if str(target).startswith("trivium."):
             _check_divisions(config, found)
     inline = isinstance(launch, dict) and launch.get("engine") == "inline"
@@ -301,16 +303,23 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
             found.add("device", line)
 
 
-def check_metrics(config: dict[str, Any], evaluates: Sequence[str] | None, found: Found) -> None:
-    """A run may follow only what its learner says that it evaluates; None: it does not say."""
-    if evaluates is None:
-        return
-    names = [f"eval/{name}" for name in evaluates]
+def check_metrics(config: dict[str, Any], evaluates: Iterable[str] | None, found: Found) -> None:
+    """A run may follow only what its learner says that it evaluates, and must know which way that is better.
+
+    Args:
+        evaluates: see `trivium.learner.Learner`; None: the learner does not say.
+    """
+    metric = get(config, "monitor.metric")
     target = valid.TARGET.match(str(get(config, "budget.target")))
-    asked = {"monitor.metric": get(config, "monitor.metric"), "budget.target": target and target.group(1)}
-    for key, name in asked.items():
-        if name is not None and name not in names:
-            found.add(key, valid.no_metric(key, name, names))
+    if evaluates is not None:
+        names = [f"eval/{name}" for name in evaluates]
+        for key, name in {"monitor.metric": metric, "budget.target": target and target.group(1)}.items():
+            if name is not None and name not in names:
+                found.add(key, valid.no_metric(key, name, names))
+    unclear = metric is not None and get(config, "monitor.mode") is None and not valid.direction(evaluates, metric)
+    if unclear and found.none_in("monitor"):
+        line = f"monitor.mode: the learner does not say which values of {metric} are better"
+        found.add("monitor.mode", f"{line}; valid: monitor.mode=min, monitor.mode=max")
 
 
 def check_workers(config: dict[str, Any], found: Found) -> None:

@@ -34,8 +34,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Learner(Protocol):
     """Anything that can be trained. `figures` (see `Picture`) and `play` (see `Film`) are optional, and so is
     `close()`: called when the training has ended in whatever way, it frees what the learner holds beside its memory,
-    such as processes; evaluating must go on working. So is `evaluates`, the names that `evaluate` returns while
-    training: then a config that follows another metric is told so before the run begins.
+    such as processes; evaluating must go on working. So is `evaluates`, a mapping from
+    the names that `evaluate` returns while training to `min` or `max`, which values are better, or None where that
+    depends: then a config that follows another metric is told so before the run begins, and needs no `monitor.mode`.
+    A tuple of names says which there are, and no directions.
 
     A learner is constructed by the platform as `Target(run=run, **parts, **keywords)`: `run` is a `Run`,
     `parts` are the other chosen groups of the config (`model`, `data`, `env`), `keywords` its own YAML.

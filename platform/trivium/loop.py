@@ -110,7 +110,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._window = Window(self.run)
         self._budget = Budget(self.config["budget"], self.learner.counters())
-        self._monitor = Monitor(self.config["monitor"], self._budget)
+        self._monitor = Monitor(self.config["monitor"], self._budget, getattr(self.learner, "evaluates", None))
         self._agreement = Agreement(self.run)
         self._log_cadence = Cadence(**self.config["log"])
         self._evaluation = Cadence(**self.config["evaluation"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trivium import valid
 from trivium.budget import Budget, metric
 
 
@@ -13,12 +14,15 @@ class Monitor:
     """Follows one metric of the evaluations, and the budget's target.
 
     Args:
-        config: the config's `monitor`: metric (null: none is followed), mode, patience, min_delta.
+        config: the config's `monitor`: metric (null: none is followed), mode (null: as the learner states), patience,
+            min_delta.
         budget: knows the target.
+        evaluates: what the learner states of its metrics, see `trivium.learner.Learner`.
     """
 
-    def __init__(self, config: Mapping[str, Any], budget: Budget) -> None:
+    def __init__(self, config: Mapping[str, Any], budget: Budget, evaluates: Iterable[str] | None = None) -> None:
         self._config = config
+        self._mode = config["mode"] or valid.direction(evaluates, config["metric"])
         self._budget = budget
         self._best: float | None = None
         self._without_improvement = 0
@@ -29,7 +33,7 @@ class Monitor:
         """Take in an evaluation; whether none so far was better.
 
         Args:
-            values: by name, with `eval/` before it.
+            values: by name, with `eval/` before it. NaN and infinity are never the best.
             step: where it was made.
 
         Raises:
@@ -39,9 +43,10 @@ class Monitor:
         if self._config["metric"] is None:
             return False
         value = metric("monitor.metric", self._config["metric"], values)
-        sign = 1.0 if self._config["mode"] == "max" else -1.0
+        assert self._mode is not None, "a run of which nobody says what is better does not begin"
+        sign = 1.0 if self._mode == "max" else -1.0
         improved = self._best is None or sign * (value - self._best) > self._config["min_delta"]
-        if math.isnan(value) or not (improved or value == self._best):
+        if not math.isfinite(value) or not (improved or value == self._best):
             self._without_improvement += 1
             return False
         # Of equals the later is the best, for it has learned for longer; patience is not impressed.
@@ -76,4 +81,4 @@ class Monitor:
         self._target_met = state["target_met"] and now["target"] == before["target"]
 
     def _judged_by(self) -> dict[str, Any]:
-        return {"monitor": [self._config["metric"], self._config["mode"]], "target": self._budget.target}
+        return {"monitor": [self._config["metric"], self._mode], "target": self._budget.target}

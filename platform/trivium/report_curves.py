@@ -175,7 +175,10 @@ def path(points: Sequence[Point]) -> str:
 
 
 def best_index(values: Sequence[float], mode: str, min_delta: float = 0.0) -> int | None:
-    """Which value the loop counts as best: one that none improves on by more than `min_delta`, of equals the last."""
+    """Which value the loop counts as best: one that none improves on by more than `min_delta`, of equals the last; None
+    if there is no value, or `mode` is neither `min` nor `max`."""
+    if mode not in ("min", "max"):
+        return None
     sign = 1.0 if mode == "max" else -1.0
     best = None
     for i, value in enumerate(values):

@@ -118,7 +118,7 @@ BY_PATH: dict[str, Rule] = {
     "budget.updates": COUNT_OR_NULL,
     "budget.target": Text(TARGET.pattern, "a comparison such as eval/accuracy>=0.97", nullable=True),
     "checkpoint.keep": COUNT,
-    "monitor.mode": OneOf(("min", "max")),
+    "monitor.mode": OneOf(("min", "max"), nullable=True),
     "monitor.patience": COUNT_OR_NULL,
     "monitor.metric": Text(r"eval/[\w/]+", "a metric of the evaluation, such as eval/loss", nullable=True),
     "launch.workers": COUNT,
@@ -237,6 +237,17 @@ def no_metric(key: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{key}: this learner reports no {name}; {hint}valid: {', '.join(known)}"
+
+
+def direction(evaluates: Iterable[str] | None, name: str | None) -> str | None:
+    """Which values of a metric are better, `min` or `max`; None if its learner does not say.
+
+    Args:
+        evaluates: see `trivium.learner.Learner`.
+        name: with `eval/` before it.
+    """
+    stated = evaluates.get(str(name).removeprefix("eval/")) if isinstance(evaluates, Mapping) else None
+    return stated if stated in ("min", "max") else None
 
 
 # Sizes of the whole run that workers hold equal shares of, see `learner.Run.share`.

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import trivium
-from trivium import cli
+from trivium import cli, configs
 from trivium.config import ConfigError, apply_overrides, compose, read
 from trivium.config_check import may_have_gpu
 
@@ -365,7 +365,7 @@ def test_the_module_of_an_env_is_the_users_own(
 
 LEARNER_OF_MINE = """
 class Mine:
-    evaluates = ("score",)
+    evaluates = {"score": "max", "size": None}
     def __init__(self, *, run, batch_size, accumulate): ...
 """
 
@@ -382,7 +382,47 @@ def test_a_users_learner_is_taken_at_its_word(
     assert compose([*typed, "monitor.metric=eval/score"], mine)["learner"]["accumulate"] == 3
     lines = refused(capsys, [*typed, "monitor.metric=eval/scor", "--config-dir", str(mine)])
     assert_one_each(lines, ["monitor.metric: .* no eval/scor; did you mean 'eval/score'"])
+    lines = refused(capsys, [*typed, "monitor.metric=eval/size", "--config-dir", str(mine)])
+    assert_one_each(lines, ["monitor.mode: .*eval/size are better; valid: monitor.mode=min, monitor.mode=max"])
     assert "learner_of_mine" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("typed", "mode"),
+    [
+        ("agent=ppo budget.updates=1 monitor.metric=eval/return_mean", "max"),
+        ("agent=dqn budget.updates=1 monitor.metric=eval/return_min", "max"),
+        ("agent=rllib budget.updates=1 monitor.metric=eval/return_mean", "max"),
+        ("experiment=mlp_digits monitor.metric=eval/accuracy", "max"),
+        ("experiment=mlp_digits monitor.metric=eval/loss", "min"),
+        ("experiment=mlp_digits monitor.metric=eval/loss monitor.mode=max", "max"),
+        ("experiment=vae_digits monitor.metric=eval/reconstruction", "min"),
+        ("experiment=ppo_cartpole monitor.metric=eval/length_mean monitor.mode=min", "min"),
+        ("experiment=mlp_digits monitor.metric=null", None),
+    ],
+)
+def test_the_learner_says_which_values_of_a_metric_are_better(typed: str, mode: str | None) -> None:
+    assert compose(typed.split())["monitor"]["mode"] == mode
+
+
+def test_a_metric_of_unknown_direction_asks_for_the_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = refused(capsys, ["experiment=ppo_cartpole", "monitor.metric=eval/length_mean", "sed=1"])
+    assert_one_each(asked, ["monitor.mode: .*eval/length_mean.*valid: monitor.mode=min, ", ": sed: "])
+
+
+def test_a_resumed_run_that_follows_another_metric_has_its_direction() -> None:
+    config = compose(["experiment=mlp_digits"])
+    assert apply_overrides(config, ["monitor.metric=eval/accuracy"])["monitor"]["mode"] == "max"
+    assert apply_overrides(config, ["monitor.metric=eval/accuracy", "monitor.mode=min"])["monitor"]["mode"] == "min"
+    assert apply_overrides(config, ["monitor.patience=3"])["monitor"]["mode"] == "min"
+    ppo = compose(["experiment=ppo_cartpole"])
+    with pytest.raises(ConfigError, match=r"monitor\.mode: "):
+        apply_overrides(ppo, ["monitor.metric=eval/length_mean"])
+
+
+def test_no_experiment_says_what_its_learner_states() -> None:
+    for path in sorted(Path(configs.__path__[0]).glob("experiment/*.yaml")):
+        assert "mode" not in (yaml.safe_load(path.read_text()).get("monitor") or {}), path.name
 
 
 def test_gpus_are_counted_for_the_workers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

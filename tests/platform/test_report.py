@@ -164,6 +164,7 @@ def test_best_is_what_is_not_improved_on_by_min_delta_and_the_last_of_equals() -
     assert best_index([0.5, 0.48, 0.5], "min", 0.05) == 2
     assert best_index([0.5, 0.49], "min", 0.05) == 0
     assert best_index([], "max") is None
+    assert best_index([0.5, 0.9], "None") is None
 
 
 # ------------------------------------------------------------------------------------------- parts

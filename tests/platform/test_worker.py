@@ -10,6 +10,7 @@ import yaml
 import trivium
 from trivium import worker
 from trivium.config import ConfigError, compose
+from trivium.tracking import read_rows
 from trivium.worker import Task, decide_compile
 
 PPO = ["agent=ppo", "agent.num_steps=32", "threads=1"]
@@ -82,6 +83,24 @@ def test_a_metric_is_told_of_a_learner_whose_source_does_not_tell(
         trivium.train("monitor.metric=eval/loss", dir=tmp_path / "a" / "run")
     assert error.value.errors == ["monitor.metric: this learner reports no eval/loss; valid: eval/score"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_learner_whose_source_does_not_tell_says_what_is_better_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trivium.config.stated", lambda *_: None)
+    monkeypatch.setattr("trivium.constructors.stated", lambda *_: None)
+    typed = ["experiment=mlp_digits", "budget.epochs=1", "evaluation.every_updates=1", "tracking.wandb=false"]
+    result = trivium.train(*typed, "monitor.metric=eval/accuracy", dir=tmp_path / "known")
+    evaluated = {r["step"]: r["eval/accuracy"] for r in read_rows(result.dir / "metrics.jsonl") if "eval/accuracy" in r}
+    best = max(evaluated.values())
+    assert evaluated[int(result.checkpoint.rpartition("-")[2])] == best > min(evaluated.values())
+
+    monkeypatch.setattr("trivium.supervised.classifier.Classifier.evaluates", ("loss", "accuracy"))
+    with pytest.raises(ConfigError) as error:
+        trivium.train(*typed, "monitor.metric=eval/accuracy", dir=tmp_path / "unknown")
+    assert [line.partition(":")[0] for line in error.value.errors] == ["monitor.mode"]
+    assert not (tmp_path / "unknown").exists()
 
 
 def test_a_metric_that_is_not_evaluated_is_told_before_the_run_begins(tmp_path: Path) -> None:
