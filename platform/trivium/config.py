@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ SHORT = {"algorithm": "agent.algorithm"}  # for an agent that is another library
 RESUMABLE = ("budget", "log", "evaluation", "checkpoint", "monitor", "tracking")
 
 Config = dict[str, Any]
+_alone = threading.RLock()  # what Hydra has composed, and the caches of its parsers, exist once in a process
 _NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
 
@@ -194,6 +196,11 @@ def _tied_to_budget(tree: Any) -> Config:
 
 
 def _parse(overrides: Sequence[str], found: Found) -> list[Override]:
+    with _alone:
+        return _parsed(overrides, found)
+
+
+def _parsed(overrides: Sequence[str], found: Found) -> list[Override]:
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
@@ -303,13 +310,14 @@ def _known(override: Override, base: Config, file: str, library: Library, found:
 
 @contextlib.contextmanager
 def _hydra() -> Iterator[None]:
-    previous = GlobalHydra.instance().hydra  # the caller may use Hydra too
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("trivium.configs", version_base=None, job_name="trivium"):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = previous
+    with _alone:
+        previous = GlobalHydra.instance().hydra  # the caller may use Hydra too
+        try:
+            GlobalHydra.instance().clear()
+            with initialize_config_module("trivium.configs", version_base=None, job_name="trivium"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = previous
 
 
 def _as_it_stands(tree: DictConfig) -> Config:

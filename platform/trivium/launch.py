@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from trivium import ray_cluster, run_folder, signals, worker
+from trivium import borrowed, ray_cluster, run_folder, signals, worker
 from trivium.budget import Budget
 from trivium.builder import check_learner
 from trivium.config import Config, ConfigError, apply_overrides, refuse
@@ -46,9 +46,7 @@ def train(config: Config, *, dir: Path | None = None, display: Display | None = 
     check_run_folder(dir, found)  # again, for a Python caller who composed without it
     refuse(found)
     task = Task(config, dir)
-    with worker.torch_settings(config):
-        compile = worker.decide_compile(task)
-    task = Task({**config, "compile": compile}, dir)
+    task = Task({**config, "compile": worker.decide_compile(task)}, dir)
     return _launch(task, resume=False, display=display or Display())
 
 
@@ -115,10 +113,15 @@ def _run(task: Task, *, resume: bool, display: Display) -> tuple[Outcome, Learne
         ray_cluster.prepare()
         from trivium import ray_driver
 
-        with contextlib.nullcontext() if resume else run_folder.new(task):
+        # A Ray that is started for the run is the process's, too: another run's would end with it.
+        with (
+            contextlib.nullcontext() if ray_cluster.of_the_caller() else borrowed.alone_in_process(),
+            contextlib.nullcontext() if resume else run_folder.new(task),
+        ):
             outcome = ray_driver.run(task, resume=resume, display=display)
     else:
-        with worker.torch_settings(task.config), signals.listen() as asked:
+        device = worker.device_of(task.config)
+        with borrowed.process(task.config, device), signals.listen() as asked:
             run = worker.make_run(task.config, task.dir)
             learner = worker.make_learner(task, run)
             with contextlib.nullcontext() if resume else run_folder.new(task):

@@ -34,8 +34,19 @@ def prepare() -> None:
 
 def starts_here() -> bool:
     """Whether a run would start a Ray of its own, on this machine alone."""
-    running = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    return not running and (os.environ.get("RAY_ADDRESS") or "local") == "local"
+    return not _running() and (os.environ.get("RAY_ADDRESS") or "local") == "local"
+
+
+def of_the_caller() -> bool:
+    """Whether a Ray is running in this process that no run of Trivium's has begun, and none will end."""
+    return _running() and not _joined_here
+
+
+def _running() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
+_joined_here = False  # what is running now, by `joined`
 
 
 @contextlib.contextmanager
@@ -54,6 +65,7 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
     """
     import ray
 
+    global _joined_here
     if ray.is_initialized():
         yield
         return
@@ -74,9 +86,11 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():
             # What the workers print they tell the driver; what else Ray has to say is in its log files.
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        _joined_here = True
         try:
             yield
         finally:
+            _joined_here = False
             if ray.is_initialized():  # not at the interpreter's end, which Ray has noticed itself
                 ray.shutdown()
 

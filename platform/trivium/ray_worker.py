@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its types do not say so
 
-from trivium import shared_sum, worker
+from trivium import borrowed, shared_sum, worker
 from trivium.checkpoint import CheckpointError
 from trivium.config import ConfigError
 from trivium.learner import Learner, Run
@@ -140,18 +140,13 @@ class Worker:
             self._news.end()
 
     def _train(self, task: Task, place: Place) -> Outcome:
+        # Not left to the config: who has no GPU of its own sees all of the machine's, the others only theirs.
+        device = torch.device("cuda" if self._gpu else "cpu")
         with (
-            worker.torch_settings(task.config, processes_on_node=place.workers_here),
+            borrowed.process(task.config, device, processes_on_node=place.workers_here),
             _process_group(place, self._store, "nccl" if self._gpu else "gloo"),
         ):
-            run = worker.make_run(
-                task.config,
-                task.dir,
-                # Not left to the config: who has no GPU of its own sees all of the machine's, the others only theirs.
-                device=torch.device("cuda" if self._gpu else "cpu"),
-                rank=place.rank,
-                world_size=place.world_size,
-            )
+            run = worker.make_run(task.config, task.dir, device=device, rank=place.rank, world_size=place.world_size)
             if not self._gpu and 1 < place.world_size == place.workers_here:
                 shared_sum.join(run.rank, run.world_size)
             return worker.work(

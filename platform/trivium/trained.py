@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from trivium import worker
+from trivium import borrowed, worker
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError
 from trivium.learner import Episode, Film, Learner
@@ -40,8 +41,8 @@ def evaluate(
     """
     dir, config = read_run(place)
     keywords = _keywords_of_agent(config, episodes=episodes, deterministic=deterministic)
-    learner, name = load_learner(dir, checkpoint, trusted, keywords)
-    with worker.torch_settings(config):
+    with _process(config):
+        learner, name = load_learner(dir, checkpoint, trusted, keywords)
         values = learner.evaluate(final=True)
     return {"dir": str(dir), "checkpoint": name, "metrics": {f"test/{k}": v for k, v in values.items()}}
 
@@ -81,10 +82,6 @@ def play(
     if not config.get("agent"):
         raise ConfigError([f"{dir} can't be played: {config['name']} is no agent, which acts in an environment"])
     keywords = _keywords_of_agent(config, episodes=None, deterministic=deterministic)
-    learner, name = load_learner(dir, checkpoint, trusted, keywords)
-    start = getattr(learner, "play", None)
-    if start is None:
-        raise ConfigError([f"{dir} can't be played: {type(learner).__name__} has no method `play`"])
     played: list[Episode] = []
 
     def ended(episode: Episode) -> None:
@@ -92,7 +89,11 @@ def play(
         tell(len(played), episode)
 
     max_fps = GIF_FPS if to and to.suffix == ".gif" else 60.0
-    with worker.torch_settings(config):
+    with _process(config):
+        learner, name = load_learner(dir, checkpoint, trusted, keywords)
+        start = getattr(learner, "play", None)
+        if start is None:
+            raise ConfigError([f"{dir} can't be played: {type(learner).__name__} has no method `play`"])
         try:
             film: Film = start(
                 episodes=episodes,
@@ -127,20 +128,27 @@ def load_learner(
     for group in ("learner", "agent"):
         if config.get(group) and keywords:
             config[group] = {**config[group], **keywords}
-    task = Task(config, dir, trusted)
     config["device"] = worker.usable_device(config)
+    task = Task(config, dir, trusted)
     run = worker.make_run(config, dir)
     checkpoints = Checkpoints(task.checkpoints_place, run)
     names = checkpoints.names()
     if checkpoint not in (*ALIASES, *names):
         valid = ", ".join((*ALIASES, *names))
         raise ConfigError([f"--checkpoint {checkpoint}: {dir} has no such checkpoint; valid: {valid}"])
-    learner = worker.make_learner(task, run)
+    with _process(config):
+        learner = worker.make_learner(task, run)
     state = checkpoints.load(checkpoint, any_world_size=True)
     if state is None:
         raise ConfigError([f"{dir} has no checkpoint yet"])
     learner.load_weights(state["learner"])
     return learner, state["checkpoint"]
+
+
+def _process(config: Config) -> contextlib.AbstractContextManager[None]:
+    """See `borrowed.process`; of the run's device, if it is there."""
+    usable = {**config, "device": worker.usable_device(config)}
+    return borrowed.process(usable, worker.device_of(usable))
 
 
 def _keywords_of_agent(config: Config, *, episodes: int | None, deterministic: bool | None) -> dict[str, Any]:

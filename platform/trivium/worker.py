@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import random
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -19,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from trivium import environment
+from trivium import borrowed
 from trivium.budget import Budget
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
@@ -62,35 +60,12 @@ class Task:
         return join(self.bucket or self.dir, "checkpoints")
 
 
-@contextlib.contextmanager
-def torch_settings(config: Config, processes_on_node: int = 1) -> Iterator[None]:
-    """Threads and determinism for the time of a run, given back to a Python caller afterwards."""
-    # What was compiled is kept between runs; by default that would be in a folder that goes with the next start.
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "trivium", "compiled"))
-    threads = torch.get_num_threads()
-    asked = config["threads"]
-    torch.set_num_threads(max(1, environment.cores() // processes_on_node) if asked == "auto" else int(asked))
-    deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    if config["deterministic"]:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        if config["deterministic"]:  # setting it imports torch's compiler, which takes a second
-            torch.use_deterministic_algorithms(deterministic)
-            torch.backends.cudnn.benchmark = benchmark
-
-
 def make_run(
     config: Config, dir: Path | None, *, device: torch.device | None = None, rank: int = 0, world_size: int = 1
 ) -> Run:
     """The `Run` that a config describes, for one worker."""
     return Run(
-        device=device or _device(config),
+        device=device or device_of(config),
         rank=rank,
         world_size=world_size,
         seed=config["seed"],
@@ -102,11 +77,11 @@ def make_run(
 
 def make_learner(task: Task, run: Run) -> Learner:
     """Seed everything and build the learner: the same weights on every rank, then randomness of each rank's own."""
-    _seed(run.seed)
+    borrowed.seed(run.seed, run.device)
     learner = build_learner(task.config, run, trusted=task.trusted)
     _check_metrics(task.config, learner)
     if run.rank:
-        _seed(run.seed_for("rank", run.rank) % 2**32)
+        borrowed.seed(run.seed_for("rank", run.rank) % 2**32, run.device)
     return learner
 
 
@@ -245,12 +220,6 @@ def _step(state: dict[str, Any] | None) -> int | None:
     return int(state["checkpoint"].rpartition("-")[2]) if state else None
 
 
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def usable_device(config: Config) -> str:
     """The device of a run, or `auto` where there is none such that serves."""
     name: str = config["device"]
@@ -263,7 +232,7 @@ def usable_device(config: Config) -> str:
     return name
 
 
-def _device(config: Config) -> torch.device:
+def device_of(config: Config) -> torch.device:
     """Of `auto` the best there is; for an agent not Apple's GPU, which has no float64 for envs and sums."""
     if config["device"] != "auto":
         return torch.device(config["device"])
@@ -289,7 +258,7 @@ def decide_compile(task: Task) -> bool:
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         log.warning("compile=%s: there is no C++ compiler here, so nothing is compiled", str(asked).lower())
         return False
-    if asked is True or config["launch"]["engine"] == "ray" or _device(config).type == "mps":
+    if asked is True or config["launch"]["engine"] == "ray" or device_of(config).type == "mps":
         return bool(asked is True)
     limits = {name: value for name, value in config["budget"].items() if name in SHORT and value is not None}
     if any(value <= SHORT[name] for name, value in limits.items()):
@@ -300,14 +269,16 @@ def decide_compile(task: Task) -> bool:
 def _eager_s(task: Task) -> float:
     """How long the run would take without compilation, s."""
     config = {**task.config, "compile": False}
-    learner = make_learner(Task(config, task.dir, task.trusted), make_run(config, None))
-    learner.step()  # warms up, and may collect more than the others
-    budget, began, updates = Budget(config["budget"], learner.counters()), time.monotonic(), 0
-    before = budget.fraction(learner.counters(), updates, 0.0)
-    passed = 0.0
-    while updates < 20 and passed < 0.5:
-        learner.step()
-        updates += 1
-        passed = time.monotonic() - began
-    done = budget.fraction(learner.counters(), updates, passed) - before
+    with borrowed.process(config, device_of(config)), contextlib.ExitStack() as held:
+        learner = make_learner(Task(config, task.dir, task.trusted), make_run(config, None))
+        held.callback(getattr(learner, "close", lambda: None))
+        learner.step()  # warms up, and may collect more than the others
+        budget, began, updates = Budget(config["budget"], learner.counters()), time.monotonic(), 0
+        before = budget.fraction(learner.counters(), updates, 0.0)
+        passed = 0.0
+        while updates < 20 and passed < 0.5:
+            learner.step()
+            updates += 1
+            passed = time.monotonic() - began
+        done = budget.fraction(learner.counters(), updates, passed) - before
     return passed / done if done > 0 else math.inf
