@@ -9,9 +9,7 @@ import difflib
 import errno
 import gc
 import importlib.util
-import json
 import logging
-import math
 import os
 import re
 import sys
@@ -21,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trivium import output
+from trivium import output, strict_json
 
 EPILOG = """\
 examples:
@@ -71,7 +69,7 @@ def _run(arguments: Sequence[str]) -> int:
         logging.basicConfig(format="trivium: %(message)s", level=logging.WARNING)
         result = options.command(options)
         if options.json:
-            print(json.dumps(_finite(result), allow_nan=False))
+            print(strict_json.dumps(result))
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -91,15 +89,6 @@ def _run(arguments: Sequence[str]) -> int:
 
 class UsageError(Exception):
     """The command line is not one of trivium's; one line says what is."""
-
-
-def _finite(node: Any) -> Any:
-    """As JSON has it: no NaN, no infinity; null instead."""
-    if isinstance(node, dict):
-        return {str(k): _finite(v) for k, v in node.items()}
-    if isinstance(node, list | tuple):
-        return [_finite(v) for v in node]
-    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def _failed(error: Exception, *, trace: bool) -> int:
@@ -290,6 +279,7 @@ def _show(options: argparse.Namespace) -> Any:
 
     from trivium.config import compose, read
 
+    config: Any
     if len(options.overrides) == 1 and Path(options.overrides[0]).is_dir():
         config = read(Path(options.overrides[0]))
     else:
@@ -297,7 +287,7 @@ def _show(options: argparse.Namespace) -> Any:
         config = compose(options.overrides, options.config_dir)
     if not options.json:
         print(yaml.safe_dump(config, sort_keys=False), end="")
-    return config
+    return strict_json.finite(config, as_text=True)
 
 
 def _doctor(options: argparse.Namespace) -> Any:

@@ -293,7 +293,7 @@ class Loop:
     def _evaluate(self, row: Row) -> bool:
         """Add an evaluation to the row; whether none so far was better."""
         with self._rng_untouched(), self.leaving():
-            values = {f"eval/{k}": v for k, v in self.learner.evaluate().items()}
+            values = {f"eval/{k}": float(v) for k, v in self.learner.evaluate().items()}
         row.update(values)
         self._evaluated_at = self.updates
         return self._monitor.judge(values, self.step)
@@ -333,7 +333,7 @@ class Loop:
                 self.learner.load_weights(best["learner"])
                 name = best["checkpoint"]
         with self._rng_untouched(), self.leaving():
-            test = {f"test/{k}": v for k, v in self.learner.evaluate(final=True).items()}
+            test = {f"test/{k}": float(v) for k, v in self.learner.evaluate(final=True).items()}
         self._log({"step": self.step, "updates": self.updates, **test})
         self._draw_figures(always=True)
         return Outcome(reason, dict(self.metrics), self.learner.counters(), self.updates, elapsed_s, name)

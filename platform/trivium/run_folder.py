@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from trivium import environment
+from trivium import environment, strict_json
 from trivium.config import Config, ConfigError, read
 from trivium.learner import Learner
 from trivium.loop import Outcome
@@ -75,7 +76,7 @@ def read_result(dir: Path) -> Result | None:
         OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError
     ):
         content = json.loads((dir / RESULT).read_text())
-        metrics, counters = ({n: float(v) for n, v in content[k].items()} for k in ("metrics", "counters"))
+        metrics, counters = ({n: _number(v) for n, v in content[k].items()} for k in ("metrics", "counters"))
         name, reason, checkpoint = (str(content[k]) for k in ("name", "reason", "checkpoint"))
         updates, elapsed_s = int(content["updates"]), float(content["elapsed_s"])
         return Result(
@@ -126,14 +127,14 @@ def become(task: Task, config: Config, result: Result | None) -> None:
 
 def write_result(result: Result) -> None:
     """Into the run's folder, which counts as finished by it."""
-    _write(result.dir / RESULT, json.dumps(result.as_json(), indent=1))
+    _write(result.dir / RESULT, strict_json.dumps(result.as_json(), indent=1))
 
 
 def _make(task: Task) -> None:
     try:
         task.dir.mkdir(parents=True, exist_ok=True)
         _write_config(task.dir, task.config)
-        _write(task.dir / "environment.json", json.dumps(environment.describe(), indent=1))
+        _write(task.dir / "environment.json", strict_json.dumps(environment.describe(), indent=1))
     except OSError as error:
         raise ConfigError([f"the run folder {task.dir} can't be written: {error.strerror or error}"]) from error
     if task.bucket:
@@ -150,6 +151,11 @@ def _refuse_links_out_of(dir: Path) -> None:
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 raise ConfigError([f"{path} is a link out of the run folder: remove it if the run is yours"])
+
+
+def _number(value: Any) -> float:
+    """A number of a result; null is one that was not finite."""
+    return math.nan if value is None else float(value)
 
 
 def _reach(url: str, use: Callable[[], object]) -> None:

@@ -18,13 +18,15 @@ from typing import Any, Protocol
 import psutil
 import torch
 
+from trivium import strict_json
 from trivium.learner import VIDEO_FPS, Picture
 from trivium.progress import Status
 
 log = logging.getLogger("trivium")
 
 Row = dict[str, Any]
-"""`step` and `updates` (ints), perhaps `epochs`, and metrics: floats by name."""
+"""`step` and `updates` (ints), perhaps `epochs`, and metrics: floats by name. Read back, None is an infinite
+one; one that was NaN is not there."""
 
 
 class Sink(Protocol):
@@ -102,10 +104,10 @@ class RunTracker(Tracker):
 
     def log(self, row: Row) -> None:
         self._start()
-        row = {k: _finite(v) for k, v in row.items() if not (isinstance(v, float) and math.isnan(v))}
+        row = strict_json.finite({k: v for k, v in row.items() if not (isinstance(v, float) and math.isnan(v))})
         assert self._file is not None
         try:
-            left = json.dumps(row).encode() + b"\n"
+            left = strict_json.dumps(row).encode() + b"\n"
             while left:
                 left = left[self._file.write(left) :]
         except OSError as error:  # a run without its rows is not the run that was asked for
@@ -238,7 +240,3 @@ def save_picture(path: Path, picture: Picture) -> Path:
 
 def _warn_of(error: Exception) -> None:
     log.warning("tracking failed (%s: %s); the run goes on, metrics.jsonl has every row", type(error).__name__, error)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isinf(value) else value  # JSON has no infinity

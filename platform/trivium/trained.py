@@ -44,7 +44,7 @@ def evaluate(
     with _process(config):
         learner, name = load_learner(dir, checkpoint, trusted, keywords)
         values = learner.evaluate(final=True)
-    return {"dir": str(dir), "checkpoint": name, "metrics": {f"test/{k}": v for k, v in values.items()}}
+    return {"dir": str(dir), "checkpoint": name, "metrics": {f"test/{k}": float(v) for k, v in values.items()}}
 
 
 def play(

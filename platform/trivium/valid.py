@@ -27,20 +27,21 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number in an interval."""
+    """A number in an interval; never NaN, and finite unless `infinite`."""
 
     low: float = -math.inf
     high: float = math.inf
     low_open: bool = False
     high_open: bool = False
     integer: bool = False
+    infinite: bool = False
     nullable: bool = False
 
     def problem(self, value: Any) -> str | None:
         right_type = isinstance(value, int if self.integer else (int, float)) and not isinstance(value, bool)
         above = right_type and (value > self.low if self.low_open else value >= self.low)
         below = right_type and (value < self.high if self.high_open else value <= self.high)
-        if right_type and above and below and math.isfinite(value):
+        if right_type and above and below and (self.infinite or math.isfinite(value)):
             return None
         noun = "an integer" if self.integer else "a number"
         low = "" if self.low == -math.inf else f"{'>' if self.low_open else '>='} {self.low:,}"
@@ -148,7 +149,7 @@ BY_NAME: dict[str, Rule] = {
     "gamma": FRACTION,
     "gae_lambda": FRACTION,
     "clip_coef": POSITIVE,
-    "max_grad_norm": POSITIVE_OR_NULL,
+    "max_grad_norm": Number(low=0, low_open=True, infinite=True, nullable=True),
     "beta": NOT_NEGATIVE,
 }
 
@@ -191,12 +192,15 @@ def show(value: Any) -> str:
 
 
 def with_integers(node: Any, path: str = "") -> Any:
-    """A copy of a nested dict in which whole numbers such as 1e6 are integers where only those are valid."""
+    """A copy of a nested dict in which whole numbers such as 1e6 are integers where only those are valid, and `.inf`,
+    which is a number in YAML but not on Hydra's command line, is one where infinity is."""
     if isinstance(node, dict):
         return {k: with_integers(v, f"{path}.{k}" if path else str(k)) for k, v in node.items()}
     rule = rule_for(path)
     if isinstance(node, float) and node.is_integer() and isinstance(rule, Number) and rule.integer:
         return int(node)
+    if node == ".inf" and isinstance(rule, Number) and rule.infinite:
+        return math.inf
     return node
 
 
@@ -223,6 +227,8 @@ def wrong_scalar(value: Any, default: Any) -> str | None:
 
 
 def _wrong_type(value: Any, default: Any) -> str | None:
+    if isinstance(value, float) and math.isnan(value):
+        return f"{noun(default) if isinstance(default, int | float) else 'a number'}, not NaN"
     if value is None or default is None or type(value) is type(default):
         return None
     return None if isinstance(default, float) and type(value) is int else noun(default)

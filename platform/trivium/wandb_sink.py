@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trivium import strict_json
 from trivium.tracking import Row, read_rows
 from trivium.wandb_process import FINISH_S
 
@@ -91,7 +91,7 @@ class WandbSink:
         try:
             with self._process.stdin as pipe:
                 while (message := self._queue.get()) is not None:
-                    pipe.write(json.dumps(message).encode() + b"\n")
+                    pipe.write(strict_json.dumps(message).encode() + b"\n")
                     pipe.flush()
         except OSError:
             log.warning("W&B's process has gone; the run goes on, metrics.jsonl has every row")

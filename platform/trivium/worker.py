@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from trivium import borrowed
+from trivium import borrowed, strict_json
 from trivium.budget import Budget
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
@@ -213,7 +213,10 @@ def _tracker(task: Task, run: Run, show: Callable[[Status], None], *, resumed_st
 
 def _wandb_config(task: Task) -> dict[str, Any]:
     path = task.dir / "environment.json"
-    return {**task.config, "environment": json.loads(path.read_text()) if path.exists() else {}}
+    return {
+        **strict_json.finite(task.config, as_text=True),
+        "environment": json.loads(path.read_text()) if path.exists() else {},
+    }
 
 
 def _step(state: dict[str, Any] | None) -> int | None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import trivium
 from trivium import cli, worker
 from trivium.config import ConfigError
+from trivium.supervised.classifier import Classifier
 from trivium.supervised.schedules import warmup_cosine
 from trivium.tracking import read_rows
 
@@ -152,6 +155,23 @@ def test_a_strangers_result_holds_numbers_only(run: Path) -> None:
     read = read_result(run)
     assert read is not None
     assert read._trusted == ()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, np.float32(0.5)])
+def test_whatever_an_evaluation_comes_to_the_run_is_whole_and_its_files_are_strict_json(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Classifier, "evaluate", lambda self, *, final=False: {"loss": value, "accuracy": 0.5})
+    result = trivium.train(*SHORT, "checkpoint.every_updates=10", "monitor.metric=eval/loss", dir=tmp_path / "run")
+    assert result.checkpoint == f"step-{20 * 64:012d}"
+    texts = [(result.dir / "result.json").read_text(), *(result.dir / "metrics.jsonl").read_text().splitlines()]
+    for text in texts:
+        json.loads(text, parse_constant=pytest.fail)
+    for command in (["resume"], ["evaluate", "--checkpoint", "best"]):
+        assert cli.main([*command, str(result.dir), "--json"]) == 0
+        printed = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=pytest.fail)
+        assert printed["metrics"]["test/loss"] == (value if math.isfinite(value) else None)
+    assert "<h1>mlp_digits</h1>" in (result.dir / "report.html").read_text(), "finished, and reported as such"
 
 
 def test_a_run_of_a_device_that_is_not_here_can_be_evaluated(run: Path) -> None:
