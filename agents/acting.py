@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trivium.agents.evaluation import Generators
 from trivium.agents.flat import Flat
 from trivium.agents.networks import ActorCritic
 from trivium.agents.policies import FORBIDDEN, Policy
@@ -45,12 +46,16 @@ class Acting:
             return self.actions.to_env(action), state_NM, (action, log_prob_N)
         return self.actions.to_env(action), next_NM, (action, log_prob_N, next_NM)
 
-    def in_evaluation(self, obs: Tensor, state_NM: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def in_evaluation(self, obs: Tensor, state_NM: Tensor, generators: Generators) -> tuple[Tensor, Tensor]:
         """The action as the envs take it, and the memory's next state."""
         policy, next_NM = self._policy(obs, state_NM)
         action = policy.mode()
         if not self.deterministic:
-            action = policy.sample(self.actions.noise(1, len(obs), generator)[0])
+            if isinstance(generators, torch.Generator):
+                noise = self.actions.noise(1, len(obs), generators)
+            else:
+                noise = torch.cat([self.actions.noise(1, 1, generator) for generator in generators], 1)
+            action = policy.sample(noise[0])
         return self.actions.to_env(action), next_NM
 
     def _policy(self, obs: Tensor, state_NM: Tensor) -> tuple[Policy, Tensor]:
@@ -90,7 +95,7 @@ class EpsilonGreedy:
         action_N = torch.where((chance_N < epsilon).unsqueeze(1), explore_NA, q_NA).argmax(1)
         return action_N, state_NM, (action_N,)
 
-    def in_evaluation(self, obs: Tensor, state_NM: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def in_evaluation(self, obs: Tensor, state_NM: Tensor, generators: Generators) -> tuple[Tensor, Tensor]:
         with self.run.autocast():
             return self.q(obs, self.flat(self.flat.theta, obs)).argmax(1), state_NM
 

@@ -44,11 +44,17 @@ class Agent:
 
     def figures(self) -> dict[str, Picture]:
         """See `agent_figures`."""
-        return agent_figures(self.evaluation, self._act, self._state_size)
+        return agent_figures(self.evaluation, self._act, self._state_size, self.net.encoder.layout)
 
     def play(self, **keywords: Any) -> Film:
         """See `Film`."""
-        return Film(self.evaluation, self._act, state_size=self._state_size, **keywords)
+        return Film(
+            self.evaluation,
+            self._act,
+            state_size=self._state_size,
+            layout=self.net.encoder.layout,
+            **keywords,
+        )
 
     def close(self) -> None:
         """End what the envs hold beside memory, such as processes."""

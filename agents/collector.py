@@ -232,6 +232,7 @@ def make_collector(
         return Collector(run=run, envs=envs, act=act, state_size=state_size)
     from trivium.agents.env_runners import EnvRunners  # needs Ray
 
+    getattr(envs, "close", lambda: None)()
     num_envs = run.share(getattr(env, "keywords", {})["num_envs"], "env.num_envs")
     return EnvRunners(
         run=run,

@@ -1,22 +1,28 @@
 """How well an agent acts: the returns of whole episodes in environments of their own.
 
-Shapes: N envs of this worker, M numbers in the state of a memory.
+Shapes: N envs of this worker, M numbers in the state of a memory, E episodes of this worker.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trivium.agents.envs import Envs
+from trivium.agents.episodes import NONE
 from trivium.learner import Run
 
-Act = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
-"""From observations [N, ...], the memory's state [N, M] and a generator to actions as the envs take them, and the next
-state."""
+Generators = torch.Generator | Sequence[torch.Generator]  # one for all envs, or one for each
+
+Act = Callable[[Tensor, Tensor, Generators], tuple[Tensor, Tensor]]
+"""From observations [N, ...], the memory's state [N, M] (0 where an episode begins) and generators to actions as the
+envs take them, and the next state."""
 
 
 EVALUATED = {
@@ -30,11 +36,12 @@ EVALUATED = {
 
 
 class Evaluation:
-    """Plays the first episode of each of so many envs, the same ones at each call; the envs are kept between calls.
+    """Plays episodes of a list, the same ones at each call and whatever the number of envs; the envs are kept between
+    calls.
 
     Args:
         run: where this worker runs; the episodes are shared out among the workers.
-        env: makes `Envs`, see `envs.make`.
+        env: makes `Envs`, see `envs.make`; one that takes no `episodes` is asked for an env for each.
         eval_episodes: of an evaluation during training, over all workers, >= 1.
         test_episodes: of the final one, >= 1.
         max_steps: an episode is cut after so many steps, for envs without a time limit.
@@ -48,8 +55,8 @@ class Evaluation:
         self.eval_episodes = eval_episodes
         self.test_episodes = test_episodes
         self.max_steps = max_steps
-        self.envs: dict[str, Envs] = {}
         self.last_returns: list[float] = []  # of the episodes of the last call, over all workers
+        self._envs: tuple[str, Any] | None = None  # those of one stream: two would be twice as many as were asked for
 
     @torch.no_grad()
     def __call__(self, act: Act, *, final: bool, state_size: int = 0) -> dict[str, float]:
@@ -62,11 +69,17 @@ class Evaluation:
             final: `test_episodes` of the stream `test`, else `eval_episodes` of the stream `eval`.
         """
         total = self.test_episodes if final else self.eval_episodes
-        episodes = total // self.run.world_size + (self.run.rank < total % self.run.world_size)
-        result = torch.zeros(0, 2, dtype=torch.float64, device=self.run.device)
+        rank, size = self.run.rank, self.run.world_size
+        episodes = range(total * rank // size, total * (rank + 1) // size)
+        result_E2 = torch.zeros(0, 2, dtype=torch.float64, device=self.run.device)
         if episodes:
-            result = self._play("test" if final else "eval", episodes, act, state_size)
-        returns, lengths = self.run.gather(result).unbind(1)
+            stream = "test" if final else "eval"
+            envs = self._envs_of(stream, episodes)
+            if getattr(envs, "playing_N", None) is None:
+                result_E2 = self._play_at_once(stream, envs, act, state_size)
+            else:
+                result_E2 = self._play_in_turn(stream, envs, episodes, act, state_size)
+        returns, lengths = self.run.gather(result_E2).unbind(1)
         self.last_returns = returns.tolist()
         std_err = returns.std().item() / math.sqrt(total) if total > 1 else math.nan
         values = (returns.mean().item(), std_err, returns.min().item(), returns.max().item(), lengths.mean().item())
@@ -74,20 +87,31 @@ class Evaluation:
 
     def close(self) -> None:
         """End what the envs hold beside memory; another call makes new ones."""
-        for envs in self.envs.values():
-            getattr(envs, "close", lambda: None)()
-        self.envs.clear()
+        if self._envs is not None:
+            getattr(self._envs[1], "close", lambda: None)()
+            self._envs = None
 
-    def _play(self, stream: str, episodes: int, act: Act, state_size: int) -> Tensor:
-        """The first episode of each of so many envs: float64 [episodes, 2], return and length."""
-        if stream not in self.envs:
-            self.envs[stream] = self.make_env(run=self.run, stream=stream, num_envs=episodes)
-        envs = self.envs[stream]
-        generator = self.run.generator("act", stream, self.run.rank, device=self.run.device)
+    def _envs_of(self, stream: str, episodes: range) -> Any:
+        """Envs that play these episodes of the stream."""
+        if self._envs is not None and self._envs[0] == stream:
+            return self._envs[1]
+        self.close()
+        envs: Any = None
+        if "episodes" in inspect.signature(self.make_env).parameters:
+            envs = self.make_env(run=self.run, stream=stream, episodes=episodes)
+        else:
+            envs = self.make_env(run=self.run, stream=stream, num_envs=len(episodes))
+        self._envs = stream, envs
+        return envs
+
+    def _play_at_once(self, stream: str, envs: Envs, act: Act, state_size: int) -> Tensor:
+        """The first episode of each env: float64 [N, 2], return and length."""
+        device, episodes = self.run.device, envs.num_envs
+        generator = self.run.generator("act", stream, self.run.rank, device=device)
         obs = envs.reset(reseed=True)
-        result_N2 = torch.zeros(episodes, 2, dtype=torch.float64, device=self.run.device)
-        running_N = torch.ones(episodes, dtype=torch.bool, device=self.run.device)
-        state_NM = torch.zeros(episodes, state_size, device=self.run.device)
+        result_N2 = torch.zeros(episodes, 2, dtype=torch.float64, device=device)
+        running_N = torch.ones(episodes, dtype=torch.bool, device=device)
+        state_NM = torch.zeros(episodes, state_size, device=device)
         for _ in range(self.max_steps):
             action, state_NM = act(obs, state_NM, generator)
             step = envs.step(action)
@@ -98,3 +122,27 @@ class Evaluation:
             if not running_N.any():
                 break
         return result_N2
+
+    def _play_in_turn(self, stream: str, envs: Any, episodes: range, act: Act, state_size: int) -> Tensor:
+        """All episodes, by envs that may be fewer: float64 [E, 2], return and length."""
+        device = self.run.device
+        obs = envs.reset(reseed=True)
+        result_E2 = np.zeros((len(episodes) + 1, 2))  # the last row is for envs without an episode
+        state_NM = torch.zeros(envs.num_envs, state_size, device=device)
+        generators = [torch.Generator(device) for _ in range(envs.num_envs)]
+        before_N = np.full(envs.num_envs, NONE)
+        while (envs.playing_N != NONE).any():
+            playing_N = envs.playing_N.copy()
+            begun_N = playing_N != before_N
+            if begun_N.any():
+                state_NM = state_NM.masked_fill(torch.from_numpy(begun_N).to(device).unsqueeze(1), 0.0)
+                for i in np.flatnonzero(begun_N & (playing_N != NONE)):
+                    generators[i].manual_seed(self.run.seed_for("act", stream, episodes[playing_N[i]]))
+            action, state_NM = act(obs, state_NM, generators)
+            step = envs.step(action)
+            result_E2[playing_N] += np.stack((step.reward.cpu().numpy(), np.ones(len(playing_N))), 1)
+            obs, before_N = step.obs, playing_N
+            long_N = (result_E2[playing_N, 1] >= self.max_steps) & (envs.playing_N == playing_N) & (playing_N != NONE)
+            if long_N.any():
+                obs = envs.skip(long_N)
+        return torch.from_numpy(result_E2[:-1]).to(device)

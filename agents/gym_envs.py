@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from trivium.agents.envs import Step
+from trivium.agents.episodes import NONE, Episodes
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import ACTION_SPACES, head_sizes
 from trivium.agents.wrappers import as_annotated, wrapped
@@ -44,9 +45,11 @@ class GymEnvs:
 
     Args:
         id, wrappers, settings: see `envs.make`.
-        seeds: one an env, in [0, 2^31).
+        seeds: one an env, in [0, 2^31); or with `at_once` one an episode.
         device: where the tensors go.
         make_env: see `envs.make`.
+        at_once: the number of envs that play an episode with each of the seeds, see `EpisodicEnvs`; None: there is an
+            env for each seed, which goes on in its stream of randomness.
 
     Raises:
         ValueError: see `envs.make`; and in `reset` and `step`, when the env raises an exception, or returns an
@@ -62,13 +65,24 @@ class GymEnvs:
         wrappers: Sequence[str | Mapping[str, Any]] = (),
         settings: Mapping[str, Any] | None = None,
         make_env: Callable[..., gym.Env] = gym.make,
+        at_once: int | None = None,
     ) -> None:
         self._id = id
         self._device = device
+        self._schedule = None if at_once is None else Episodes(seeds, at_once)
+        seeds = seeds if self._schedule is None else self._schedule.first()
         self.num_envs = len(seeds)
-        envs = [make_one(id, wrappers, settings or {}, make_env) for _ in seeds]
+        envs: list[gym.Env] = []
+        with contextlib.ExitStack() as made:
+            for _ in seeds:
+                envs.append(make_one(id, wrappers, settings or {}, make_env))
+                made.callback(_close, envs[-1])
+            self._begin_first(envs, seeds)
+            self._held = made.pop_all()
+
+    def _begin_first(self, envs: Sequence[gym.Env], seeds: Sequence[int]) -> None:
         self.action_space: gym.Space = envs[0].action_space
-        with named(id):
+        with named(self._id):
             check_action_space(self.action_space)
             first = call(envs[0].reset, seed=seeds[0])
             masks = mask_source(envs[0], first[1])
@@ -88,10 +102,38 @@ class GymEnvs:
 
     def reset(self, *, reseed: bool = False) -> Tensor:
         if not self._untouched:  # the constructor has reset them, with their seeds
+            seeded = reseed or self._schedule is not None
+            if self._schedule is not None:
+                for episode, seed in zip(self._episodes, self._schedule.first(), strict=True):
+                    episode.seed = seed
             with named(self._id):
-                self._obs = self._to_device([episode.begin(seed=reseed) for episode in self._episodes])
+                self._obs = self._to_device([episode.begin(seed=seeded) for episode in self._episodes])
         self._untouched = reseed
         return self._obs
+
+    @property
+    def playing_N(self) -> np.ndarray | None:
+        """See `EpisodicEnvs`."""
+        return None if self._schedule is None else self._schedule.playing_N
+
+    def skip(self, which_N: np.ndarray) -> Tensor:
+        """See `EpisodicEnvs`."""
+        rows = list(self._obs.cpu().numpy())
+        with named(self._id):
+            for i in np.flatnonzero(which_N):
+                rows[i] = self._next(int(i), rows[i])
+        self._obs = self._to_device(rows)
+        return self._obs
+
+    def _next(self, i: int, last_obs: np.ndarray) -> np.ndarray:
+        """The first observation of env i's next episode; the last one again if there is none."""
+        if self._schedule is None:
+            return self._episodes[i].begin()
+        seed = self._schedule.begin(np.arange(self.num_envs) == i)[i]
+        if self._schedule.playing_N[i] == NONE or seed is None:
+            return last_obs
+        self._episodes[i].seed = seed
+        return self._episodes[i].begin(seed=True)
 
     def step(self, action: Tensor) -> Step:
         self._untouched = False
@@ -104,10 +146,13 @@ class GymEnvs:
         if isinstance(self.action_space, gym.spaces.Discrete):
             actions = actions.tolist()
         with named(self._id):
-            for episode, one in zip(self._episodes, actions, strict=True):
-                last_obs, reward, terminated, truncated = episode.step(one)
+            for i, (episode, one) in enumerate(zip(self._episodes, actions, strict=True)):
+                if self._schedule is not None and self._schedule.playing_N[i] == NONE:
+                    last_obs, reward, terminated, truncated = self._obs[i].cpu().numpy(), 0.0, False, False
+                else:
+                    last_obs, reward, terminated, truncated = episode.step(one)
                 next_obs.append(last_obs)
-                obs.append(episode.begin() if terminated or truncated else last_obs)
+                obs.append(self._next(i, last_obs) if terminated or truncated else last_obs)
                 rewards.append(reward)
                 terminations.append(terminated)
                 truncations.append(truncated)
@@ -121,6 +166,10 @@ class GymEnvs:
             torch.tensor(truncations, device=self._device),
             next_obs_N,
         )
+
+    def close(self) -> None:
+        """Close the envs, which may hold more than memory."""
+        self._held.close()
 
     def state_dict(self) -> dict[str, Any]:
         return {"episodes": [episode.state_dict() for episode in self._episodes]}
@@ -154,7 +203,7 @@ class _Episode:
 
     def __init__(self, env: gym.Env, seed: int, layout: Layout, masks: str) -> None:
         self.env = env
-        self._seed = seed
+        self.seed = seed
         self._layout = layout
         self._masks = masks
         self._heads = head_sizes(env.action_space)
@@ -164,7 +213,7 @@ class _Episode:
 
     def begin(self, *, seed: bool = False) -> np.ndarray:
         self._rng = "" if seed else json.dumps(self._bit_generator().state, default=np.ndarray.tolist)
-        return self.begun(call(self.env.reset, seed=self._seed if seed else None), seeded=seed)
+        return self.begun(call(self.env.reset, seed=self.seed if seed else None), seeded=seed)
 
     def begun(self, result: tuple[Any, Mapping[str, Any]], *, seeded: bool) -> np.ndarray:
         """The observation that a reset returned."""
@@ -186,11 +235,11 @@ class _Episode:
 
     def state_dict(self) -> dict[str, Any]:
         actions = torch.from_numpy(np.array(self._actions))
-        return {"seed": self._seed, "rng": self._rng, "actions": actions, "checksum": self._checksum}
+        return {"seed": self.seed, "rng": self._rng, "actions": actions, "checksum": self._checksum}
 
     def replay(self, state: Mapping[str, Any]) -> np.ndarray | None:
         """The current observation of a saved episode; None if the env does not do again what it did."""
-        self._seed = state["seed"]
+        self.seed = state["seed"]
         obs = self.begin(seed=True)  # also brings back what the env seeds beside its np_random
         if state["rng"]:
             self._bit_generator().state = json.loads(state["rng"])
@@ -231,6 +280,11 @@ def named(id: str) -> Iterator[None]:
         raise
     except ValueError as error:
         raise ValueError(f"env.id={id!r}: {error}") from error.__cause__
+
+
+def _close(env: gym.Env) -> None:
+    with contextlib.suppress(Exception):  # whatever it raises, it is not needed any more
+        env.close()
 
 
 def check_action_space(space: gym.Space) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -18,14 +19,16 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from trivium.agents.gym_envs import call, make_one, mask_source, named, register, unknown_id
-from trivium.agents.vector_envs import VectorEnvs
+from trivium.agents.observations import ACTION_MASK
+from trivium.agents.vector_envs import SEED_FORMS, SEEDS, VectorEnvs, seed_of
 from trivium.agents.wrappers import as_annotated
 from trivium.output import lasting_streams
 
 
 class Pool(gym.vector.VectorEnv):
     """EnvPool's envs as a vector env of gymnasium's API with autoreset disabled: EnvPool resets some envs by their
-    numbers, so that none spends a step on it. It takes one seed, when it is made."""
+    numbers, so that none spends a step on it. It takes a seed when it is made, of which the i-th env has `seed + i`;
+    a reset with another one makes it again."""
 
     def __init__(self, id: str, num_envs: int, settings: Mapping[str, Any], *, seed: int) -> None:
         self._pool: Any = None
@@ -36,10 +39,12 @@ class Pool(gym.vector.VectorEnv):
         known = envpool.list_all_envs()
         if id not in known:
             raise unknown_id(id, "an id of EnvPool", known)
+        self._make = functools.partial(envpool.make_gymnasium, id, num_envs=num_envs, **settings)
         try:
-            self._pool = envpool.make_gymnasium(id, num_envs=num_envs, seed=seed, **settings)
+            self._pool = self._make(seed=seed)
         except (TypeError, ValueError, AssertionError) as error:
             raise ValueError(f"env.settings={dict(settings)}: {str(error).partition(chr(10))[0]}") from None
+        self._begins_with: int | None = seed
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         with warnings.catch_warnings():  # of the precision of its bounds
@@ -48,14 +53,20 @@ class Pool(gym.vector.VectorEnv):
             self.single_action_space = self._pool.action_space
         self._obs: Any = None
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        if options is None:
-            self._obs, info = self._pool.reset()
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None and not isinstance(seed, int):
+            raise TypeError(f"one seed for all, not {seed!r}")
+        if options is not None:
+            index = np.flatnonzero(options["reset_mask"])
+            some, info = self._pool.reset(index)
+            self._obs = self._obs.copy()
+            self._obs[index] = some
             return self._obs, info
-        index = np.flatnonzero(options["reset_mask"])
-        some, info = self._pool.reset(index)
-        self._obs = self._obs.copy()
-        self._obs[index] = some
+        if seed is not None and seed != self._begins_with:
+            self._pool.close()
+            self._pool = self._make(seed=seed)
+        self._begins_with = None
+        self._obs, info = self._pool.reset()
         return self._obs, info
 
     def step(self, actions: np.ndarray) -> Any:
@@ -67,6 +78,59 @@ class Pool(gym.vector.VectorEnv):
             self._pool.close()
 
 
+class Singles(gym.vector.VectorEnv):
+    """Vector envs of one env each as one whose envs are reset one by one, each with a seed of its own, where a vector
+    env takes only one seed for all. Autoreset is disabled: what the vector env does after an episode is not looked at.
+
+    Args:
+        make: makes a vector env of one env.
+        num_envs: N.
+    """
+
+    def __init__(self, make: Callable[[], gym.vector.VectorEnv], num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self._envs = [make() for _ in range(num_envs)]
+        self.single_observation_space = self._envs[0].single_observation_space
+        self.single_action_space = self._envs[0].single_action_space
+        self._obs: list[Any] = [None] * num_envs
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        which_N = np.ones(self.num_envs, dtype=bool) if options is None else options["reset_mask"]
+        infos: list[Mapping[str, Any]] = [{}] * self.num_envs
+        for i in np.flatnonzero(which_N):
+            self._obs[i], infos[i] = self._envs[i].reset(seed=seed[i])
+        return joined(self._obs), _joined_masks(infos)
+
+    def step(self, actions: np.ndarray) -> Any:
+        results = [env.step(actions[i : i + 1]) for i, env in enumerate(self._envs)]
+        obs, *rest, infos = zip(*results, strict=True)
+        self._obs = list(obs)
+        return joined(obs), *map(np.concatenate, rest), _joined_masks(infos)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        for env in self._envs:
+            env.close()
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """Batches of observations, perhaps composed, one after another as one."""
+    if isinstance(batches[0], Mapping):
+        return {key: joined([batch[key] for batch in batches]) for key in batches[0]}
+    if isinstance(batches[0], tuple):
+        return tuple(map(joined, zip(*batches, strict=True)))
+    return np.concatenate(batches)
+
+
+def _joined_masks(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The action masks that the infos of vector envs of one env hold, as the info of one vector env has them."""
+    known = [ACTION_MASK in info for info in infos]
+    if not any(known):
+        return {}
+    masks = [np.asarray(info[ACTION_MASK][0]) if has else None for info, has in zip(infos, known, strict=True)]
+    return {ACTION_MASK: masks, f"_{ACTION_MASK}": np.array(known)}
+
+
 def make_vector_envs(
     *,
     id: str,
@@ -76,8 +140,9 @@ def make_vector_envs(
     wrappers: Sequence[str | Mapping[str, Any]] = (),
     settings: Mapping[str, Any] | None = None,
     vector_settings: Mapping[str, Any] | None = None,
+    at_once: int | None = None,
 ) -> VectorEnvs:
-    """See `envs.make`; `seeds` and `device` as for `gym_envs.GymEnvs`.
+    """See `envs.make`; `seeds`, `device` and `at_once` as for `gym_envs.GymEnvs`.
 
     Raises:
         ValueError: the id is unknown, has no vector env of its own, or a keyword is not known to the env.
@@ -88,30 +153,34 @@ def make_vector_envs(
         for name, given in (("wrappers", wrappers), ("vector_settings", vector_settings)):
             if given:
                 raise ValueError(f"env.{name}: env.vector={kind} takes none, sync and async do")
-        if kind == "envpool":
-            make = functools.partial(Pool, id, len(seeds), settings)
-            return VectorEnvs(id=id, make=make, seeds=seeds, device=device, seeding="made")
-        make = functools.partial(_own, id, len(seeds), settings)
-        return VectorEnvs(id=id, make=make, seeds=seeds, device=device, seeding="tried")
+        number = at_once or len(seeds)
+        if kind == "own":
+            make = functools.partial(_own if at_once is None else _own_by_seeds, id, number, settings)
+        elif at_once is None:
+            make = functools.partial(Pool, id, number, settings, seed=seed_of(seeds[0], 0))
+        else:
+            first = seeds[0] % (SEEDS - len(seeds))
+            seeds = [first + i for i in range(len(seeds))]
+            make = functools.partial(Pool, id, number, settings, seed=seeds[0])
+        return VectorEnvs(id=id, make=make, seeds=seeds, device=device, try_seeds=True, at_once=at_once)
     mode = AutoresetMode.DISABLED
     asked = vector_settings.pop("autoreset_mode", None)
     if asked is not None:
         names = {each.name.lower(): each for each in AutoresetMode}
         if str(asked).lower() not in names:
             raise ValueError(f"env.vector_settings: autoreset_mode={asked!r}; valid are {', '.join(names)}")
-        mode = names[str(asked).lower()]
-    probe = make_one(id, wrappers, settings)
-    makers = [functools.partial(_make_in_worker, os.getpid(), id, wrappers, settings)] * len(seeds)
+        if at_once is None:  # those that play a list of episodes begin each of them by its seed
+            mode = names[str(asked).lower()]
+    makers = [functools.partial(_make_in_worker, os.getpid(), id, wrappers, settings)] * (at_once or len(seeds))
     vector: Any = gym.vector.SyncVectorEnv if kind == "sync" else gym.vector.AsyncVectorEnv
     unknown = sorted(set(vector_settings) - set(inspect.signature(vector).parameters))
     if unknown:
         valid = [name for name in inspect.signature(vector).parameters if name != "env_fns"]
         raise ValueError(f"env.vector_settings: {vector.__name__} knows no {unknown[0]}; valid are {', '.join(valid)}")
     make = functools.partial(vector, makers, autoreset_mode=mode, **vector_settings)
-    with named(id):
+    with contextlib.closing(make_one(id, wrappers, settings)) as probe, named(id):
         masks = mask_source(probe, call(probe.reset, seed=seeds[0])[1])
-    probe.close()
-    return VectorEnvs(id=id, make=make, seeds=seeds, device=device, masks=masks)
+    return VectorEnvs(id=id, make=make, seeds=seeds, device=device, masks=masks, at_once=at_once)
 
 
 def _make_in_worker(parent: int, *args: Any) -> gym.Env:
@@ -148,3 +217,14 @@ def _own(id: str, num_envs: int, settings: Mapping[str, Any]) -> gym.vector.Vect
         return gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **as_annotated(entry, settings))
     except (TypeError, gym.error.Error) as error:
         raise ValueError(f"env.settings={dict(settings)}: {error}") from None
+
+
+def _own_by_seeds(id: str, num_envs: int, settings: Mapping[str, Any]) -> gym.vector.VectorEnv:
+    """An id's own vector env where each env can be given a seed, or `Singles` of it."""
+    vector = _own(id, num_envs, settings)
+    for form in SEED_FORMS[:-1]:
+        with contextlib.suppress(Exception):
+            vector.reset(seed=form(range(num_envs)))
+            return vector
+    vector.close()
+    return Singles(functools.partial(_own, id, 1, settings), num_envs)

@@ -77,6 +77,17 @@ class Layout:
                 self.leaves.append(leaf)
         self.num_bytes = -(-start // 8) * 8  # so that rows of a batch are aligned too
 
+    def agrees(self, other: Layout) -> bool:
+        """Whether what serves observations of one serves those of the other, too; Boxes may have other bounds."""
+
+        def parts(layout: Layout) -> list[Any]:
+            leaves = (leaf for leaf in (*layout.leaves, layout.mask) if leaf is not None)
+            return [
+                (one.path, one.shape, one.dtype, isinstance(one.space, gym.spaces.Box) or one.space) for one in leaves
+            ]
+
+        return parts(self) == parts(other)
+
     def array(self, leaf: Leaf, raw: Any, *, batch: tuple[int, ...] = ()) -> np.ndarray:
         """A copy of what an env returned for a leaf, in the leaf's dtype; Discrete values begin at 0.
 

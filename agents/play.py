@@ -20,6 +20,7 @@ import torch
 
 from trivium.agents.evaluation import Act, Evaluation
 from trivium.agents.gym_envs import NotDrawable
+from trivium.agents.observations import Layout
 from trivium.learner import VIDEO_FPS, Episode, Picture
 
 log = logging.getLogger("trivium")
@@ -30,11 +31,13 @@ VIDEO_SIZE = 320  # its longer side, in pixels at most
 VIDEO_WORK_S = 2.0  # how long it may take; one that takes longer ends there
 
 
-def agent_figures(evaluation: Evaluation, act: Act, state_size: int = 0) -> dict[str, Picture]:
+def agent_figures(
+    evaluation: Evaluation, act: Act, state_size: int = 0, layout: Layout | None = None
+) -> dict[str, Picture]:
     """What an agent draws: the `returns` of its last evaluation, and its `rollout` where the env can be drawn."""
     pictures = {"returns": returns_figure(evaluation.last_returns)} if evaluation.last_returns else {}
     try:
-        pictures["rollout"] = rollout_video(evaluation, act, state_size)
+        pictures["rollout"] = rollout_video(evaluation, act, state_size, layout)
     except NotDrawable:
         pass
     except Exception as error:  # of a simulator that allows no second env, say: the run is worth more than a video
@@ -42,14 +45,22 @@ def agent_figures(evaluation: Evaluation, act: Act, state_size: int = 0) -> dict
     return pictures
 
 
-def rollout_video(evaluation: Evaluation, act: Act, state_size: int = 0) -> Picture:
+def rollout_video(evaluation: Evaluation, act: Act, state_size: int = 0, layout: Layout | None = None) -> Picture:
     """The first `VIDEO_S` seconds of play, in the env's own time, half as many frames as trackers show: uint8
     [T, H, W, 3] at `VIDEO_FPS`, T <= 250. The same episodes at each call, and those of `trivium play`.
 
     Raises:
         NotDrawable: see `Film`.
     """
-    film = Film(evaluation, act, state_size=state_size, episodes=10, max_fps=VIDEO_FPS / 2, size=VIDEO_SIZE)
+    film = Film(
+        evaluation,
+        act,
+        state_size=state_size,
+        layout=layout,
+        episodes=10,
+        max_fps=VIDEO_FPS / 2,
+        size=VIDEO_SIZE,
+    )
     began, frames = time.monotonic(), []
     with contextlib.closing(film.frames()) as shots:
         for frame in shots:
@@ -106,6 +117,7 @@ class Film:
     Args:
         evaluation: knows the env and where to run.
         act, state_size: see `Evaluation.__call__`.
+        layout: of the observations that `act` takes; None: those of the env that is drawn.
         episodes: how many, >= 1; each begins anew.
         seed: of first states and sampled actions: the same seed and weights, the same episodes.
         max_steps: an episode is cut after so many; None: when evaluation cuts it.
@@ -128,6 +140,7 @@ class Film:
         act: Act,
         *,
         state_size: int = 0,
+        layout: Layout | None = None,
         episodes: int = 1,
         seed: int = 0,
         max_steps: int | None = None,
@@ -149,6 +162,12 @@ class Film:
         self.envs = evaluation.make_env(
             run=evaluation.run, stream=f"play/{seed}", num_envs=1, make_env=self._make_drawn
         )
+        if layout is not None and not layout.agrees(Layout(self.envs.observation_space)):
+            self.drawn.close()
+            raise NotDrawable(
+                f"env.id={self.drawn.id!r} draws itself where it is observed as {self.envs.observation_space}, "
+                "which is not what its vector env, in which the agent learnt, returns"
+            )
         self.env_fps = float(self.drawn.metadata.get("render_fps") or 30)
         self.fps = min(self.env_fps, max_fps)
 

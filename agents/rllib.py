@@ -139,6 +139,7 @@ class RLlib:
             iteration_env_steps=iteration_env_steps,
             settings=settings,
         )
+        getattr(one, "close", lambda: None)()
         self.cpus = rllib_config.cpus(self.config)
         self.actor = rllib_acting.Actor(self.config, device=run.device, algorithm=algorithm)
         self.evaluation = Evaluation(
@@ -188,7 +189,7 @@ class RLlib:
         self.actor.begin(self._acting or acting_state(self._snapshot()))
         with torch.random.fork_rng(devices=[]):  # DreamerV3 draws when it acts, too
             torch.manual_seed(self.run.seed_for("act", "final" if final else "eval"))
-            return self.evaluation(self.actor, final=final)
+            return self.evaluation(self.actor, final=final, state_size=1)
 
     def counters(self) -> dict[str, float]:
         return {"env_steps": self.env_steps}
@@ -222,6 +223,7 @@ class RLlib:
         if self._algorithm is not None:
             self._acting = self._acting or acting_state(self._snapshot())
         self._held.close()
+        self.evaluation.close()
 
     def _stop(self) -> None:
         assert self._algorithm is not None

@@ -5,7 +5,7 @@ Shapes: N envs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +15,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from torch import Tensor
 
+from trivium.agents.evaluation import Generators
 from trivium.agents.rllib_config import first_sentence, one_hot
 
 
@@ -55,11 +56,10 @@ class Actor:
         self.module_to_env.set_state(state["module_to_env"])
         self.episodes = []
 
-    def __call__(self, obs: Tensor, state_NM: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Actions as `Envs` take them. Observations follow one another as in one episode, however many it were:
-        an evaluation looks at the first only. Neither the generator is used, for the actions are deterministic, nor the
-        state: a memory's is kept here."""
-        self._observe(self._as_rllib(obs))
+    def __call__(self, obs: Tensor, state_N1: Tensor, generators: Generators) -> tuple[Tensor, Tensor]:
+        """Actions as `Envs` take them. Of the state only where it is 0 counts, where an episode begins: RLlib keeps a
+        memory's state with the episode. The generators are not used, because the actions are deterministic."""
+        self._observe(self._as_rllib(obs), (state_N1[:, 0] == 0).tolist())
         memory: dict[str, Any] = {}
         batch = self.env_to_module(
             rl_module=self.module, batch={}, episodes=self.episodes, explore=False, shared_data=memory
@@ -72,19 +72,20 @@ class Actor:
         chosen = out.pop("actions_for_env", self.actions)
         self.extra = [{name: values[i] for name, values in out.items()} for i in range(len(self.episodes))]
         dtype = torch.int64 if isinstance(self.action_space, gym.spaces.Discrete) else torch.float32
-        return torch.as_tensor(np.stack(chosen), dtype=dtype, device=self.device), state_NM
+        return torch.as_tensor(np.stack(chosen), dtype=dtype, device=self.device), torch.ones_like(state_N1)
 
-    def _observe(self, obs: np.ndarray) -> None:
-        if not self.episodes:
-            self.episodes = [
-                SingleAgentEpisode(observation_space=self.observation_space, action_space=self.action_space)
-                for _ in obs
-            ]
-            for episode, one in zip(self.episodes, obs, strict=True):
-                episode.add_env_reset(observation=one)
-            return
-        for episode, one, action, extra in zip(self.episodes, obs, self.actions, self.extra, strict=True):
-            episode.add_env_step(observation=one, action=action, reward=0.0, extra_model_outputs=extra)
+    def _observe(self, obs: np.ndarray, begins: Sequence[bool]) -> None:
+        self.episodes = self.episodes or [None] * len(obs)
+        for i, (one, anew) in enumerate(zip(obs, begins, strict=True)):
+            if anew or self.episodes[i] is None:
+                self.episodes[i] = SingleAgentEpisode(
+                    observation_space=self.observation_space, action_space=self.action_space
+                )
+                self.episodes[i].add_env_reset(observation=one)
+            else:
+                self.episodes[i].add_env_step(
+                    observation=one, action=self.actions[i], reward=0.0, extra_model_outputs=self.extra[i]
+                )
 
     def _as_rllib(self, obs: Tensor) -> np.ndarray:
         if obs.dtype == torch.int64:  # Discrete

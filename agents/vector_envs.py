@@ -16,7 +16,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -25,6 +25,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from trivium.agents.envs import Step
+from trivium.agents.episodes import NONE, Episodes
 from trivium.agents.gym_envs import actions_to_numpy, call, check_action_space, checked_mask, named
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import head_sizes
@@ -42,13 +43,14 @@ class VectorEnvs:
 
     Args:
         id: for messages.
-        make: makes the vector env, with `seed` if `seeding` is `made`.
-        seeds: one an env, in [0, 2^31).
+        make: makes the vector env.
+        seeds: one an env, or with `at_once` one an episode, in [0, 2^31).
         device: where the tensors go.
         masks: where masks of the valid actions are, see `mask_source`; None: in the observations' `action_mask`, or in
             `info["action_mask"]`, where there is one.
-        seeding: how the vector env takes seeds: `each`, in a list of one an env; `tried`, that or an array or one for
-            all, whichever it accepts; `made`: when it is made, and so it is made again.
+        try_seeds: it may not take a list of seeds, one an env, but an array or one for all: find out.
+        at_once: see `gym_envs.GymEnvs`. Envs that take no seed when one of them is reset begin their episodes together;
+            those that take one seed for all must give the i-th of them what `seed + i` means, and the seeds be such.
 
     Attributes:
         vector: the vector env.
@@ -63,44 +65,53 @@ class VectorEnvs:
         self,
         *,
         id: str,
-        make: Callable[..., gym.vector.VectorEnv],
+        make: Callable[[], gym.vector.VectorEnv],
         seeds: Sequence[int],
         device: torch.device,
         masks: str | None = None,
-        seeding: Literal["each", "tried", "made"] = "each",
+        try_seeds: bool = False,
+        at_once: int | None = None,
     ) -> None:
         self._id = id
-        self._make = make
         self._device = device
-        self._seeds = list(seeds)
-        self._reseeds = seeding != "made"
-        self._forms = list(SEED_FORMS if seeding == "tried" else SEED_FORMS[:1])
-        self.num_envs = len(seeds)
-        self.vector = self._made()
+        self._schedule = None if at_once is None else Episodes(seeds, at_once)
+        self._seeds = list(seeds)[:at_once]
+        self._forms = SEED_FORMS if try_seeds else SEED_FORMS[:1]
+        self.num_envs = len(self._seeds)
+        self._episodes = [0] * self.num_envs  # how many were begun
+        self._untouched = True
+        self.vector = make()
+        try:
+            with named(id):
+                self._start(masks)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, masks: str | None) -> None:
+        """Begin the first episodes, and find out how the env wants to be treated."""
         space = self.vector.single_observation_space
         self.action_space: gym.Space = self.vector.single_action_space
         self.mode = AutoresetMode(self.vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.dead_steps = self.mode is AutoresetMode.NEXT_STEP
         self._composed = isinstance(space, gym.spaces.Dict)
         self._masks = masks or "none"
-        self._episodes = [0] * self.num_envs  # how many were begun
-        with named(id):
-            check_action_space(self.action_space)
-            self._heads = head_sizes(self.action_space)
-            self._mask_NS = np.ones((self.num_envs, sum(self._heads)), dtype=bool)
-            self._exact = False
-            self._begin_all(seeded=True)
-            self._exact = self.mode is AutoresetMode.DISABLED and self._reseeds and self._forms[0] is list
-            if masks is None and isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
-                self._masks = "key"
-            elif masks is None and self._heads and ACTION_MASK in self._info:
-                self._masks = "info"
-            if self._masks in ("info", "method"):
-                space = with_mask(space, sum(self._heads))
-            self.observation_space = space
-            self._layout = Layout(space)
-            self._first()
-        self._untouched = True
+        check_action_space(self.action_space)
+        self._heads = head_sizes(self.action_space)
+        self._mask_NS = np.ones((self.num_envs, sum(self._heads)), dtype=bool)
+        self._exact = self._rounds = False
+        self._begin_all(seeded=True)
+        self._exact = self.mode is AutoresetMode.DISABLED and self._forms[0] is list
+        self._rounds = self._schedule is not None and not self._exact
+        if masks is None and isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
+            self._masks = "key"
+        elif masks is None and self._heads and ACTION_MASK in self._info:
+            self._masks = "info"
+        if self._masks in ("info", "method"):
+            space = with_mask(space, sum(self._heads))
+        self.observation_space: gym.Space = space
+        self._layout = Layout(space)
+        self._first()
 
     # ------------------------------------------------------------------------------------------- Envs
 
@@ -120,6 +131,20 @@ class VectorEnvs:
         self._untouched = False
         with named(self._id):
             return self._step(actions_to_numpy(self.action_space, action))
+
+    @property
+    def playing_N(self) -> np.ndarray | None:
+        """See `EpisodicEnvs`."""
+        return None if self._schedule is None else self._schedule.playing_N
+
+    def skip(self, which_N: np.ndarray) -> Tensor:
+        """See `EpisodicEnvs`."""
+        with named(self._id):
+            if self._rounds:
+                self._end(which_N)
+            else:
+                self._begin(which_N)
+        return self.obs
 
     def close(self) -> None:
         """End the processes of an async vector env."""
@@ -155,46 +180,44 @@ class VectorEnvs:
                         stacklevel=2,
                     )
             else:  # other episodes than those that the run has had already
-                self._seeds = [_seed_of(seed, n) for seed, n in zip(self._seeds, self._episodes, strict=True)]
+                self._seeds = [seed_of(seed, n) for seed, n in zip(self._seeds, self._episodes, strict=True)]
                 self._begin_all(seeded=True)
                 self._first()
         return torch.from_numpy(lost_N).to(self._device)
 
     # ------------------------------------------------------------------------------------------- episodes
 
-    def _made(self) -> gym.vector.VectorEnv:
-        return self._make() if self._reseeds else self._make(seed=self._seeds[0])
-
     def _begin_all(self, *, seeded: bool) -> None:
         """A new episode in every env: the first ones of their seeds, or the next ones."""
-        if seeded and any(self._episodes) and not self._reseeds:
-            self.vector.close()
-            self.vector = self._made()
         if seeded:
             self._episodes = [0] * self.num_envs
+        if self._schedule is not None and seeded:
+            self._schedule.restart()
         seeds = self._next_seeds(np.ones(self.num_envs, dtype=bool))
-        if not (seeded or self._exact):
+        if not (seeded or self._exact or self._schedule):
             seeds = [None] * self.num_envs  # the env goes on in its own stream of randomness
         self._ended_N = np.zeros(self.num_envs, dtype=bool)
         self._raw, self._info = self._reset(seeds)
 
     def _reset(self, seeds: Sequence[int | None]) -> tuple[Any, dict[str, Any]]:
         """A reset of all envs, with the seeds in the first form that the vector env accepts."""
-        if not self._reseeds or seeds[0] is None:
+        if seeds[0] is None:
             return call(self.vector.reset)  # type: ignore[no-any-return]
         for form in self._forms[:-1]:
             with contextlib.suppress(Exception):  # the last form's error is told
                 result = self.vector.reset(seed=form(seeds))
-                self._forms = [form]
+                self._forms = (form,)
                 return result
         self._forms = self._forms[-1:]
         return call(self.vector.reset, seed=self._forms[0](seeds))  # type: ignore[no-any-return]
 
     def _next_seeds(self, which_N: np.ndarray) -> list[int | None]:
         """For the next episode of some envs; None for the others."""
+        if self._schedule is not None:
+            return self._schedule.begin(which_N)
         seeds: list[int | None] = [None] * self.num_envs
         for i in np.flatnonzero(which_N):
-            seeds[i] = _seed_of(self._seeds[i], self._episodes[i])
+            seeds[i] = seed_of(self._seeds[i], self._episodes[i])
             self._episodes[i] += 1
         return seeds
 
@@ -207,9 +230,9 @@ class VectorEnvs:
 
     def _begin(self, which_N: np.ndarray) -> None:
         """New episodes in some envs, with autoreset disabled."""
-        seeds = self._next_seeds(which_N)
+        seeds = {} if self._rounds else {"seed": self._next_seeds(which_N)}
         options = {"reset_mask": which_N.copy()}
-        self._raw, self._info = call(self.vector.reset, options=options, **({"seed": seeds} if self._exact else {}))
+        self._raw, self._info = call(self.vector.reset, options=options, **(seeds if self._exact else {}))
         self._mask_NS = self._read_masks(np.zeros(self.num_envs, dtype=bool))
         self._packed = self._pack(self._raw)
         for i in np.flatnonzero(which_N) if self._exact else ():
@@ -247,6 +270,8 @@ class VectorEnvs:
             else:
                 next_packed = self._with_final(ended_N)
         next_obs = self._to_device(next_packed)
+        if self._rounds and ended_N.any():
+            self._end(ended_N)
         return Step(
             next_obs if next_packed is self._packed else self._to_device(self._packed),
             self._to_device(reward_N.astype(np.float32)),
@@ -255,6 +280,14 @@ class VectorEnvs:
             next_obs,
             live,
         )
+
+    def _end(self, which_N: np.ndarray) -> None:
+        """Where episodes of a list begin together: the next ones once all have ended."""
+        assert self._schedule is not None
+        self._schedule.end(which_N)
+        if self._schedule.left and (self._schedule.playing_N == NONE).all():
+            self._begin_all(seeded=False)
+            self._first()
 
     def _with_final(self, ended_N: np.ndarray) -> np.ndarray:
         """The observations, with the last one of the ended episodes where the first one of the next is."""
@@ -344,6 +377,6 @@ def _of_env(batch: Any, i: int) -> Any:
     return {key: _of_env(value, i) for key, value in batch.items()} if isinstance(batch, Mapping) else batch[i]
 
 
-def _seed_of(seed: int, episode: int) -> int:
+def seed_of(seed: int, episode: int) -> int:
     """The seed of an env's episode of this number."""
     return zlib.crc32(struct.pack("<qq", seed, episode)) % SEEDS

@@ -175,7 +175,7 @@ def test_module_ids_and_dtypes() -> None:
     [
         ("CartPol-v1", "did you mean 'CartPole-v1'"),
         ("CartPole-v9", "did you mean 'CartPole-v1'"),
-        ("Pong-v5", "; `module:id` imports your own"),
+        ("Qwxk-v5", "; `module:id` imports your own"),
         ("no_such_module:Env-v0", "no_such_module"),
         ("Zzyzx", "module:id"),
         ("Words-v0", "Words-v0': the observation space Text.*valid are Box, Discrete"),

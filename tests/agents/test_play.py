@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import contract
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from trivium.agents import envs, play
 from trivium.agents.a2c import A2C
 from trivium.agents.dqn import DQN
 from trivium.agents.evaluation import Evaluation
+from trivium.agents.observations import Layout
 from trivium.agents.play import Film, NotDrawable, fitted, returns_figure, rollout_video
 from trivium.agents.ppo import PPO
 from trivium.agents.reinforce import REINFORCE
@@ -90,6 +92,14 @@ def test_no_more_frames_than_asked_for_in_a_second_of_the_envs_time() -> None:
 def test_the_settings_may_say_how_training_draws(mode: str | None) -> None:
     film = Film(evaluation(settings={"render_mode": mode}), always(1))
     assert [red for red, _, _ in colours(film)] == [0, 20, 40, 60, 80]
+
+
+def test_what_is_observed_otherwise_than_in_training_is_not_drawn() -> None:
+    other = Layout(gym.spaces.Box(0, 255, (4, 84, 84), np.uint8))
+    with pytest.raises(NotDrawable, match="Drawn-v0' draws itself where it is observed as Box"):
+        Film(evaluation(), always(1), layout=other)
+    assert list(Film(evaluation(), always(1), layout=Layout(gym.spaces.Box(0, 1, (1,)))))
+    assert play.agent_figures(evaluation(), always(1), layout=other) == {}
 
 
 def test_a_seed_gives_the_same_episodes_and_another_one_others() -> None:
