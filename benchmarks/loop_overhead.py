@@ -37,8 +37,8 @@ def bare(settings: dict[str, Any], updates: int, mnist: str | None) -> dict[str,
     from torch import nn
     from torch.nn import functional as F
 
-    from trivium.data.datasets import digits
-    from trivium.data.datasets import mnist as load_mnist
+    from trivium.data.digits import digits
+    from trivium.data.mnist import mnist as load_mnist
     from trivium.learner import Run
     from trivium.supervised.models.mlp import MLP
 
@@ -46,7 +46,7 @@ def bare(settings: dict[str, Any], updates: int, mnist: str | None) -> dict[str,
     torch.manual_seed(0)
     data = load_mnist(path=mnist) if mnist else digits()
     model: nn.Module = MLP(
-        input_shape=tuple(data.train.x.shape[1:]),
+        input_shape=data.signature.offers["input_shape"],
         num_outputs=10,
         hidden=settings["hidden"],
         dropout=settings["dropout"],
@@ -54,7 +54,7 @@ def bare(settings: dict[str, Any], updates: int, mnist: str | None) -> dict[str,
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"], fused=True
     )
-    x, y, n, size = data.train.x, data.train.y, len(data.train.x), settings["batch_size"]
+    x, y, n, size = *data.train.columns.values(), len(data.train), settings["batch_size"]
     epochs = updates * size // n + 2
     began = time.perf_counter()
     order = torch.cat([torch.randperm(n, generator=Run().generator("order", e)) for e in range(epochs)])
@@ -80,7 +80,7 @@ def through_trivium(settings: dict[str, Any], updates: int, mnist: str | None) -
         f"model.dropout={settings['dropout']}",
         f"learner.batch_size={settings['batch_size']}",
         f"learner.lr={settings['lr']}",
-        f"learner.label_smoothing={settings['label_smoothing']}",
+        f"task.label_smoothing={settings['label_smoothing']}",
         f"learner.optimizer.weight_decay={settings['weight_decay']}",
         "learner.decay_epochs=null",
         "monitor.metric=null",

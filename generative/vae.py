@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trivium.data.batches import Batches
-from trivium.data.datasets import Dataset
+from trivium.data.source import Source, Splits
 from trivium.generative.elbo import (
     bernoulli_log_likelihood,
     elbo,
@@ -93,7 +93,7 @@ class VAE:
 
     Args:
         run: where it runs.
-        data: float32 [n, C, H, W] in [0, 1]; its labels are not used.
+        data: its column `x` is float32 [n, C, H, W] in [0, 1]; others are not used.
         optimizer: makes the optimizer from the parameters and `lr`.
         batch_size: samples per update, over all workers.
         lr: the learning rate.
@@ -114,7 +114,7 @@ class VAE:
         self,
         *,
         run: Run,
-        data: Dataset,
+        data: Splits,
         optimizer: Callable[..., torch.optim.Optimizer],
         batch_size: int,
         lr: float,
@@ -133,11 +133,11 @@ class VAE:
             )
         self.run = run
         self.data = data.to(run.device)
-        input_shape = tuple(data.train.x.shape[1:])
+        input_shape = data.signature.offers["input_shape"]
         self.network = Network(input_shape=input_shape, latent_dim=latent_dim, hidden=hidden).to(run.device)
         self.optimizer = optimizer(self.network.parameters(), lr=lr)
         self.scaler = run.grad_scaler()
-        self.batches = Batches(len(data.train.x), batch_size, run=run)
+        self.batches = Batches(len(data.train), batch_size, run=run)
         # The same on every worker, each of which draws the noise of the whole batch and uses its slice: the update
         # does not depend on their number.
         self.noise = run.generator("vae noise", device=run.device)
@@ -147,10 +147,10 @@ class VAE:
         self.beta = beta
         self.kl_warmup_samples = kl_warmup_samples
         self.importance_samples = importance_samples
-        self._figures_of = self.data.val
+        self._figures_of: Source = self.data.val
 
     def step(self) -> dict[str, Tensor]:
-        x_BX = self.data.train.x.index_select(0, self.batches.next())
+        x_BX = self.data.train.batch(self.batches.next())["x"]
         weight = kl_weight(self.batches.samples, beta=self.beta, warmup_samples=self.kl_warmup_samples)
         noise_BD = self._batch_noise(len(x_BX))
 
@@ -179,8 +179,9 @@ class VAE:
     @torch.no_grad()
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         self._figures_of = split = self.data.test if final else self.data.val
-        num_samples = len(split.x)
-        x_BX = split.shard(self.run.rank, self.run.world_size).x
+        num_samples = len(split)
+        own = torch.arange(self.run.rank, num_samples, self.run.world_size, device=self.run.device)
+        x_BX = split.batch(own)["x"]
         generator = self.run.generator("vae evaluation", device=self.run.device)  # the same noise every time
         with self.run.autocast():
             parts = [self.network.encode(x) for x in x_BX.split(EVALUATION_BATCH)]
@@ -220,7 +221,8 @@ class VAE:
         """`samples` of the prior, the same codes each time, and `reconstructions` of the split evaluated last (val
         before that): a row of originals, below it the decoded means of their codes, and so on."""
         z_BD = self._noise_for(SAMPLES, self.run.generator("vae samples", device=self.run.device))
-        x_BX = self._figures_of.x[: COLUMNS * PAIRS_OF_ROWS]
+        shown = min(COLUMNS * PAIRS_OF_ROWS, len(self._figures_of))
+        x_BX = self._figures_of.batch(torch.arange(shown, device=self.run.device))["x"]
         with self.run.autocast():
             sample_BX = self.network.decode(z_BD).sigmoid()
             again_BX = self.network.decode(self.network.encode(x_BX)[0]).sigmoid()

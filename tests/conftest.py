@@ -15,7 +15,7 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = "a" * 64
 
 
-TOGETHER = ("test_storage.py", "test_launch.py", "test_play_command.py", "test_vae.py", "test_classifier.py")
+TOGETHER = ("test_storage.py", "test_launch.py", "test_play_command.py", "test_vae.py", "test_learner.py")
 
 
 @pytest.hookimpl(tryfirst=True)

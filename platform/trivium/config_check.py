@@ -289,7 +289,8 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
             found.add("evaluation", line)
     if len(chosen) == 1:
         target = get(config, f"{chosen[0]}._target_")
-        evaluates = constructors.stated(target, "evaluates")
+        stated = (constructors.stated(get(config, f"{part}._target_"), "evaluates") for part in (chosen[0], "task"))
+        evaluates = next(filter(None, stated), None)
         if evaluates is not None:  # else the learner itself is asked, when it is there
             check_metrics(config, evaluates, found)
         if str(target).startswith("trivium."):

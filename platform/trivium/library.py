@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-PARTS = ("model", "data", "env")  # groups that are built and handed to the learner
+PARTS = ("model", "data", "task", "env")  # groups that are built and handed to the learner
 LEARNERS = ("learner", "agent")  # two names of one group: exactly one is chosen
 GROUPS = (*LEARNERS, *PARTS, "launch", "experiment")
 

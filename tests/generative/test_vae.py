@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from trivium.data.datasets import Dataset, Split, digits
+from trivium.data.digits import digits
+from trivium.data.source import Splits, Tensors
 from trivium.generative.vae import VAE, Network
 from trivium.learner import Learner, Run
 
@@ -17,7 +18,7 @@ ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0, fused=True)
 
 
 @pytest.fixture(scope="module")
-def data() -> Dataset:
+def data() -> Splits:
     return digits()
 
 
@@ -31,7 +32,7 @@ class Unwrapped(Run):
         return value
 
 
-def build(data: Dataset, *, run: Run | None = None, **keywords: Any) -> VAE:
+def build(data: Splits, *, run: Run | None = None, **keywords: Any) -> VAE:
     run = run or Run()
     torch.manual_seed(run.seed)
     settings: dict[str, Any] = {
@@ -67,7 +68,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-def test_it_is_a_learner(data: Dataset) -> None:
+def test_it_is_a_learner(data: Splits) -> None:
     assert isinstance(build(data), Learner)
 
 
@@ -81,20 +82,20 @@ def test_a_code_is_the_mean_plus_the_deviation_times_the_noise() -> None:
     torch.testing.assert_close(logits[2:3], network(x[2:3], noise[2:3])[0])  # no sample sees its neighbours
 
 
-def test_extreme_variances_stay_finite(data: Dataset) -> None:
+def test_extreme_variances_stay_finite(data: Splits) -> None:
     precisions: tuple[Any, ...] = ("fp32", "fp16")
     for precision in precisions:
         for bias in (-100.0, 100.0):
             vae = build(data, run=Run(precision=precision))
             with torch.no_grad():
                 head(vae).bias[vae.latent_dim :] = bias
-            _, log_var = vae.network.encode(data.val.x)
+            _, log_var = vae.network.encode(data.val.batch(torch.arange(180))["x"])
             assert log_var.abs().max() == 10
             assert all(value.isfinite() for value in vae.step().values())
             assert all(np.isfinite(value) for value in vae.evaluate().values())
 
 
-def test_the_loss_is_minus_the_elbo_with_the_kl_term_weighted(data: Dataset) -> None:
+def test_the_loss_is_minus_the_elbo_with_the_kl_term_weighted(data: Splits) -> None:
     vae = build(data, beta=4.0, kl_warmup_samples=256)
     for weight in (1, 2, 3, 4, 4):
         logs = vae.step()
@@ -103,13 +104,13 @@ def test_the_loss_is_minus_the_elbo_with_the_kl_term_weighted(data: Dataset) -> 
         torch.testing.assert_close(logs["loss"], logs["reconstruction"] + weight * logs["kl"])
 
 
-def test_the_evaluated_elbo_is_never_weighted(data: Dataset) -> None:
+def test_the_evaluated_elbo_is_never_weighted(data: Splits) -> None:
     one, four = build(data, beta=1.0).evaluate(), build(data, beta=4.0, kl_warmup_samples=1000).evaluate()
     assert one == four
     assert one["elbo"] == pytest.approx(-one["reconstruction"] - one["kl"])
 
 
-def test_the_likelihood_bound_is_above_the_elbo_and_rises_with_more_samples(data: Dataset) -> None:
+def test_the_likelihood_bound_is_above_the_elbo_and_rises_with_more_samples(data: Splits) -> None:
     vae = build(data)
     for _ in range(200):
         vae.step()
@@ -122,7 +123,7 @@ def test_the_likelihood_bound_is_above_the_elbo_and_rises_with_more_samples(data
     assert bounds[0] == pytest.approx(scores["elbo"], abs=0.5)  # the same expectation, but a sampled KL term
 
 
-def test_workers_with_half_of_each_batch_make_the_same_update(data: Dataset) -> None:
+def test_workers_with_half_of_each_batch_make_the_same_update(data: Splits) -> None:
     sgd = functools.partial(torch.optim.SGD)
 
     def gradient(run: Run) -> torch.Tensor:
@@ -137,7 +138,7 @@ def test_workers_with_half_of_each_batch_make_the_same_update(data: Dataset) -> 
     torch.testing.assert_close((halves[0] + halves[1]) / 2, whole, rtol=1e-4, atol=1e-4)
 
 
-def test_results_do_not_depend_on_the_number_of_workers(data: Dataset) -> None:
+def test_results_do_not_depend_on_the_number_of_workers(data: Splits) -> None:
     whole = build(data).evaluate(final=True)
     parts = [
         build(data, run=Unwrapped(rank=rank, world_size=3), batch_size=63).evaluate(final=True) for rank in range(3)
@@ -146,7 +147,7 @@ def test_results_do_not_depend_on_the_number_of_workers(data: Dataset) -> None:
         assert sum(part[name] for part in parts) == pytest.approx(whole[name], rel=1e-5)
 
 
-def test_active_units_counts_the_latents_that_depend_on_the_input(data: Dataset) -> None:
+def test_active_units_counts_the_latents_that_depend_on_the_input(data: Splits) -> None:
     vae = build(data)
     with torch.no_grad():
         head(vae).weight[3 : vae.latent_dim] = 0
@@ -156,7 +157,7 @@ def test_active_units_counts_the_latents_that_depend_on_the_input(data: Dataset)
 
 @pytest.mark.parametrize("updates", [7, 19, 20], ids=["mid-epoch", "before the epoch's end", "across it"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_resumed_run_ends_with_the_same_bits(data: Dataset, updates: int, precision: Any) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(data: Splits, updates: int, precision: Any) -> None:
     def make() -> VAE:
         return build(data, run=Run(precision=precision), kl_warmup_samples=64 * 30, beta=2.0)
 
@@ -175,7 +176,7 @@ def test_a_resumed_run_ends_with_the_same_bits(data: Dataset, updates: int, prec
     assert resumed.evaluate(final=True) == uninterrupted.evaluate(final=True)
 
 
-def test_weights_of_any_rank_can_be_loaded_alone(data: Dataset) -> None:
+def test_weights_of_any_rank_can_be_loaded_alone(data: Splits) -> None:
     trained, fresh = build(data), build(data, batch_size=8, optimizer=torch.optim.SGD)
     for _ in range(20):
         trained.step()
@@ -184,7 +185,7 @@ def test_weights_of_any_rank_can_be_loaded_alone(data: Dataset) -> None:
     assert fresh.counters()["samples"] == 0
 
 
-def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Dataset) -> None:
+def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Splits) -> None:
     vae = build(data)
     vae.step()
     before, torch_state, numpy_state = through_a_file(vae.state_dict()), torch.get_rng_state(), np.random.get_state()
@@ -198,26 +199,28 @@ def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Dataset
     assert all(np.array_equal(pictures[name], again[name]) for name in pictures)
 
 
-def test_figures_show_the_split_evaluated_last_above_its_reconstructions(data: Dataset) -> None:
+def test_figures_show_the_split_evaluated_last_above_its_reconstructions(data: Splits) -> None:
     vae = build(data)
     vae.evaluate(final=True)
     test = vae.figures()["reconstructions"]
     assert test.dtype == np.uint8
     scale, margin = 7, 6
-    first = data.test.x[0, 0].mul(255).round().byte().numpy().repeat(scale, 0).repeat(scale, 1)
+    first = (
+        data.test.batch(torch.arange(1))["x"][0, 0].mul(255).round().byte().numpy().repeat(scale, 0).repeat(scale, 1)
+    )
     assert np.array_equal(test[margin : margin + 8 * scale, margin : margin + 8 * scale, 0], first)
     vae.evaluate()
     assert not np.array_equal(vae.figures()["reconstructions"], test)
 
 
-def test_figures_of_a_split_smaller_than_a_row(data: Dataset) -> None:
-    few = Split(data.val.x[:3], data.val.y[:3])
-    vae = build(Dataset(data.train, few, few, data.class_names))
+def test_figures_of_a_split_smaller_than_a_row(data: Splits) -> None:
+    few = Tensors(**data.val.batch(torch.arange(3)))
+    vae = build(Splits(data.train, few, few, data.signature))
     assert vae.figures()["reconstructions"].shape[2] == 3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_it_learns_in_every_precision(data: Dataset, precision: Any) -> None:
+def test_it_learns_in_every_precision(data: Splits, precision: Any) -> None:
     vae = build(data, run=Run(precision=precision))
     untrained = vae.evaluate()
     assert untrained["elbo"] == pytest.approx(-64 * np.log(2), abs=1.5)  # a coin for each pixel
@@ -240,6 +243,6 @@ def test_it_learns_in_every_precision(data: Dataset, precision: Any) -> None:
         ({"importance_samples": 0}, "importance_samples=0"),
     ],
 )
-def test_wrong_values_are_named(data: Dataset, keywords: dict[str, Any], message: str) -> None:
+def test_wrong_values_are_named(data: Splits, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(data, **keywords)

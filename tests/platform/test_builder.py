@@ -85,8 +85,8 @@ NAMES = [
     "trivium.storage.Bucket",
     "trivium.worker.Task",
     "trivium.builder.build_learner",
-    "trivium.data.datasets.gzip.open",
-    "trivium.data.datasets.Path",
+    "trivium.data.mnist.gzip.open",
+    "trivium.data.mnist.Path",
     "trivium.agents.gym_envs.GymEnvs",
     "trivium.agents.gym_envs.make_one",
     "trivium.agents.gym_envs.call",
@@ -234,8 +234,8 @@ def test_a_value_that_a_constructor_refuses_is_one_line(config: dict[str, Any]) 
 
 
 def test_what_a_constructor_says_of_its_keyword_is_said_of_the_dotted_key(config: dict[str, Any]) -> None:
-    config["learner"]["label_smoothing"] = 1.5
-    with pytest.raises(ConfigError, match=r"^learner\.label_smoothing=1\.5 must be"):
+    config["learner"]["ema"] = 1.5
+    with pytest.raises(ConfigError, match=r"^learner\.ema=1\.5 must be"):
         build_learner(config, Run())
 
 

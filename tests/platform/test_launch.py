@@ -16,8 +16,8 @@ import pytest
 import trivium
 from trivium import cli, worker
 from trivium.config import ConfigError
-from trivium.supervised.classifier import Classifier
-from trivium.supervised.schedules import warmup_cosine
+from trivium.schedules import scheduled
+from trivium.supervised.learner import Supervised
 from trivium.tracking import read_rows
 
 SHORT = ["tracking.wandb=false", "threads=1", "budget.epochs=null", "budget.updates=20", "evaluation.every_updates=10"]
@@ -64,7 +64,7 @@ def test_a_larger_budget_stretches_the_schedule_that_was_tied_to_it(tmp_path: Pa
     assert rows[:20] == before
     assert len(rows) == 40
     for row in rows[20:]:
-        expected = warmup_cosine(row["step"], peak=3e-3, decay_samples=2 * 1257)
+        expected = scheduled(row["step"], peak=3e-3, decay=2 * 1257)
         assert row["train/lr"] == pytest.approx(expected, rel=1e-6)
     assert rows[20]["train/lr"] > 1.3e-3 > 0 == rows[-1]["train/lr"]
 
@@ -161,7 +161,7 @@ def test_a_strangers_result_holds_numbers_only(run: Path) -> None:
 def test_whatever_an_evaluation_comes_to_the_run_is_whole_and_its_files_are_strict_json(
     value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Classifier, "evaluate", lambda self, *, final=False: {"loss": value, "accuracy": 0.5})
+    monkeypatch.setattr(Supervised, "evaluate", lambda self, *, final=False: {"loss": value, "accuracy": 0.5})
     result = trivium.train(*SHORT, "checkpoint.every_updates=10", "monitor.metric=eval/loss", dir=tmp_path / "run")
     assert result.checkpoint == f"step-{20 * 64:012d}"
     texts = [(result.dir / "result.json").read_text(), *(result.dir / "metrics.jsonl").read_text().splitlines()]

@@ -47,7 +47,7 @@ POSITIONS: dict[str, list[tuple[str, KillAt]]] = {
         ("in the last evaluation", (f"trivium.{module}", f"{learner}.evaluate", 6)),
     ]
     for name, module, learner in [
-        ("mlp_digits", "supervised.classifier", "Classifier"),
+        ("mlp_digits", "supervised.learner", "Supervised"),
         ("vae_digits", "generative.vae", "VAE"),
     ]
 }
@@ -130,8 +130,8 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     code = f"""
 import time
 from trivium import cli
-from trivium.supervised.classifier import Classifier
-Classifier.step = lambda self: time.sleep(100)
+from trivium.supervised.learner import Supervised
+Supervised.step = lambda self: time.sleep(100)
 cli.main(["train", "tracking.wandb=false", "--dir", {str(folder)!r}])
 """
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
@@ -177,7 +177,7 @@ def test_a_damaged_newest_checkpoint_still_ends_with_the_same_bits(
     undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    kill_at = ("trivium.supervised.classifier", "Classifier.step", 50)
+    kill_at = ("trivium.supervised.learner", "Supervised.step", 50)
     assert finish(overrides("mlp_digits"), folder, kill_at=kill_at) == -signal.SIGKILL
     newest = folder / "checkpoints" / os.readlink(folder / "checkpoints" / "last") / "rank-0.pt"
     content = bytearray(newest.read_bytes())
@@ -203,7 +203,7 @@ def test_a_compiled_run_ends_with_the_same_bits_too(name: str, tmp_path: Path) -
 def test_mixed_precision_ends_with_the_same_bits_too(precision: str, tmp_path: Path) -> None:
     mixed = [*overrides("mlp_digits"), f"precision={precision}", "learner.max_grad_norm=1.0", "learner.accumulate=2"]
     assert finish(mixed, tmp_path / "whole") == 0
-    at = ("trivium.supervised.classifier", "Classifier.step", 37)
+    at = ("trivium.supervised.learner", "Supervised.step", 37)
     assert finish(mixed, tmp_path / "hurt", kill_at=at) == -signal.SIGKILL
     assert finish(mixed, tmp_path / "hurt") == 0
     assert_same_bits(tmp_path / "hurt", tmp_path / "whole")

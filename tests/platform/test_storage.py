@@ -149,7 +149,7 @@ def test_a_run_in_a_bucket_survives_the_loss_of_its_machine(place: str, tmp_path
     exact += ["evaluation.every_updates=15", "checkpoint.every_updates=9"]
     whole, lost = tmp_path / "whole", tmp_path / "lost" / "run1"
     assert finish(exact, whole) == 0
-    kill_at = ("trivium.supervised.classifier", "Classifier.step", 31)
+    kill_at = ("trivium.supervised.learner", "Supervised.step", 31)
     assert finish([*exact, f"storage={place}"], lost, kill_at=kill_at) == -signal.SIGKILL
     shutil.rmtree(lost)
     done = subprocess.run(

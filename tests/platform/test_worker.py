@@ -78,7 +78,7 @@ def test_learners_say_which_metrics_they_evaluate(overrides: list[str], tmp_path
 def test_a_metric_is_told_of_a_learner_whose_source_does_not_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trivium.supervised.classifier.Classifier.evaluates", ("score",))
+    monkeypatch.setattr("trivium.supervised.learner.Supervised.evaluates", ("score",))
     with pytest.raises(ConfigError) as error:
         trivium.train("monitor.metric=eval/loss", dir=tmp_path / "a" / "run")
     assert error.value.errors == ["monitor.metric: this learner reports no eval/loss; valid: eval/score"]

@@ -11,26 +11,30 @@ from torch import nn
 from torch.nn import functional as F
 
 from trivium.data.batches import Batches
-from trivium.data.datasets import Dataset, Split, digits
+from trivium.data.digits import digits
+from trivium.data.source import Signature, Splits, Tensors
 from trivium.learner import Learner, Run
-from trivium.supervised.classifier import Classifier
+from trivium.supervised.learner import Supervised
 from trivium.supervised.models.mlp import MLP
+from trivium.supervised.tasks.classification import Classification
 
 ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.01, fused=True)
 
 
 @pytest.fixture(scope="module")
-def data() -> Dataset:
+def data() -> Splits:
     return digits()
 
 
-def build(data: Dataset, *, run: Run | None = None, hidden: tuple[int, ...] = (32,), **keywords: Any) -> Classifier:
+def build(data: Splits, *, run: Run | None = None, hidden: tuple[int, ...] = (32,), **keywords: Any) -> Supervised:
     run = run or Run()
     torch.manual_seed(run.seed)
     dropout = keywords.pop("dropout", 0.0)
     model = keywords.pop("model", functools.partial(MLP, hidden=hidden, dropout=dropout))
+    smoothing = keywords.pop("label_smoothing", 0.0)
+    task = functools.partial(Classification, label_smoothing=smoothing) if smoothing else None
     settings: dict[str, Any] = {"optimizer": ADAMW, "batch_size": 64, "lr": 3e-3} | keywords
-    return Classifier(run=run, data=data, model=model, **settings)
+    return Supervised(run=run, data=data, model=model, task=task, **settings)
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -49,22 +53,22 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-def test_it_is_a_learner(data: Dataset) -> None:
+def test_it_is_a_learner(data: Splits) -> None:
     assert isinstance(build(data), Learner)
 
 
-def test_weights_are_those_of_a_loop_written_by_hand_bit_for_bit(data: Dataset) -> None:
+def test_weights_are_those_of_a_loop_written_by_hand_bit_for_bit(data: Splits) -> None:
     classifier = build(data, dropout=0.2)
     torch.manual_seed(0)
     model = MLP(input_shape=(1, 8, 8), num_outputs=10, hidden=(32,), dropout=0.2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, fused=True)
-    batches = Batches(len(data.train.x), 64, run=Run())
+    batches = Batches(len(data.train), 64, run=Run())
     random_state = torch.get_rng_state()
     expected = []
     for _ in range(45):
         index = batches.next()
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(data.train.x[index]), data.train.y[index])
+        loss = F.cross_entropy(model(data.train.batch(index)["x"]), data.train.batch(index)["y"])
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
@@ -74,7 +78,7 @@ def test_weights_are_those_of_a_loop_written_by_hand_bit_for_bit(data: Dataset) 
     assert same_bits(dict(classifier.model.state_dict()), dict(model.state_dict()))
 
 
-def test_accumulating_micro_batches_equals_one_large_batch(data: Dataset) -> None:
+def test_accumulating_micro_batches_equals_one_large_batch(data: Splits) -> None:
     sgd = functools.partial(torch.optim.SGD, momentum=0.9)
     whole = build(data, optimizer=sgd, lr=0.1, label_smoothing=0.1)
     parts = build(data, optimizer=sgd, lr=0.1, label_smoothing=0.1, accumulate=4)
@@ -84,11 +88,11 @@ def test_accumulating_micro_batches_equals_one_large_batch(data: Dataset) -> Non
     torch.testing.assert_close(dict(whole.model.state_dict()), dict(parts.model.state_dict()), rtol=1e-3, atol=1e-5)
 
 
-def test_two_workers_average_to_the_gradient_of_the_whole_batch(data: Dataset) -> None:
+def test_two_workers_average_to_the_gradient_of_the_whole_batch(data: Splits) -> None:
     def gradient(run: Run) -> torch.Tensor:
         classifier = build(data, run=run, optimizer=torch.optim.SGD, lr=0.0)
         index = classifier.batches.next()
-        F.cross_entropy(classifier.model(data.train.x[index]), data.train.y[index]).backward()
+        F.cross_entropy(classifier.model(data.train.batch(index)["x"]), data.train.batch(index)["y"]).backward()
         return torch.cat([p.grad.flatten() for p in classifier.model.parameters() if p.grad is not None])
 
     class Unwrapped(Run):  # a rank without its process group
@@ -100,7 +104,7 @@ def test_two_workers_average_to_the_gradient_of_the_whole_batch(data: Dataset) -
 
 
 @pytest.mark.parametrize("updates", [7, 19, 20], ids=["mid-epoch", "before the epoch's end", "across it"])
-def test_a_resumed_run_ends_with_the_same_bits(data: Dataset, updates: int) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(data: Splits, updates: int) -> None:
     keywords: dict[str, Any] = {
         "dropout": 0.3, "warmup_samples": 640, "decay_epochs": 3.05, "max_grad_norm": 0.5, "accumulate": 2,
     }  # fmt: skip
@@ -120,7 +124,7 @@ def test_a_resumed_run_ends_with_the_same_bits(data: Dataset, updates: int) -> N
     assert resumed.evaluate(final=True) == uninterrupted.evaluate(final=True)
 
 
-def test_weights_of_any_rank_can_be_loaded_alone(data: Dataset) -> None:
+def test_weights_of_any_rank_can_be_loaded_alone(data: Splits) -> None:
     trained, fresh = build(data), build(data, batch_size=8, optimizer=torch.optim.SGD)
     for _ in range(20):
         trained.step()
@@ -129,7 +133,7 @@ def test_weights_of_any_rank_can_be_loaded_alone(data: Dataset) -> None:
     assert fresh.counters()["samples"] == 0
 
 
-def test_a_resumed_fp16_run_keeps_its_loss_scale(data: Dataset) -> None:
+def test_a_resumed_fp16_run_keeps_its_loss_scale(data: Splits) -> None:
     first = build(data, run=Run(precision="fp16"))
     for _ in range(3):
         first.step()
@@ -140,7 +144,7 @@ def test_a_resumed_fp16_run_keeps_its_loss_scale(data: Dataset) -> None:
     assert same_bits([first.step() for _ in range(3)], [second.step() for _ in range(3)])
 
 
-def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Dataset) -> None:
+def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Splits) -> None:
     classifier = build(data, dropout=0.3)
     classifier.step()
     before = through_a_file(classifier.state_dict())
@@ -172,7 +176,7 @@ class Frozen(nn.Module):
         return y
 
 
-def test_evaluation_gives_every_part_its_own_mode_back(data: Dataset) -> None:
+def test_evaluation_gives_every_part_its_own_mode_back(data: Splits) -> None:
     classifier = build(data, model=Frozen)
     modes = {name: m.training for name, m in classifier.model.named_modules()}
     assert modes == {"": True, "norm": False, "head": True, "drop": True}
@@ -189,9 +193,10 @@ def test_evaluation_by_hand() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.bias.expand(len(x), 2)
 
-    val = Split(torch.zeros(5, 1, 2, 2), torch.tensor([0, 1, 1, 1, 1]))
-    test = Split(torch.zeros(4, 1, 2, 2), torch.tensor([0, 0, 0, 1]))
-    classifier = build(Dataset(val, val, test, ("no", "yes")), model=Constant, batch_size=2, label_smoothing=0.5)
+    val = Tensors(x=torch.zeros(5, 1, 2, 2), y=torch.tensor([0, 1, 1, 1, 1]))
+    test = Tensors(x=torch.zeros(4, 1, 2, 2), y=torch.tensor([0, 0, 0, 1]))
+    signature = Signature("classification", offers={"num_outputs": 2, "class_names": ("no", "yes")})
+    classifier = build(Splits(val, val, test, signature), model=Constant, batch_size=2, label_smoothing=0.5)
     assert classifier.evaluate() == pytest.approx({"loss": (np.log(4) + 4 * np.log(4 / 3)) / 5, "accuracy": 0.8})
     # F1 of "no" is 0, of "yes" 2 / (2 + 3)
     final = {"loss": (3 * np.log(4) + np.log(4 / 3)) / 4, "accuracy": 0.25, "f1": 0.2}
@@ -199,7 +204,7 @@ def test_evaluation_by_hand() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_it_learns_in_every_precision(data: Dataset, precision: Any) -> None:
+def test_it_learns_in_every_precision(data: Splits, precision: Any) -> None:
     classifier = build(data, run=Run(precision=precision), hidden=(64,), max_grad_norm=1.0)
     losses = [classifier.step()["loss"] for _ in range(150)]
     assert all(loss.shape == () and not loss.requires_grad for loss in losses)
@@ -208,7 +213,7 @@ def test_it_learns_in_every_precision(data: Dataset, precision: Any) -> None:
     assert classifier.evaluate()["accuracy"] > 0.9
 
 
-def test_logs_the_rate_and_the_norm_when_they_are_used(data: Dataset) -> None:
+def test_logs_the_rate_and_the_norm_when_they_are_used(data: Splits) -> None:
     classifier = build(data, lr=0.4, warmup_samples=128, decay_epochs=128 * 3 / 1257, max_grad_norm=1e-3)
     rates = []
     for _ in range(6):
@@ -222,29 +227,29 @@ def test_logs_the_rate_and_the_norm_when_they_are_used(data: Dataset) -> None:
     assert build(data).step().keys() == {"loss"}
 
 
-def test_a_schedule_that_was_another_leaves_no_rate_behind(data: Dataset) -> None:
+def test_a_schedule_that_was_another_leaves_no_rate_behind(data: Splits) -> None:
     ended, constant = build(data, lr=0.4, decay_epochs=64 / 1257), build(data, lr=0.4)
     assert ended.step()["lr"] == 0.0
     constant.load_state_dict(through_a_file(ended.state_dict()))
     assert constant.optimizer.param_groups[0]["lr"] == 0.4
 
 
-def test_the_norm_is_that_of_the_gradient_before_loss_scaling(data: Dataset) -> None:
+def test_the_norm_is_that_of_the_gradient_before_loss_scaling(data: Splits) -> None:
     plain = build(data, run=Run(precision="fp32"), max_grad_norm=1.0).step()
     scaled = build(data, run=Run(precision="fp16"), max_grad_norm=1.0).step()
     assert scaled["grad_norm"].item() == pytest.approx(plain["grad_norm"].item(), rel=0.02)
 
 
-def test_smoothed_labels_by_hand(data: Dataset) -> None:
+def test_smoothed_labels_by_hand(data: Splits) -> None:
     classifier = build(data, label_smoothing=0.3)
-    index = Batches(len(data.train.x), 64, run=Run()).next()
+    index = Batches(len(data.train), 64, run=Run()).next()
     with torch.no_grad():
-        log_p = classifier.model(data.train.x[index]).log_softmax(1)
-    target = 0.7 * F.one_hot(data.train.y[index], 10) + 0.3 / 10
+        log_p = classifier.model(data.train.batch(index)["x"]).log_softmax(1)
+    target = 0.7 * F.one_hot(data.train.batch(index)["y"], 10) + 0.3 / 10
     torch.testing.assert_close(classifier.step()["loss"], -(target * log_p).sum(1).mean())
 
 
-def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Dataset) -> None:
+def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Splits) -> None:
     classifier = build(data, run=Run(precision="fp16"), max_grad_norm=1.0)
     classifier.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     before = through_a_file(dict(classifier.model.state_dict()))
@@ -262,9 +267,9 @@ def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Datas
         ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm=0\.0 must be positive"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1\.0"),
-        ({"warmup_samples": 9, "decay_epochs": 5 / 1257}, "warmup_samples=9"),
+        ({"warmup_samples": 9, "decay_epochs": 5 / 1257}, "warmup=9"),
     ],
 )
-def test_wrong_values_are_named(data: Dataset, keywords: dict[str, Any], message: str) -> None:
+def test_wrong_values_are_named(data: Splits, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(data, **keywords)

@@ -1,0 +1,264 @@
+"""The supervised learner: one update for every task and every model.
+
+Shapes: B samples of a batch, b samples of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trivium import valid
+from trivium.data.batches import Batches
+from trivium.data.source import Batch, Splits
+from trivium.ema import Average
+from trivium.learner import Picture, Run, construct
+from trivium.schedules import Shape, scheduled
+from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
+
+EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
+
+
+class Supervised:
+    """Trains a model on pairs of inputs and targets; a `Learner`.
+
+    The loss is summed over the valid targets of the whole update and divided by their number, over all micro-batches
+    and workers: padding, accumulation and the number of workers change nothing.
+
+    Logs `loss`, with clipping `grad_norm` (before clipping), with a schedule `lr`. Evaluates to what the task scores.
+
+    Args:
+        run: where it runs.
+        data: its train split is learned from, val watched, test judged on.
+        model: makes the module, which is called with the data's inputs. Is offered what the data's signature offers
+            (`input_shape`, `num_outputs`, ...).
+        task: makes the task, which is offered the same; None: the one that the data names.
+        optimizer: makes the optimizer from the parameters and `lr`.
+        batch_size: samples per update, over all workers and micro-batches.
+        lr: the learning rate, or its peak where there is a schedule.
+        schedule: how the rate falls, see `trivium.schedules.scheduled`.
+        warmup_samples: the rate rises from 0 over these.
+        decay_epochs: the fall ends after this many epochs, usually the budget; None: the rate does not fall.
+        final_lr_ratio: of `lr`, what is left when the fall ends, in [0, 1].
+        accumulate: micro-batches per update, one after the other, for batches that do not fit in memory.
+            Batch normalisation sees the micro-batches.
+        max_grad_norm: gradients of a larger L2 norm are scaled down to it; None: they are left as they are.
+        ema: decay per update of an exponential moving average of the weights, which is what is evaluated, in [0, 1);
+            0 for none. It follows faster at the start, see `trivium.ema.Average`.
+        decay_norms: whether weight decay applies to biases, norms and other parameters of one dimension.
+
+    Raises:
+        ValueError: a size does not divide among the workers or micro-batches, the batch is larger than the training
+            set, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        data: Splits,
+        model: Callable[..., nn.Module],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        batch_size: int,
+        lr: float,
+        task: Callable[..., Task] | None = None,
+        schedule: Shape = "cosine",
+        warmup_samples: int = 0,
+        decay_epochs: float | None = None,
+        final_lr_ratio: float = 0.0,
+        accumulate: int = 1,
+        max_grad_norm: float | None = None,
+        ema: float = 0.0,
+        decay_norms: bool = True,
+    ) -> None:
+        if accumulate < 1:
+            raise ValueError(f"accumulate={accumulate} must be at least 1")
+        run.share(batch_size, "learner.batch_size")
+        sizes = {"learner.accumulate": accumulate, "learner.batch_size": batch_size}
+        valid.require_divisible(sizes, run.world_size)
+        if max_grad_norm is not None and max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm={max_grad_norm} must be positive, or null for no clipping")
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema={ema} must be at least 0 and below 1")
+
+        self.run = run
+        self.data = data.to(run.device)
+        self.task: Task = construct(task or named_task(data.signature.task), **data.signature.offers)
+        self.model = construct(model, **data.signature.offers).to(run.device)
+        self.optimizer = optimizer(_parameters(self.model, decay_norms=decay_norms), lr=lr)
+        self.scaler = run.grad_scaler()
+        self.batches = Batches(len(data.train), batch_size, run=run)
+        self.average = Average(self.model, decay=ema) if ema else None
+        self._forward = run.wrap(self.model)
+
+        self._lr_at = functools.partial(
+            scheduled,
+            peak=lr,
+            shape=schedule,
+            warmup=warmup_samples,
+            decay=None if decay_epochs is None else round(decay_epochs * len(data.train)),
+            final_ratio=final_lr_ratio,
+        )
+        self._lr_at(0)  # raises now, not later
+        self._scheduled = warmup_samples > 0 or (decay_epochs is not None and schedule != "constant")
+        self.accumulate = accumulate
+        self.max_grad_norm = max_grad_norm
+        self._shares: dict[int, Tensor] = {}  # by number of targets, see `_share`
+        self._evaluated: tuple[str, Totals, Rows] | None = None  # for `figures`
+
+    @property
+    def evaluates(self) -> Mapping[str, Direction]:
+        return self.task.evaluates
+
+    # ------------------------------------------------------------------------------------------- learning
+
+    def step(self) -> dict[str, Tensor]:
+        index_B = self.batches.next()
+        micro_batches = [self.data.train.batch(index_b) for index_b in index_B.chunk(self.accumulate)]
+        share = self._share(micro_batches)
+        logs: dict[str, Tensor] = {}
+        if self._scheduled:
+            logs["lr"] = self._set_lr()
+
+        self.optimizer.zero_grad()
+        losses: list[Tensor] = []
+        for batch_b in micro_batches:
+            with self.run.no_sync(self._forward, len(losses) + 1 < self.accumulate):
+                with self.run.autocast():
+                    loss = self.task.loss(self._forward(*self._inputs(batch_b)), batch_b)
+                # The share is the gradient of the update's loss by this sum: dividing the loss would cost two kernels.
+                self.scaler.scale(loss).backward(share)
+            losses.append(loss.detach())
+        if self.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+            if self.scaler.is_enabled():  # which skips an update that overflowed: it has no norm
+                norm = torch.where(norm.isfinite(), norm, torch.nan)
+            logs["grad_norm"] = norm
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average:
+            self.average.update()
+
+        logs["loss"] = (losses[0] if self.accumulate == 1 else torch.stack(losses).sum()) * share
+        return logs
+
+    def _inputs(self, batch: Batch) -> list[Tensor]:
+        return [batch[name] for name in self.data.signature.inputs]
+
+    def _share(self, micro_batches: list[Batch]) -> Tensor:
+        """What one target counts in the update's loss: 1 / their number over all micro-batches and workers, times the
+        number of workers, whose gradients and logs are averaged."""
+        counts = [self.task.count(batch) for batch in micro_batches]
+        if any(isinstance(count, Tensor) for count in counts):
+            count = self.run.sum(torch.stack([torch.as_tensor(c, device=self.run.device) for c in counts]).sum())
+            return self.run.world_size / count.clamp(min=1).float()
+        number = int(sum(counts))
+        if number not in self._shares:
+            self._shares[number] = torch.tensor(1 / number, device=self.run.device)
+        return self._shares[number]
+
+    def _set_lr(self) -> Tensor:
+        lr = self._lr_at(self.batches.samples)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return torch.full((), lr, device=self.run.device)  # a fill; torch.tensor would wait for the device
+
+    # ------------------------------------------------------------------------------------------- evaluating
+
+    @torch.no_grad()
+    def evaluate(self, *, final: bool = False) -> dict[str, float]:
+        split, source = ("test", self.data.test) if final else ("val", self.data.val)
+        own = torch.arange(self.run.rank, len(source), self.run.world_size, device=self.run.device)
+        totals: Totals = {}
+        parts: list[Rows] = []
+        with self._evaluated_model() as model:
+            for index_B in own.split(EVALUATION_BATCH):
+                batch = source.batch(index_B)
+                with self.run.autocast():
+                    output = model(*self._inputs(batch))
+                for name, value in self.task.totals(output, batch).items():
+                    totals[name] = totals[name] + value if name in totals else value
+                if final:
+                    parts.append({**self.task.rows(output, batch), "index": index_B})
+        totals = {name: self.run.sum(value) for name, value in totals.items()}
+        rows = self._in_order(parts)
+        scores = self.task.scores(totals)
+        if final:
+            scores |= self.task.final_scores(totals, rows)
+        self._evaluated = (split, totals, rows)
+        return {name: value.item() for name, value in scores.items()}
+
+    def _in_order(self, parts: list[Rows]) -> Rows:
+        """The rows of all workers, in the order of the split."""
+        if not parts:
+            return {}
+        rows = {name: self.run.gather(torch.cat([part[name] for part in parts])) for name in parts[0]}
+        order = rows.pop("index").argsort()
+        return {name: row[order] for name, row in rows.items()}
+
+    @contextlib.contextmanager
+    def _evaluated_model(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode, with the averaged weights where there are any."""
+        with evaluating(self.model), self.average.applied() if self.average else contextlib.nullcontext():
+            yield self.model
+
+    def figures(self) -> dict[str, Picture]:
+        """What the task draws of the split evaluated last; nothing before the first evaluation."""
+        if self._evaluated is None:
+            return {}
+        split, totals, rows = self._evaluated
+        return self.task.figures(totals, rows, split)
+
+    # ------------------------------------------------------------------------------------------- state
+
+    def counters(self) -> dict[str, float]:
+        return {"samples": self.batches.samples, "epochs": self.batches.epochs}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "batches": self.batches.state_dict(),
+        }
+
+    def load_weights(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.load_weights(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.batches.load_state_dict(state["batches"])
+        self._set_lr()  # the optimizer's is that of a schedule which may have been another
+
+
+def _parameters(model: nn.Module, *, decay_norms: bool) -> Any:
+    """What the optimizer is given: all parameters, or two groups, of which the second has no weight decay."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if decay_norms:
+        return parameters
+    matrices = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim <= 1]
+    return [{"params": matrices}, {"params": rest, "weight_decay": 0.0}]
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every part has its own mode back (`train()` would wake a frozen BatchNorm)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,1 @@
+"""What the outputs of a supervised model mean: a file for each task."""

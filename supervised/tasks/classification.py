@@ -1,0 +1,68 @@
+"""One class for each sample, of two or more.
+
+Shapes: B batch, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trivium.data.source import Batch
+from trivium.learner import Picture
+from trivium.supervised.figures import confusion_figure
+from trivium.supervised.metrics import accuracy, confusion_matrix, macro_f1
+from trivium.supervised.tasks.task import Rows, Totals
+
+
+class Classification:
+    """Cross-entropy of logits, float [B, K], with classes, int64 [B] in [0, K).
+
+    Scores: `loss` (nats), `accuracy`; at the end also `f1` (macro).
+
+    Args:
+        num_outputs: K.
+        class_names: K names.
+        label_smoothing: the share of each target that is spread over all classes while training (arXiv:1512.00567),
+            in [0, 1).
+
+    Raises:
+        ValueError: `label_smoothing` is out of range.
+    """
+
+    evaluates: ClassVar = {"loss": "min", "accuracy": "max"}
+
+    def __init__(self, *, num_outputs: int, class_names: Sequence[str], label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and below 1")
+        self.num_outputs, self.class_names, self.label_smoothing = num_outputs, class_names, label_smoothing
+
+    def count(self, batch: Batch) -> int:
+        return len(batch["y"])
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(output, batch["y"], reduction="sum", label_smoothing=self.label_smoothing)
+
+    def totals(self, output: Tensor, batch: Batch) -> Totals:
+        target_B = batch["y"]
+        return {
+            "loss": F.cross_entropy(output.float(), target_B, reduction="sum"),
+            "count": torch.tensor(len(target_B), device=output.device),
+            "confusion": confusion_matrix(output.argmax(1), target_B, self.num_outputs),
+        }
+
+    def scores(self, totals: Totals) -> dict[str, Tensor]:
+        return {"loss": totals["loss"] / totals["count"], "accuracy": accuracy(totals["confusion"])}
+
+    def rows(self, output: Tensor, batch: Batch) -> Rows:
+        return {"probability": output.float().softmax(1), "target": batch["y"]}
+
+    def final_scores(self, totals: Totals, rows: Rows) -> dict[str, Tensor]:
+        return {"f1": macro_f1(totals["confusion"])}
+
+    def figures(self, totals: Totals, rows: Rows, split: str) -> dict[str, Picture]:
+        return {"confusion": confusion_figure(totals["confusion"], self.class_names, title=split)}

@@ -1,0 +1,83 @@
+"""The concept of a task: what the output of a supervised model means.
+
+The learner (`trivium.supervised.learner`) knows how to make an update and nothing of what it is for; a task knows the
+loss, the scores and the pictures and nothing of the training. A task holds nothing but its settings: its methods are
+pure functions of tensors, and its constructor is offered what the data set's signature offers (`num_outputs`,
+`class_names`, ...) and takes what it knows.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from trivium.data.source import Batch
+from trivium.learner import Picture
+
+Direction = Literal["min", "max"]
+Totals = dict[str, Tensor]
+"""Sums over samples, float32 or int64 of any shape: what adds up over batches and workers."""
+Rows = dict[str, Tensor]
+"""Values of single samples, [B, ...] each: what is kept of a final evaluation, for pictures and exact curves."""
+
+TASKS = {
+    "classification": "trivium.supervised.tasks.classification.Classification",
+}
+"""The tasks that a data set's signature may name, with their default settings."""
+
+
+class Task(Protocol):
+    """What the output of a model means.
+
+    Attributes:
+        evaluates: see `trivium.learner.Learner`.
+    """
+
+    evaluates: Mapping[str, Direction]
+
+    def count(self, batch: Batch) -> int | Tensor:
+        """How many targets of a batch are valid: an int where all are, so that nothing need be summed over workers,
+        else an int64 0-d tensor."""
+        ...
+
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """The loss that training minimises, summed over the valid targets: float32 0-d."""
+        ...
+
+    def totals(self, output: Any, batch: Batch) -> Totals:
+        """What the scores are computed from. It holds `loss`, the sum of the loss without what only training adds
+        (label smoothing, class weights), and `count`, the number of valid targets."""
+        ...
+
+    def scores(self, totals: Totals) -> dict[str, Tensor]:
+        """The scores, float 0-d each, from the totals of a whole split; `loss` among them."""
+        ...
+
+    def rows(self, output: Any, batch: Batch) -> Rows:
+        """Values of each sample that the final evaluation keeps; empty if nothing is."""
+        ...
+
+    def final_scores(self, totals: Totals, rows: Rows) -> dict[str, Tensor]:
+        """Scores of the final evaluation beside `scores`, from all samples of the split."""
+        ...
+
+    def figures(self, totals: Totals, rows: Rows, split: str) -> dict[str, Picture]:
+        """Pictures of an evaluation; `rows` is empty while training."""
+        ...
+
+
+def named_task(name: str) -> Callable[..., Task]:
+    """The constructor of one of `TASKS`.
+
+    Raises:
+        ValueError: there is no task of this name.
+    """
+    if name not in TASKS:
+        what = f"the data names the task {name!r}" if name else "the data has no target"
+        raise ValueError(f"task=null: {what}; choose task=<{', '.join(TASKS)}>")
+    module, _, attribute = TASKS[name].rpartition(".")
+    make: Callable[..., Task] = getattr(importlib.import_module(module), attribute)
+    return make

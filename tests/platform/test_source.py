@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trivium.data.source import Signature, Splits, Tensors
+
+
+def test_a_batch_is_the_rows_of_an_index_of_every_column() -> None:
+    source = Tensors(x=torch.arange(8).view(4, 2), y=torch.arange(4) * 10)
+    batch = source.batch(torch.tensor([3, 0, 3]))
+    assert {name: column.tolist() for name, column in batch.items()} == {
+        "x": [[6, 7], [0, 1], [6, 7]],
+        "y": [30, 0, 30],
+    }
+    assert len(source) == 4
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'x': 2, 'y': 3"):
+        Tensors(x=torch.zeros(2), y=torch.zeros(3))
+    with pytest.raises(ValueError, match="there is none"):
+        Tensors()
+
+
+def test_splits_move_as_a_whole() -> None:
+    rows = Tensors(x=torch.zeros(2, 1), y=torch.zeros(2, dtype=torch.int64))
+    signature = Signature("classification", offers={"class_names": ("a",)})
+    moved = Splits(rows, rows, rows, signature).to(torch.device("meta"))
+    assert {t.device.type for part in moved[:3] for t in part.columns.values()} == {"meta"}  # type: ignore[union-attr]
+    assert moved.signature is signature
