@@ -26,7 +26,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from trivium import config_check as check
 from trivium import valid
 from trivium.config_check import Found
-from trivium.constructors import stated
+from trivium.constructors import stated_by_learner
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
 
 DEFAULT_EXPERIMENT = "mlp_digits"
@@ -168,8 +168,7 @@ def _with_direction(config: Config) -> Config:
     monitor = config["monitor"]
     if not isinstance(monitor, dict) or monitor.get("mode") is not None:
         return config
-    targets = [check.get(config, f"{group}._target_") for group in LEARNERS if config.get(group)]
-    evaluates = stated(targets[0], "evaluates") if len(targets) == 1 else None
+    evaluates = stated_by_learner(config, "evaluates")
     return {**config, "monitor": {**monitor, "mode": valid.direction(evaluates, monitor.get("metric"))}}
 
 

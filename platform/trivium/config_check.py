@@ -289,8 +289,7 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
             found.add("evaluation", line)
     if len(chosen) == 1:
         target = get(config, f"{chosen[0]}._target_")
-        stated = (constructors.stated(get(config, f"{part}._target_"), "evaluates") for part in (chosen[0], "task"))
-        evaluates = next(filter(None, stated), None)
+        evaluates = constructors.stated_by_learner(config, "evaluates")
         if evaluates is not None:  # else the learner itself is asked, when it is there
             check_metrics(config, evaluates, found)
         if str(target).startswith("trivium."):

@@ -201,6 +201,13 @@ def stated(name: Any, attribute: str) -> Any:
     return None
 
 
+def stated_by_learner(config: dict[str, Any], attribute: str) -> Any:
+    """What the source of the learner that is chosen states, or that of its task; None if it is neither."""
+    nodes = [node for group in (*LEARNERS, "task") if isinstance(node := config.get(group), dict)]
+    found = (stated(node.get("_target_"), attribute) for node in nodes)
+    return next((value for value in found if value is not None), None)
+
+
 def _stated(module_name: str, name: str, attribute: str) -> Any:
     module_name, node = (_definition(module_name, name) if module_name else None) or ("", None)
     if not isinstance(node, ast.ClassDef) or node.decorator_list or node.keywords:

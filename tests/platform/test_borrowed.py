@@ -141,7 +141,7 @@ def test_runs_on_a_ray_of_the_callers_need_not_wait_for_each_other(monkeypatch: 
 
 def test_trying_out_whether_to_compile_closes_what_it_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     closed: list[bool] = []
-    monkeypatch.setattr("trivium.supervised.classifier.Classifier.close", lambda _: closed.append(True), raising=False)
+    monkeypatch.setattr("trivium.supervised.learner.Supervised.close", lambda _: closed.append(True), raising=False)
     monkeypatch.setattr(worker, "SHORT", {})
     before = drawn()
     worker.decide_compile(launch.Task({**tiny(), "compile": "auto"}, tmp_path / "run"))

@@ -88,7 +88,6 @@ def test_a_metric_is_told_of_a_learner_whose_source_does_not_tell(
 def test_a_learner_whose_source_does_not_tell_says_what_is_better_when_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trivium.config.stated", lambda *_: None)
     monkeypatch.setattr("trivium.constructors.stated", lambda *_: None)
     typed = ["experiment=mlp_digits", "budget.epochs=1", "evaluation.every_updates=1", "tracking.wandb=false"]
     result = trivium.train(*typed, "monitor.metric=eval/accuracy", dir=tmp_path / "known")
@@ -96,7 +95,7 @@ def test_a_learner_whose_source_does_not_tell_says_what_is_better_when_it_is_the
     best = max(evaluated.values())
     assert evaluated[int(result.checkpoint.rpartition("-")[2])] == best > min(evaluated.values())
 
-    monkeypatch.setattr("trivium.supervised.classifier.Classifier.evaluates", ("loss", "accuracy"))
+    monkeypatch.setattr("trivium.supervised.learner.Supervised.evaluates", ("loss", "accuracy"))
     with pytest.raises(ConfigError) as error:
         trivium.train(*typed, "monitor.metric=eval/accuracy", dir=tmp_path / "unknown")
     assert [line.partition(":")[0] for line in error.value.errors] == ["monitor.mode"]
