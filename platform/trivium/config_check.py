@@ -225,6 +225,9 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
         yield path, value, "a file or folder that exists"
 
 
+LEFT = (".lock", ".config.yaml")  # by a run that was killed as it began
+
+
 def check_run_folder(place: Path | str, found: Found) -> None:
     """A new run needs a folder that is empty or not there yet."""
     if not str(place):
@@ -233,7 +236,7 @@ def check_run_folder(place: Path | str, found: Found) -> None:
     dir = Path(place).absolute()
     if (dir / "config.yaml").exists():
         found.add("--dir", f"--dir: {dir} holds a run already; trivium resume {dir} continues it")
-    elif dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
+    elif dir.exists() and (not dir.is_dir() or any(not path.name.startswith(LEFT) for path in dir.iterdir())):
         found.add("--dir", f"--dir: {dir} exists and is not an empty folder")
     else:
         above = _nearest_above(dir)

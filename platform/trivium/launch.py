@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from trivium import borrowed, ray_cluster, run_folder, signals, worker
+from trivium import borrowed, lock, ray_cluster, run_folder, signals, worker
 from trivium.budget import Budget
 from trivium.builder import check_learner
-from trivium.config import Config, ConfigError, apply_overrides, refuse
+from trivium.config import Config, ConfigError, apply_overrides, read, refuse
 from trivium.config_check import Found, check_run_folder, check_workers
 from trivium.learner import Learner
 from trivium.loop import Outcome
@@ -72,64 +72,73 @@ def resume(
     if not os.access(dir, os.W_OK) and (overrides or not done):
         raise ConfigError([f"the run folder {dir} can't be written"])
     if done and not overrides:
-        done._trusted = trusted
-        if display:
-            display.say(f"finished already, with {done.reason}; a larger budget continues it: budget.<unit>=<more>")
-        return done
-    if not overrides:
-        return _launch(Task(config, dir, trusted), resume=True, display=display or Display())
-    task = Task(apply_overrides(config, overrides), dir, trusted)
-    if done:
-        budget = Budget(task.config["budget"], done.counters)
-        over = done.elapsed_s >= 60 * budget.minutes
-        if spent := budget.spent(done.counters, done.updates, time_over=over):
-            raise ConfigError(
-                [f"{dir} has finished with {done.reason}, and {spent} are spent; budget.<unit>=<more> continues it"]
-            )
-    with worker.alone_in(dir):  # else another process that trains it would find another config
+        return _as_it_is(Task(config, dir, trusted), done, display, busy=lock.is_held(dir))
+    with lock.alone_in(dir):
+        config, done = read(dir), run_folder.read_result(dir)  # which nobody changes any more
+        if done and not overrides:
+            return _as_it_is(Task(config, dir, trusted), done, display)
+        task = Task(apply_overrides(config, overrides) if overrides else config, dir, trusted)
+        if done:
+            _refuse_spent(task.config, done)
         rows = _size(dir / "metrics.jsonl")
-        run_folder.become(task, task.config, None)
-    try:
-        return _launch(task, resume=True, display=display or Display())
-    except BaseException:
-        if _size(dir / "metrics.jsonl") == rows:  # nothing was trained: the run is what it was
-            run_folder.become(task, config, done)
-        raise
+        if overrides:
+            run_folder.become(task, task.config, None)
+        try:
+            return _launch(task, resume=True, display=display or Display())
+        except BaseException:
+            if overrides and _size(dir / "metrics.jsonl") == rows:  # nothing was trained: the run is what it was
+                run_folder.become(task, config, done)
+            raise
+
+
+def _as_it_is(task: Task, done: Result, display: Display | None, *, busy: bool = False) -> Result:
+    """A finished run, with what a kill may have kept from being written, unless another process is busy with it."""
+    done._trusted = task.trusted
+    if display:
+        display.say(f"finished already, with {done.reason}; a larger budget continues it: budget.<unit>=<more>")
+    if not busy:
+        _complete(task)
+    return done
+
+
+def _refuse_spent(config: Config, done: Result) -> None:
+    """
+    Raises:
+        ConfigError: the budget is one that a finished run has spent already.
+    """
+    budget = Budget(config["budget"], done.counters)
+    over = done.elapsed_s >= 60 * budget.minutes
+    if spent := budget.spent(done.counters, done.updates, time_over=over):
+        raise ConfigError(
+            [f"{done.dir} has finished with {done.reason}, and {spent} are spent; budget.<unit>=<more> continues it"]
+        )
 
 
 def _launch(task: Task, *, resume: bool, display: Display) -> Result:
+    """Train in a folder that is made here, or whose lock is held."""
+    folder: contextlib.AbstractContextManager[None] = contextlib.nullcontext() if resume else run_folder.new(task)
     try:
-        outcome, learner = _run(task, resume=resume, display=display)
-    finally:
-        display.close()
-    return _close(task, outcome, learner)
+        if task.config["launch"]["engine"] == "ray":
+            check_learner(task.config, trusted=task.trusted)
+            _check_workers(task.config)
+            ray_cluster.prepare()
+            from trivium import ray_driver
 
-
-def _run(task: Task, *, resume: bool, display: Display) -> tuple[Outcome, Learner | None]:
-    learner: Learner | None = None
-    if task.config["launch"]["engine"] == "ray":
-        check_learner(task.config, trusted=task.trusted)
-        _check_workers(task.config)
-        ray_cluster.prepare()
-        from trivium import ray_driver
-
-        # A Ray that is started for the run is the process's, too: another run's would end with it.
-        with (
-            contextlib.nullcontext() if ray_cluster.of_the_caller() else borrowed.alone_in_process(),
-            contextlib.nullcontext() if resume else run_folder.new(task),
-        ):
-            outcome = ray_driver.run(task, resume=resume, display=display)
-    else:
-        device = worker.device_of(task.config)
-        with borrowed.process(task.config, device), signals.listen() as asked:
+            # A Ray that is started for the run is the process's, too: another run's would end with it.
+            alone = contextlib.nullcontext() if ray_cluster.of_the_caller() else borrowed.alone_in_process()
+            with alone, folder:
+                return _close(task, ray_driver.run(task, resume=resume, display=display), None, display)
+        with borrowed.process(task.config, worker.device_of(task.config)), signals.listen() as asked:
             run = worker.make_run(task.config, task.dir)
             learner = worker.make_learner(task, run)
-            with contextlib.nullcontext() if resume else run_folder.new(task):
+            with folder:
                 display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
                 outcome = worker.work(
                     task, run, learner, resume=resume, show=display.show, say=display.say, stop_requested=asked
                 )
-    return outcome, learner
+                return _close(task, outcome, learner, display)
+    finally:
+        display.close()
 
 
 def _check_workers(config: Config) -> None:
@@ -143,13 +152,23 @@ def _check_workers(config: Config) -> None:
     refuse(found)
 
 
-def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
+def _close(task: Task, outcome: Outcome, learner: Learner | None, display: Display) -> Result:
     """Write the result and the report; without a result a run counts as unfinished."""
+    display.close()
     result = Result(dir=task.dir, name=task.config["name"], **asdict(outcome))
     result._learner, result._trusted = learner, task.trusted
     if task.bucket:
         Bucket(task.bucket).pull(task.dir)  # rank 0 may have been on another node
     run_folder.write_result(result)
+    _complete(task)
+    return result
+
+
+def _complete(task: Task) -> None:
+    """Write what a finished run has besides its result, unless it is there: the report, and the copies in a bucket."""
+    report, result = task.dir / "report.html", task.dir / run_folder.RESULT
+    if report.exists() and report.stat().st_mtime_ns >= result.stat().st_mtime_ns:
+        return
     try:
         from trivium.report import write_report
 
@@ -158,7 +177,6 @@ def _close(task: Task, outcome: Outcome, learner: Learner | None) -> Result:
         log.warning("no report was written: %s: %s", type(error).__name__, error)
     if task.bucket:
         Bucket(task.bucket).push(task.dir)
-    return result
 
 
 def _size(path: Path) -> int:

@@ -24,14 +24,13 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayEr
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from trivium import ray_cluster, signals
+from trivium import lock, ray_cluster, signals
 from trivium.checkpoint import Checkpoints
-from trivium.config import ConfigError
 from trivium.learner import Run
 from trivium.loop import Interrupted, Outcome
 from trivium.progress import Display
 from trivium.ray_worker import COLLECTIVE, Place, Worker
-from trivium.worker import Task, alone_in
+from trivium.worker import Task
 
 LOOK_S = 0.5  # how often the driver looks whether a signal came
 UNHEARD_S = 5.0  # how long a signal may go unheard by a worker, then the last checkpoint has to do
@@ -114,9 +113,7 @@ def _end(workers: Sequence[Any], task: Task) -> None:
         with contextlib.suppress(RayError):
             ray.kill(each)
     until = time.monotonic() + GONE_S
-    while task.dir.exists() and time.monotonic() < until:
-        with contextlib.suppress(ConfigError, OSError), alone_in(task.dir):
-            return
+    while lock.is_held(task.dir, lock.RANK_0) and time.monotonic() < until:
         time.sleep(0.05)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +13,16 @@ from typing import Any
 
 import yaml
 
-from trivium import environment, strict_json
-from trivium.config import Config, ConfigError, read
+from trivium import environment, lock, strict_json
+from trivium.config import Config, ConfigError, read, refuse
+from trivium.config_check import Found, check_run_folder
 from trivium.learner import Learner
 from trivium.loop import Outcome
 from trivium.storage import Bucket, is_bucket
 from trivium.worker import Task
 
 RESULT = "result.json"
+MADE = ("config.yaml", "environment.json")  # before a run begins
 
 
 @dataclass(kw_only=True)
@@ -94,22 +95,29 @@ def read_result(dir: Path) -> Result | None:
 
 @contextlib.contextmanager
 def new(task: Task) -> Iterator[None]:
-    """Make a run's folder; if its config turns out to be impossible before the first row, nothing of it is left.
+    """Make a run's folder and hold its lock. If its config turns out to be impossible before the first row, take away
+    what was made.
 
     Raises:
-        ConfigError: the folder can't be made, or what ran inside raised it.
+        ConfigError: the folder can't be made or is another run's, or what ran inside raised it.
     """
     made = [path for path in (task.dir, *task.dir.parents) if not path.exists()]
     try:
-        _make(task)
-        yield
+        with lock.alone_in(task.dir):
+            found = Found()
+            check_run_folder(task.dir, found)  # another process may have had the folder since it was checked
+            refuse(found)
+            try:
+                _make(task)
+                yield
+            except ConfigError:
+                if not (task.dir / "metrics.jsonl").exists():
+                    _take_away(task)
+                raise
     except ConfigError:
-        if not (task.dir / "metrics.jsonl").exists():
-            for path in list(task.dir.iterdir()) if task.dir.exists() else ():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            with contextlib.suppress(OSError):  # another run may have begun in a parent
-                for path in made:
-                    path.rmdir()
+        with contextlib.suppress(OSError):  # one that holds something else stays
+            for path in made:
+                path.rmdir()
         raise
 
 
@@ -139,6 +147,16 @@ def _make(task: Task) -> None:
         raise ConfigError([f"the run folder {task.dir} can't be written: {error.strerror or error}"]) from error
     if task.bucket:
         _reach(task.config["storage"], lambda: Bucket(str(task.bucket)).push(task.dir))
+
+
+def _take_away(task: Task) -> None:
+    """All that is there of a run before its first row, and nothing else."""
+    for name in (*MADE, *lock.NAMES):
+        (task.dir / name).unlink(missing_ok=True)
+    if task.bucket:
+        with contextlib.suppress(OSError, ValueError):
+            for name in MADE:
+                Bucket(task.bucket).remove(name)
 
 
 def _refuse_links_out_of(dir: Path) -> None:

@@ -6,25 +6,24 @@ The same for the one worker that runs inline and for each of many on Ray.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trivium import borrowed, strict_json
+from trivium import borrowed, lock, strict_json
 from trivium.budget import Budget
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
-from trivium.config import Config, ConfigError, refuse
+from trivium.config import Config, refuse
 from trivium.config_check import Found, check_metrics
 from trivium.learner import Learner, Run
 from trivium.loop import Loop, Outcome
@@ -115,31 +114,9 @@ def work(
     """
     with contextlib.ExitStack() as held:
         if run.rank == 0:
-            held.enter_context(alone_in(task.dir))
+            held.enter_context(lock.alone_in(task.dir, lock.RANK_0))
         held.callback(getattr(learner, "close", lambda: None))
         return _work(task, run, learner, resume=resume, show=show, say=say, stop_requested=stop_requested)
-
-
-@contextlib.contextmanager
-def alone_in(dir: Path) -> Iterator[None]:
-    """Hold the run folder's lock, which the system frees however the process ends.
-
-    Raises:
-        ConfigError: another process trains in the folder, or it can't be written.
-    """
-    try:
-        dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ConfigError([f"the run folder {dir} can't be written: {error.strerror or error}"]) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError([f"{dir} is being trained by another process"]) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _work(

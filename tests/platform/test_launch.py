@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import trivium
-from trivium import cli, worker
+from trivium import cli, lock
 from trivium.config import ConfigError
 from trivium.schedules import scheduled
 from trivium.supervised.learner import Supervised
@@ -209,7 +209,7 @@ def test_a_run_folder_that_can_not_be_written_is_not_resumed(
         patched.setattr("os.open", refuse)
         with (
             pytest.raises(ConfigError, match=f"the run folder {run} can't be written: Read-only file system"),
-            worker.alone_in(run),
+            lock.alone_in(run),
         ):
             pass
     assert sorted(path.name for path in run.iterdir()) == before
