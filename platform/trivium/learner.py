@@ -20,9 +20,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from trivium import valid
+from trivium.averaging import Averaging
 from trivium.shared_sum import all_reduce
 
 M = TypeVar("M", bound=nn.Module)
@@ -38,6 +38,9 @@ class Learner(Protocol):
     the names that `evaluate` returns while training to `min` or `max`, which values are better, or None where that
     depends: then a config that follows another metric is told so before the run begins, and needs no `monitor.mode`.
     A tuple of names says which there are, and no directions.
+
+    With several workers the buffers of a learner's modules, such as running statistics, are made those of rank 0 before
+    it is evaluated and saved; what is each worker's own is a tensor that no module holds.
 
     A learner is constructed by the platform as `Target(run=run, **parts, **keywords)`: `run` is a `Run`,
     `parts` are the other chosen groups of the config (`model`, `data`, `env`), `keywords` its own YAML.
@@ -143,10 +146,10 @@ class Run:
 
     def wrap(self, module: M) -> M:
         """The callable for forward passes that train: `module` itself, compiled, and averaging gradients over
-        the workers. Parameters are shared with `module`, whose `state_dict` is the one to save."""
+        the workers, see `Averaging`. Parameters are shared with `module`, whose `state_dict` is the one to save."""
         wrapped: Any = torch.compile(module, dynamic=False) if self.compile else module
         if self.world_size > 1:
-            wrapped = DistributedDataParallel(wrapped)
+            wrapped = Averaging(wrapped, self.device, overlap=self.device.type == "cuda")
         return wrapped  # type: ignore[no-any-return]
 
     def compiled(self, function: F, *, dynamic: bool = False) -> F:
@@ -175,7 +178,7 @@ class Run:
 
     def no_sync(self, wrapped: nn.Module, active: bool = True) -> contextlib.AbstractContextManager[Any]:
         """While accumulating gradients: skip averaging in all but the last micro-batch."""
-        if active and isinstance(wrapped, DistributedDataParallel):
+        if active and isinstance(wrapped, Averaging):
             return wrapped.no_sync()
         return contextlib.nullcontext()
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from trivium.agreement import Agreement
+from trivium.averaging import make_buffers_first, modules_of
 from trivium.budget import Budget, Cadence
 from trivium.checkpoint import Checkpoints, rng_state, set_rng_state
 from trivium.config import Config
@@ -292,11 +293,17 @@ class Loop:
 
     def _evaluate(self, row: Row) -> bool:
         """Add an evaluation to the row; whether none so far was better."""
+        self._agree_on_buffers()
         with self._rng_untouched(), self.leaving():
             values = {f"eval/{k}": float(v) for k, v in self.learner.evaluate().items()}
         row.update(values)
         self._evaluated_at = self.updates
         return self._monitor.judge(values, self.step)
+
+    def _agree_on_buffers(self) -> None:
+        """No worker evaluates or saves running statistics of its own."""
+        if self.run.world_size > 1:
+            make_buffers_first(self.learner, self.run.device)
 
     def _draw_figures(self, *, always: bool = False) -> None:
         """Draw on rank 0; at evaluations only as long as all drawing takes under `FIGURES_SHARE` of the time."""
@@ -332,6 +339,7 @@ class Loop:
             if best is not None and best["checkpoint"] != name:
                 self.learner.load_weights(best["learner"])
                 name = best["checkpoint"]
+        self._agree_on_buffers()
         with self._rng_untouched(), self.leaving():
             test = {f"test/{k}": float(v) for k, v in self.learner.evaluate(final=True).items()}
         self._log({"step": self.step, "updates": self.updates, **test})
@@ -345,6 +353,7 @@ class Loop:
             return
         self._guard()
         self._guard_weights()
+        self._agree_on_buffers()
         self.checkpoints.save(
             self.state_dict(), step=self.step, updates=self.updates, best_step=self._monitor.best_step
         )
@@ -399,10 +408,8 @@ class Loop:
 
 
 def weights_finite(learner: Learner) -> bool:
-    """Whether no parameter that is trained holds a NaN or Inf, of the modules that a learner has as its attributes or
-    is itself."""
-    held = [learner, *getattr(learner, "__dict__", {}).values()]
-    parameters = [p for module in held if isinstance(module, nn.Module) for p in module.parameters() if p.requires_grad]
+    """Whether no parameter of a learner's modules that is trained holds a NaN or Inf."""
+    parameters = [p for module in modules_of(learner) for p in module.parameters() if p.requires_grad]
     of_devices: dict[torch.device, list[torch.Tensor]] = {}
     for parameter in parameters:
         if not isinstance(parameter, nn.UninitializedParameter):
