@@ -7,6 +7,7 @@ nearest valid name and the file. Composing and checking need no torch, so that a
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,7 +132,9 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
             found.add(group, f"{group}={option}: Trivium has one of this name too; rename {file}")
 
     def where(path: str) -> str:
-        """The file that sets a key; what was typed stands in none."""
+        """The file or variable that sets a key; what was typed stands in none."""
+        if path == "tracking.project" and project:
+            return "WANDB_PROJECT"
         return "" if any(f"{path}.".startswith(f"{v.key_or_group}.") for v in values) else file_of(path)
 
     def file_of(path: str) -> str:
@@ -153,6 +156,10 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
     config: Config = valid.with_integers({**_resolved(tree, found), **tied})
     if config.get("name") == reference["name"] and not experiment:
         config["name"] = _name(config, choices)
+    typed_project = any("tracking.project".startswith(v.key_or_group) for v in values)
+    project = None if typed_project or check.has(body, "tracking.project") else _project_of_environment(config)
+    if project:
+        config["tracking"]["project"] = project
     check.check_values(config, reference, where, found)
     if not unclear:
         config = _with_direction(config)
@@ -161,6 +168,12 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
         check.check_constructors(config, where, found)
     _forget_guesses(guessed, values, found)
     return config
+
+
+def _project_of_environment(config: Config) -> str | None:
+    """The W&B project that the user's environment names for a run that W&B tracks."""
+    tracked = check.get(config, "tracking.wandb") is True
+    return os.environ.get("WANDB_PROJECT") or None if tracked else None
 
 
 def _with_direction(config: Config) -> Config:

@@ -281,7 +281,8 @@ def _gpus_per_worker(config: dict[str, Any], display: Display) -> int:
 
 def _worker_environment() -> dict[str, str]:
     """What workers need of the driver's environment; no secret, which stays where it is."""
-    return {name: os.environ[name] for name in ("WANDB_MODE", "WANDB_BASE_URL") if name in os.environ}
+    told = ("MODE", "BASE_URL", "ENTITY", "PROJECT", "NAME", "RUN_ID", "RUN_GROUP", "JOB_TYPE", "TAGS", "NOTES", "DIR")
+    return {name: os.environ[name] for name in (f"WANDB_{what}" for what in told) if name in os.environ}
 
 
 def _reason(error: Exception) -> str:

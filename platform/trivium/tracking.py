@@ -192,9 +192,15 @@ class TensorBoard:
         )
 
     def log(self, row: Row) -> None:
-        for name, value in row.items():
-            if "/" in name and value is not None:
-                self._writer.add_scalar(name, value, row["step"])
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        # Not add_scalar, which changes names and so takes "a b" and "a_b" for one metric.
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if "/" in name and value is not None
+        ]
+        self._writer.file_writer.add_summary(Summary(value=values), row["step"])
 
     def figures(self, step: int, paths: Mapping[str, Path]) -> None:
         from PIL import Image

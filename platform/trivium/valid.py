@@ -122,6 +122,10 @@ BY_PATH: dict[str, Rule] = {
     "monitor.mode": OneOf(("min", "max"), nullable=True),
     "monitor.patience": COUNT_OR_NULL,
     "monitor.metric": Text(r"eval/[\w/]+", "a metric of the evaluation, such as eval/loss", nullable=True),
+    "tracking.project": Text(
+        r"(?=.*\S)[^/\\#?%:\x00-\x1f]{1,128}",
+        "the name of a W&B project, of at most 128 characters and without / \\ # ? % : (WANDB_ENTITY names a team)",
+    ),
     "launch.workers": COUNT,
     "launch.cpus_per_worker": POSITIVE,
     "launch.gpus_per_worker": OneOf(("auto", 0, 1)),

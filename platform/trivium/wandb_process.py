@@ -17,6 +17,7 @@ import json
 import logging
 import netrc
 import os
+import shutil
 import ssl
 import struct
 import sys
@@ -29,27 +30,36 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from trivium import wandb_identity
+
 log = logging.getLogger("trivium")
 
 ANSWER_S = 3.0  # how long a server may take to answer before the run goes offline
 INIT_S = 10.0  # how long W&B itself may take to reach its server
 FLUSH_S = 1.0  # how long a row may wait in memory: a kill of this process too loses no older one (W&B's default is 15)
+COPIES = ".figures-"  # how the folder of pictures that wait to be sent begins
 FINISH_S = 30.0  # how long the end of a run waits for uploads; what is not uploaded stays in local files
 
 
 def main(lines: Iterable[str] | None = None) -> None:
     """Serve one run: the first message opens it, the others are its rows and pictures.
 
-    Messages: `{"dir", "id", "name", "project", "config"}`; then `{"row": {...}}`, `{"figures": {name: path}, "step"}`
-    with paths of copies to be removed, and `{"finish": exit code}`. Without the last the run counts as crashed.
+    Messages: `{"dir", "copies", "id", "name", "project", "config"}`; then `{"row": {...}}`, `{"figures": {name: path},
+    "step"}` with paths of copies in the folder `copies`, and `{"finish": exit code}`. Without the last the run counts
+    as crashed.
     """
     messages = map(json.loads, lines if lines is not None else sys.stdin)
     settings = next(messages)
-    dir = Path(settings.pop("dir"))
+    dir, copies = Path(settings.pop("dir")), settings.pop("copies", None)
     (dir / "wandb").mkdir(exist_ok=True)
+    for variable in wandb_identity.OWN:  # what W&B might refuse of these must not matter: it is told them otherwise
+        os.environ.pop(variable, None)
     try:
         with open(dir / "wandb" / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the process of the run that was killed may still be writing
+            for left in (dir / "wandb").glob(f"{COPIES}*"):
+                if left.name != copies:
+                    shutil.rmtree(left, ignore_errors=True)
             _serve(dir, settings, messages)
     except Exception as error:
         log.warning(f"W&B tracking stopped ({_first_line(error)}); the run goes on, metrics.jsonl has every row")
@@ -73,15 +83,15 @@ def _serve(dir: Path, settings: dict[str, Any], messages: Iterator[dict[str, Any
         elif "finish" in message:
             exit_code = message["finish"]
     run.finish(exit_code=exit_code)
-    for copy in (dir / "wandb").glob(".*-*"):
-        copy.unlink()
 
 
 def _open(dir: Path, settings: dict[str, Any]) -> tuple[Any, int]:
     """The W&B run and the last step that it has."""
     import wandb
 
-    while list((dir / "wandb").glob(f"*{time.strftime('%Y%m%d_%H%M%S')}-{settings['id']}")):
+    while any(
+        path.name.endswith(time.strftime(f"%Y%m%d_%H%M%S-{settings['id']}")) for path in (dir / "wandb").glob("*")
+    ):
         time.sleep(0.1)  # W&B names folders by the second, and would write over the one of this second
     mode = choose_mode()
     common = {**settings, "dir": str(dir), "resume": "allow"}
@@ -107,17 +117,33 @@ def choose_mode() -> Literal["online", "offline", "disabled"]:
     asked = os.environ.get("WANDB_MODE", "").lower()
     if asked == "disabled":
         return "disabled"
-    if asked in ("offline", "dryrun"):
-        return "offline"
-    if asked not in ("", "online", "run", "shared"):
+    if asked not in ("", "online", "run", "shared", "offline", "dryrun"):
         log.warning(f"WANDB_MODE={asked} is none of online, offline, disabled: online if W&B can be reached")
         del os.environ["WANDB_MODE"]
-    try:
-        url = _base_url()
-    except ValueError:  # pydantic's is one
-        log.warning(f"WANDB_BASE_URL={os.environ.pop('WANDB_BASE_URL', '')} is no address; writing offline files")
+    refused = drop_refused()
+    if asked in ("offline", "dryrun") or "WANDB_BASE_URL" in refused:
         return "offline"
-    return "online" if logged_in() and _answers(url) else "offline"
+    return "online" if logged_in() and _answers(_base_url()) else "offline"
+
+
+def drop_refused() -> list[str]:
+    """Take out of the environment what W&B would refuse, one variable of which ends the whole tracking; their names."""
+    import wandb
+
+    refused: list[str] = []
+    while True:
+        try:
+            wandb.setup()
+            return refused
+        except ValueError as error:  # pydantic's is one
+            details: list[Any] = getattr(error, "errors", list)()
+            field, value = (str(details[0]["loc"][0]), str(details[0]["input"])) if details else ("", "")
+            holders = [name for name, held in os.environ.items() if name.startswith("WANDB_") and held == value]
+            if not holders:
+                raise
+            refused.append(max(holders, key=lambda name: name.lower().endswith(field)))
+            what = "is no address; writing offline files" if field == "base_url" else f"is ignored: {details[0]['msg']}"
+            log.warning(f"{refused[-1]}={os.environ.pop(refused[-1])} {what}")
 
 
 def _answers(url: str) -> bool:
@@ -166,16 +192,22 @@ def _base_url() -> str:
 def _settings(**more: Any) -> Any:
     import wandb
 
-    return wandb.Settings(
-        silent=True,
-        console="off",
-        disable_git=True,
-        x_disable_stats=True,
-        x_disable_machine_info=True,
-        x_transaction_log_flush_interval=FLUSH_S,
-        finish_timeout=FINISH_S - 5,
+    ours: dict[str, Any] = {
+        "silent": True,
+        "console": "off",
+        "disable_git": True,
+        "x_disable_stats": True,
+        "x_disable_machine_info": True,
+        "x_transaction_log_flush_interval": FLUSH_S,
+        "finish_timeout": FINISH_S - 5,
         **more,
-    )
+    }
+    return wandb.Settings(**{name: value for name, value in ours.items() if not _is_set_by_user(name)})
+
+
+def _is_set_by_user(setting: str) -> bool:
+    """Whether one of W&B's settings has a variable in the environment, which then counts."""
+    return any(os.environ.get(f"WANDB_{name}".upper()) for name in (setting, f"_{setting.removeprefix('x_')}"))
 
 
 def _send(run: Any, row: dict[str, Any], pictures: dict[str, str], last_step: int) -> int:
@@ -204,7 +236,8 @@ def _media(pictures: dict[str, str]) -> dict[str, Any]:
 
 def wandb_files(dir: Path, run_id: str) -> list[Path]:
     """The local transaction logs of a W&B run, one for each time it was started."""
-    return sorted((dir / "wandb").glob(f"*-{run_id}/run-{run_id}.wandb"))
+    folders = (folder for folder in (dir / "wandb").glob("*") if folder.name.endswith(f"-{run_id}"))
+    return sorted(file for folder in folders if (file := folder / f"run-{run_id}.wandb").is_file())
 
 
 def logged_steps(path: Path) -> list[int]:

@@ -8,6 +8,7 @@ import queue
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from trivium import strict_json
 from trivium.tracking import Row, read_rows
-from trivium.wandb_process import FINISH_S
+from trivium.wandb_process import COPIES, FINISH_S
 
 log = logging.getLogger("trivium")
 
@@ -34,6 +35,8 @@ class WandbSink:
     def __init__(self, dir: Path, *, run_id: str, name: str, project: str, config: Mapping[str, Any]) -> None:
         self.dir = dir
         (dir / "wandb").mkdir(exist_ok=True)
+        self._copies = Path(tempfile.mkdtemp(prefix=COPIES, dir=dir / "wandb"))
+        self._num_copies = 0
         self._process = subprocess.Popen(
             # -P: a working directory, which may be a stranger's run folder, must not hide a module.
             [sys.executable, "-P", "-m", "trivium.wandb_process"],
@@ -45,7 +48,8 @@ class WandbSink:
             start_new_session=True,  # the terminal's Ctrl-C is not meant for it
         )
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._put({"dir": str(dir), "id": run_id, "name": name, "project": project, "config": dict(config)})
+        opening = {"id": run_id, "name": name, "project": project, "config": dict(config)}
+        self._put({"dir": str(dir), "copies": self._copies.name, **opening})
         for row in read_rows(dir / "metrics.jsonl"):  # of these W&B may lack what a kill kept from it
             self._put({"row": row})
         self._writer = threading.Thread(target=self._write, name="wandb", daemon=True)
@@ -57,10 +61,11 @@ class WandbSink:
         self._put({"row": row})
 
     def figures(self, step: int, paths: Mapping[str, Path]) -> None:
-        copies = {name: self.dir / "wandb" / f".{name}-{step}{path.suffix}" for name, path in paths.items()}
-        for name, path in paths.items():
-            shutil.copyfile(path, copies[name])  # the one in figures/ will be replaced by the next
-        self._put({"figures": {name: str(copy) for name, copy in copies.items()}, "step": step})
+        copies = {}
+        for name, path in paths.items():  # the one in figures/ will be replaced by the next
+            self._num_copies += 1
+            copies[name] = str(shutil.copyfile(path, self._copies / f"{self._num_copies}{path.suffix}"))
+        self._put({"figures": copies, "step": step})
 
     def finish(self, *, failed: bool) -> None:
         self._put({"finish": int(failed)})
@@ -73,6 +78,7 @@ class WandbSink:
             self._process.kill()
             self._process.wait()
             log.warning("W&B did not finish within %g s; its files are in %s", FINISH_S, self.dir / "wandb")
+        shutil.rmtree(self._copies, ignore_errors=True)
         self._reader.join(1.0)
 
     def _put(self, message: dict[str, Any] | None) -> None:

@@ -167,13 +167,14 @@ def _tracker(task: Task, run: Run, show: Callable[[Status], None], *, resumed_st
     def open_sinks() -> list[Sink]:
         sinks: list[Sink] = []
         if tracking["wandb"] and os.environ.get("WANDB_MODE") != "disabled":
+            from trivium import wandb_identity
             from trivium.wandb_sink import WandbSink
 
-            name = f"{task.config['name']}/{task.dir.name}"
-            run_id = f"{task.config['name']}-{task.dir.name}".replace("/", "-")
-            sinks.append(
-                WandbSink(task.dir, run_id=run_id, name=name, project=tracking["project"], config=_wandb_config(task))
-            )
+            project = tracking["project"]
+            known = wandb_identity.identity(task.dir, name=f"{task.config['name']}/{task.dir.name}")
+            wandb_identity.say_overridden(known, project=project)
+            config = _wandb_config(task)
+            sinks.append(WandbSink(task.dir, run_id=known.id, name=known.name, project=project, config=config))
         if tracking["tensorboard"]:
             sinks.append(TensorBoard(task.dir, resumed_step=resumed_step))
         return sinks

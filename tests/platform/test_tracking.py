@@ -22,6 +22,7 @@ from PIL import Image
 
 from trivium import wandb_process
 from trivium.tracking import RunTracker, TensorBoard, read_rows, save_picture
+from trivium.wandb_identity import identity
 from trivium.wandb_process import choose_mode, history, logged_in, records, wandb_files
 from trivium.wandb_sink import WandbSink
 
@@ -114,6 +115,22 @@ def test_tensorboard_holds_each_row_once_after_a_resume(tmp_path: Path) -> None:
     ]
 
 
+def test_tensorboard_keeps_names_and_folders_as_they_are(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    dir = tmp_path / "s3:[1]*?#"
+    dir.mkdir()
+    board = TensorBoard(dir, resumed_step=None)
+    names = ["eval/a b", "eval/a_b", "eval/a[0]?", "/eval/ä"]
+    board.log({"step": 1, "updates": 1, **{name: float(i) for i, name in enumerate(names)}})
+    board.finish(failed=False)
+    events = EventAccumulator(str(dir / "tensorboard"))
+    events.Reload()
+    assert {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"]} == {
+        name: i for i, name in enumerate(names)
+    }
+
+
 def test_tensorboard_holds_pictures_and_videos_that_move(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -196,6 +213,74 @@ def test_a_resumed_run_is_the_same_run_without_duplicated_or_missing_steps(tmp_p
     third.finish()
     assert len(wandb_files(tmp_path, "run1")) == 3
     assert [r["_step"] for r in all_rows(tmp_path)] == [10, 20, 30, 40, 50]
+
+
+HARD_NAME = "12:30 a[b]*c? #1; it's, 50% \\ ünï\ncode"
+
+
+def test_a_run_folder_of_any_name_is_tracked_once_over_a_resume(tmp_path: Path) -> None:
+    dir = tmp_path / HARD_NAME
+    dir.mkdir()
+
+    def opened() -> WandbSink:
+        known = identity(dir, name=f"mlp/{dir.name}")
+        return WandbSink(dir, run_id=known.id, name=known.name, project="trivium", config={"dir": str(dir)})
+
+    pictures = {"a/b [1]": np.zeros((4, 4, 3), np.uint8), "play?*": np.zeros((3, 4, 4, 3), np.uint8)}
+    for step in (10, 20):  # the second time resumed
+        tracker = RunTracker(dir, open_sinks=lambda: [opened()])
+        tracker.load_state_dict({"metrics_bytes": tracker.path.stat().st_size if step > 10 else 0})
+        tracker.figures(step, pictures)
+        tracker.log(row(step))
+        tracker.finish()
+    run_id = identity(dir, name="another").id
+    rows = [r for file in wandb_files(dir, run_id) for r in history(file)]
+    assert [r["_step"] for r in rows] == [10, 20]
+    assert set(rows[0]) > {f"figures/{name}" for name in pictures}
+    assert not list((dir / "wandb").glob(".figures-*")), "no copy of a picture is left"
+    started = next(r.run for r in records(wandb_files(dir, run_id)[0]) if r.WhichOneof("record_type") == "run")
+    assert started.display_name == f"mlp/{HARD_NAME}"
+
+
+def test_copies_of_pictures_do_not_outlive_a_w_and_b_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "wandb.py").write_text("raise RuntimeError('no service')")
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    (tmp_path / "wandb" / ".figures-killed").mkdir(parents=True)
+    (tmp_path / "wandb" / ".figures-killed" / "1.png").touch()
+    tracker = RunTracker(tmp_path, open_sinks=lambda: [sink(tmp_path)])
+    tracker.figures(10, {"a": np.zeros((4, 4, 3), np.uint8)})
+    tracker.finish()
+    assert [path.name for path in (tmp_path / "wandb").iterdir()] == [".lock"]
+
+
+def test_the_users_variables_for_wandb_count_or_are_said_to_have_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What would be refused (a project with a slash, a console that is none) ends no tracking."""
+    for variable, value in {
+        "WANDB_ENTITY": "team",
+        "WANDB_RUN_GROUP": "group",
+        "WANDB_JOB_TYPE": "job",
+        "WANDB_TAGS": "a,b",
+        "WANDB_NOTES": "why",
+        "WANDB_PROJECT": "no/project",
+        "WANDB_RUN_ID": "x:y",
+        "WANDB_NAME": "another",
+        "WANDB_DIR": str(tmp_path / "elsewhere"),
+        "WANDB_CONSOLE": "bogus",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    tracked = sink(tmp_path)
+    tracked.log(row(1))
+    tracked.finish(failed=False)
+    (file,) = wandb_files(tmp_path, "run1")
+    run = next(record.run for record in records(file) if record.WhichOneof("record_type") == "run")
+    assert (run.entity, run.run_group, run.job_type, list(run.tags)) == ("team", "group", "job", ["a", "b"])
+    assert (run.run_id, run.display_name, run.project, run.notes) == ("run1", "test/run1", "trivium", "why")
+    assert [line.partition(":")[0] for line in caplog.messages] == ["WANDB_CONSOLE=bogus is ignored"]
 
 
 KILLED = """
