@@ -6,25 +6,30 @@ all ranks can verify is loaded, with a warning that names both when newer ones a
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import io
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
+import psutil
 import torch
 
+from trivium import checkpoint_content, untrusted
 from trivium.learner import Run
-from trivium.storage import MANIFEST, Storage, open_storage
+from trivium.storage import MANIFEST, Storage, checkpoint_name, is_checkpoint_name, open_storage
+from trivium.untrusted import Refused, count
 
 FORMAT = 1
 OTHER_WORLD = "was written by"
 UNREADABLE = "can't be read"
+MANIFEST_BYTES = 1_000_000
+NOT_THERE = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENOENT, errno.ENOTDIR, errno.ENXIO)
 log = logging.getLogger("trivium")
 
 
@@ -63,7 +68,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written (disk full, folder read-only); what was there before is intact.
         """
-        name = _name(step)
+        name = checkpoint_name(step)
         # One that is written over keeps its files until the new manifest stands: a bucket can't rename.
         first, second = self._file_names()
         file = second if first in self._files(name) else first
@@ -81,7 +86,7 @@ class Checkpoints:
                 "step": step,
                 "updates": updates,
                 "world_size": self.run.world_size,
-                "best": None if best_step is None else _name(best_step),
+                "best": None if best_step is None else checkpoint_name(best_step),
                 "files": {e["file"]: {"bytes": e["bytes"], "sha256": e["sha256"]} for e in entries},
             }
             try:
@@ -101,11 +106,20 @@ class Checkpoints:
             )
         return name
 
-    def load(self, which: str = "last", *, any_world_size: bool = False, mend: bool = False) -> dict[str, Any] | None:
-        """This rank's state of the newest checkpoint that every rank can verify.
+    def load(
+        self,
+        which: str = "last",
+        *,
+        into: Callable[[dict[str, Any]], object] = lambda state: None,
+        any_world_size: bool = False,
+        mend: bool = False,
+    ) -> dict[str, Any] | None:
+        """This rank's state of the newest checkpoint that every rank can verify and use.
 
         Args:
             which: `last`, `best` (falls back to the last), or a checkpoint's name.
+            into: takes the state over. A checkpoint that it can't use counts as damaged; what it has taken of that one
+                is taken again of the next.
             any_world_size: also take one that another number of workers wrote: good for weights, not for resuming.
             mend: for who goes on writing here: clear up what a kill left half-done, and once a sound checkpoint is
                 found, set the damaged ones after it aside. Otherwise nothing is changed.
@@ -129,6 +143,9 @@ class Checkpoints:
         damaged: dict[str, str] = {}
         for name in reversed(names):
             state, problem = self._read(name, any_world_size)
+            if state is not None:
+                state["checkpoint"] = name
+                problem = _taken(into, state)
             problems = [e["problem"] for e in self._gather({"problem": problem}) if e["problem"]]
             final = [p for p in problems if p.startswith((OTHER_WORLD, UNREADABLE))]
             if final:
@@ -139,7 +156,7 @@ class Checkpoints:
                     log.warning("%s; using %s", "; ".join(damaged.values()), name)
                     for other in damaged if mend else ():
                         self._set_aside(other)
-                return {**state, "checkpoint": name}
+                return state
             damaged[name] = f"checkpoint {name} is damaged ({problems[0]})"
         if damaged:
             raise CheckpointError(f"no sound checkpoint in {self.place}: {'; '.join(damaged.values())}")
@@ -156,7 +173,7 @@ class Checkpoints:
     def tidy(self, best_step: int | None) -> None:
         """Remove the checkpoints that are not kept and let `last` and `best` lead to theirs; rank 0 calls it."""
         names = self.names()
-        best = None if best_step is None else _name(best_step)
+        best = None if best_step is None else checkpoint_name(best_step)
         try:
             for name in names[: -self.keep]:
                 if name != best:
@@ -173,12 +190,13 @@ class Checkpoints:
 
     def best(self) -> str | None:
         """The name of the best checkpoint, by the newest sound manifest that knows one."""
-        for name in reversed(self.names()):
+        names = self.names()
+        for name in reversed(names):
             try:
-                best = json.loads(self.storage.read(name, MANIFEST)).get("best")
-            except (OSError, ValueError):
+                best = self._manifest(name)["best"]
+            except (OSError, Refused):
                 continue
-            return best if best in self.names() else None
+            return best if best in names else None
         return None
 
     # ------------------------------------------------------------------------------------------- parts
@@ -189,10 +207,21 @@ class Checkpoints:
 
     def _files(self, name: str) -> Mapping[str, Any]:
         """The files of a checkpoint, by its manifest; none if there is none that can be read."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            files: dict[str, Any] = json.loads(self.storage.read(name, MANIFEST))["files"]
-            return files
-        return {}
+        try:
+            files: dict[str, Any] = self._manifest(name)["files"]
+        except (OSError, Refused):
+            return {}
+        return files
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        """
+        Raises:
+            Refused: it is not one that `save` writes. OSError: it can't be read.
+        """
+        manifest = untrusted.parse_json(self.storage.read(name, MANIFEST, MANIFEST_BYTES), MANIFEST)
+        untrusted.require(manifest, _MANIFEST, MANIFEST)
+        checked: dict[str, Any] = manifest
+        return checked
 
     def _write(self, name: str, file: str, state: dict[str, Any]) -> dict[str, Any]:
         """Write one rank's file; its size and SHA-256, taken of the bytes as they were meant."""
@@ -214,10 +243,12 @@ class Checkpoints:
     def _read(self, name: str, any_world_size: bool) -> tuple[dict[str, Any] | None, str]:
         """This rank's verified state, or what is wrong with it."""
         first, second = self._file_names()
-        file = first
+        file = MANIFEST
         try:
-            manifest = json.loads(self.storage.read(name, MANIFEST))
+            manifest = self._manifest(name)
             workers = manifest["world_size"]
+            if manifest["format"] != FORMAT:
+                return None, f"{UNREADABLE}: it is of format {manifest['format']}, this Trivium reads {FORMAT}"
             if workers != self.run.world_size and not any_world_size:
                 here = self.run.world_size
                 return (
@@ -225,22 +256,28 @@ class Checkpoints:
                     f"{OTHER_WORLD} {workers} workers: launch.workers={workers} resumes it exactly, {here} can't",
                 )
             file = second if second in manifest["files"] else first
+            if file not in manifest["files"]:
+                return None, f"{MANIFEST} lacks {file}"
             size, digest = manifest["files"][file]["bytes"], manifest["files"][file]["sha256"]
-            content = self.storage.read(name, file)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            return None, _reason(error)
-        except OSError as error:  # no rights, a server that does not answer: the checkpoint itself may be sound
-            return None, f"{UNREADABLE}: {_reason(error)}"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return None, f"{file}: {_reason(error)}" if isinstance(error, KeyError) else _reason(error)
-        if len(content) != size:
-            return None, f"{file} has {len(content)} of {size} bytes"
-        if hashlib.sha256(content).hexdigest() != digest:
-            return None, f"{file} does not match its checksum"
+            if size > psutil.virtual_memory().total:
+                return None, f"{file} has {size:,} bytes, more than this machine's memory"
+            content = self.storage.read(name, file, size)
+            if len(content) != size:
+                return None, f"{file} has {len(content)} of {size} bytes"
+            if hashlib.sha256(content).hexdigest() != digest:
+                return None, f"{file} does not match its checksum"
+        except Refused as error:
+            return None, str(error)
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                return None, _reason(error)
+            return None, f"{UNREADABLE}: {_reason(error)}"  # no rights, no answer: the checkpoint itself may be sound
         try:
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), ""
-        except Exception as error:  # whatever a stranger's bytes may cause
-            return None, f"{file} can't be loaded without running code: {_reason(error)}"
+            state = checkpoint_content.loads(content)
+            untrusted.require(state, dict, "the state")
+        except Refused as error:
+            return None, f"{file} can't be loaded without running code: {error}"
+        return state, ""
 
     def _agreed(self, value: Any) -> Any:
         """Rank 0's value: what each reads of a bucket or a network disk need not be the same."""
@@ -282,10 +319,6 @@ class _Hashing:
         self.stream.flush()
 
 
-def _name(step: int) -> str:
-    return f"step-{step:012d}"
-
-
 def rng_state(device: torch.device) -> dict[str, Any]:
     """The state of every global random generator, as data."""
     version, internal, gauss = random.getstate()
@@ -316,16 +349,53 @@ def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
+def _taken(into: Callable[[dict[str, Any]], object], state: dict[str, Any]) -> str:
+    """Why a state could not be taken over; empty if it was. What may pass, as a lack of memory, is raised."""
+    try:
+        into(state)
+    except (MemoryError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] == "ray":  # an actor has died
+            raise
+        kind = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
+        return f"{kind}{' '.join(str(error).split()):.300}"
+    return ""
+
+
+def _sha256(value: Any) -> bool:
+    """64 hexadecimal digits"""
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _workers(value: Any) -> bool:
+    """a whole number >= 1"""
+    return count(value) and value >= 1
+
+
+def _files(value: Any) -> bool:
+    """a group of files, each with bytes >= 0 and sha256"""
+    entries = value.items() if isinstance(value, dict) else [(None, None)]
+    return all(isinstance(e, dict) and count(e.get("bytes")) and _sha256(e.get("sha256")) for _, e in entries)
+
+
+def _checkpoint(value: Any) -> bool:
+    """the name of a checkpoint or null"""
+    return value is None or is_checkpoint_name(value)
+
+
+_MANIFEST = {"format": count, "world_size": _workers, "best": _checkpoint, "files": _files}
+
+
 def _refuse_unloadable(state: dict[str, Any]) -> None:
     """A state that could not be loaded without running code is refused when it is first written, not when needed."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    buffer.seek(0)
     try:
-        torch.load(buffer, map_location="cpu", weights_only=True)
-    except Exception as error:
+        checkpoint_content.loads(buffer.getvalue())
+    except Refused as error:
         raise CheckpointError(
-            f"state_dict() holds something that can't be loaded without running code: {str(error).splitlines()[0]}"
+            f"state_dict() holds something that can't be loaded without running code: {error}"
         ) from error
 
 

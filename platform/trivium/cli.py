@@ -35,13 +35,18 @@ examples:
 OF_THE_DISK = (
     errno.EACCES,
     errno.EDQUOT,
+    errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
+    errno.EISDIR,
+    errno.ELOOP,
     errno.ENOSPC,
+    errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
     errno.ESTALE,
 )
+MOST_LINES = 30  # of errors that are shown
 KINDS = {
     "experiments": ["experiment"],
     "learners": ["learner", "agent"],
@@ -94,19 +99,28 @@ class UsageError(Exception):
 def _failed(error: Exception, *, trace: bool) -> int:
     """Say what went wrong in one line each; a trace only when asked for, or for a fault of Trivium's own."""
     from trivium.config import ConfigError
+    from trivium.credentials import mask
 
     kind = type(error).__name__
     code = {"ConfigError": 2, "Interrupted": 128 + getattr(error, "signal", 0)}.get(kind, 1)
     lines = error.errors if isinstance(error, ConfigError) else [str(error) or kind]
-    known = kind in ("ConfigError", "Interrupted", "NonFiniteLoss", "CheckpointError")
+    known = kind in ("ConfigError", "Interrupted", "NonFiniteLoss", "CheckpointError", "Refused")
     if isinstance(error, OSError) and error.errno in OF_THE_DISK:
         known, lines = True, [f"{error.filename or 'the run folder'}: {error.strerror}"]
     if trace or not known:
-        traceback.print_exception(error)
-    for line in lines if known else [f"{kind}: {lines[0]}"]:
+        print(mask("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    lines = lines if known else [f"{kind}: {lines[0]}"]
+    if len(lines) > MOST_LINES:
+        lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more"]
+    for line in lines:
         prefix = "trivium: " if kind == "Interrupted" else "trivium: error: "
-        print(prefix + line, file=sys.stderr)
+        print(prefix + _printable(mask(line)), file=sys.stderr)
     return code
+
+
+def _printable(line: str) -> str:
+    """A line in which nothing moves the cursor or changes the terminal: it may quote a stranger's file."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 # ------------------------------------------------------------------------------------------- sub-commands
@@ -114,10 +128,12 @@ def _failed(error: Exception, *, trace: bool) -> int:
 
 def _train(options: argparse.Namespace) -> Any:
     from trivium.config import compose
+    from trivium.run_place import require_writable
 
     _import_from_here()
     with _importing(), _linking_torch():
         config = compose(options.overrides, options.config_dir, options.dir)
+        require_writable(config, options.dir and Path(options.dir))
         from trivium import launch  # torch: not before the config is known to be right
 
     dir = None if options.dir is None else Path(options.dir)
@@ -161,23 +177,47 @@ def _import_from_here() -> None:
 
 
 def _resume(options: argparse.Namespace) -> Any:
-    with _importing():
+    with _importing(), _linking_torch():
+        run = _open_run(options)
+        if options.overrides or not (run.dir / "result.json").exists():
+            _check_learner(run, options)
+        if options.overrides:
+            from trivium.config import apply_overrides
+
+            apply_overrides(run.config, options.overrides)
         from trivium import launch
 
-    if options.trust:
-        _import_from_here()
-    result = launch.resume(options.run, options.overrides, trusted=options.trust, display=_display(options))
+    result = launch.resume(run, options.overrides, trusted=options.trust, display=_display(options))
     return _show_result(result, options)
 
 
-def _evaluate(options: argparse.Namespace) -> Any:
-    with _importing():
-        from trivium import trained
+def _open_run(options: argparse.Namespace) -> Any:
+    from trivium.run_place import open_run
 
+    run = open_run(options.run)
     if options.trust:
         _import_from_here()
+    return run
+
+
+def _check_learner(run: Any, options: argparse.Namespace) -> None:
+    """What can be found wrong with a run before torch is imported."""
+    from trivium.builder import check_learner
+    from trivium.run_place import require_checkpoint
+
+    check_learner(run.config, trusted=options.trust)
+    if hasattr(options, "checkpoint"):
+        require_checkpoint(run, options.checkpoint)
+
+
+def _evaluate(options: argparse.Namespace) -> Any:
+    with _importing(), _linking_torch():
+        run = _open_run(options)
+        _check_learner(run, options)
+        from trivium import trained
+
     result = trained.evaluate(
-        options.run,
+        run,
         checkpoint=options.checkpoint,
         episodes=options.episodes,
         deterministic=options.deterministic,
@@ -191,13 +231,13 @@ def _evaluate(options: argparse.Namespace) -> Any:
 
 def _play(options: argparse.Namespace) -> Any:
     to = _where_to_play(options.to)
-    with _importing():
-        from trivium import run_folder, trained
+    with _importing(), _linking_torch():
+        run = _open_run(options)
+        _check_learner(run, options)
+        from trivium import trained
 
-    if options.trust:
-        _import_from_here()
     if to == Path(FIGURE):
-        to = run_folder.read_run(options.run)[0] / FIGURE
+        to = run.dir / FIGURE
 
     def tell(number: int, episode: Any) -> None:
         if not options.json:
@@ -206,7 +246,7 @@ def _play(options: argparse.Namespace) -> Any:
             )
 
     result = trained.play(
-        options.run,
+        run,
         to=to,
         episodes=options.episodes,
         deterministic=options.deterministic,
@@ -278,10 +318,11 @@ def _show(options: argparse.Namespace) -> Any:
     import yaml
 
     from trivium.config import compose, read
+    from trivium.credentials import masked
 
     config: Any
     if len(options.overrides) == 1 and Path(options.overrides[0]).is_dir():
-        config = read(Path(options.overrides[0]))
+        config = masked(read(Path(options.overrides[0])))
     else:
         _import_from_here()
         config = compose(options.overrides, options.config_dir)

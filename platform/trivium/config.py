@@ -7,10 +7,11 @@ nearest valid name and the file. Composing and checking need no torch, so that a
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, grammar_parser
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from trivium import config_check as check
-from trivium import valid
+from trivium import constructors, untrusted, valid
 from trivium.config_check import Found
 from trivium.constructors import stated_by_learner
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
@@ -64,7 +65,10 @@ def refuse(found: Found) -> None:
 
 
 def compose(
-    overrides: Sequence[str] = (), config_dir: Path | str | None = None, dir: Path | str | None = None
+    overrides: Sequence[str] = (),
+    config_dir: Path | str | None = None,
+    dir: Path | str | None = None,
+    trusted: Collection[str] = constructors.EVERYTHING,
 ) -> Config:
     """Compose, check and resolve a config.
 
@@ -73,6 +77,7 @@ def compose(
             or agent among them, the default experiment is trained.
         config_dir: a folder with groups of YAML files of the user's own.
         dir: where the run is going to be, if that is known.
+        trusted: the modules that may be imported to check it, see `trivium.builder`; all for what the user typed.
 
     Returns:
         Nested plain dicts, lists and scalars; interpolations are resolved.
@@ -90,16 +95,23 @@ def compose(
     groups, values, unclear = _sort_overrides(_parse(overrides, found), library, found)
     with _hydra():
         try:
-            config = _compose(groups, values, unclear, library, found)
-            if dir is None and found.none_in("storage"):
-                check.check_storage(config["storage"], found)
+            config = _compose(groups, values, unclear, library, found, trusted)
+            if found.none_in("storage"):
+                check.check_storage(config["storage"], found, holds_runs=dir is None)
         except _NOT_COMPOSED as error:
             found.add("", _one_line(error))
     refuse(found)
     return config
 
 
-def _compose(groups: dict[str, str], values: list[Override], unclear: bool, library: Library, found: Found) -> Config:
+def _compose(
+    groups: dict[str, str],
+    values: list[Override],
+    unclear: bool,
+    library: Library,
+    found: Found,
+    trusted: Collection[str],
+) -> Config:
     """Compose and check; where it is unclear what is trained, only what every run has is checked."""
     guessed = [group for group in GROUPS if group in found.lines]
     experiment = library.find("experiment", groups.get("experiment", ""))
@@ -164,8 +176,8 @@ def _compose(groups: dict[str, str], values: list[Override], unclear: bool, libr
     if not unclear:
         config = _with_direction(config)
         check.check_whole(config, found)
-        check.check_env(config, found)
-        check.check_constructors(config, where, found)
+        check.check_env(config, found, trusted)
+        check.check_constructors(config, where, found, trusted)
     _forget_guesses(guessed, values, found)
     return config
 
@@ -399,7 +411,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
         ConfigError: keys that do not exist or may not change, or impossible values; all of them.
     """
     found = Found()
-    tree = OmegaConf.create(config)
+    tree = copy.deepcopy(config)  # plain data: OmegaConf would resolve what a stranger's text refers to
     parsed = _parse(overrides, found)
     typed = {override.key_or_group for override in parsed}
     for override in parsed:
@@ -414,13 +426,13 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
         elif not check.has(config, path) or isinstance(override.value(), dict):
             found.add(path, check.unknown_key(path, config, "config.yaml"))
         else:
-            OmegaConf.update(tree, path, override.value())
+            check.put(tree, path, override.value())
     for unit, tied in config.get("tied_to_budget", {}).items():
         for path in tied:
-            OmegaConf.update(tree, path, check.get(OmegaConf.to_container(tree), f"budget.{unit}"))
+            check.put(tree, path, check.get(tree, f"budget.{unit}"))
     if {"monitor.metric", "monitor.mode"} & typed == {"monitor.metric"}:  # the mode was another metric's
-        OmegaConf.update(tree, "monitor.mode", None)
-    changed: Config = _with_direction(valid.with_integers(OmegaConf.to_container(tree)))
+        check.put(tree, "monitor.mode", None)
+    changed: Config = _with_direction(valid.with_integers(tree))
     check.check_values(changed, config, lambda _: "config.yaml", found)
     check.check_whole(changed, found)
     refuse(found)
@@ -435,11 +447,13 @@ def read(folder: Path) -> Config:
     """
     path = folder / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = untrusted.read_yaml(path)
     except FileNotFoundError:
         raise ConfigError([f"{folder} is not a run folder: it has no config.yaml"]) from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([check.not_yaml(error, str(path))]) from error
+    except untrusted.Refused as error:
+        raise ConfigError([str(error)]) from error
+    except OSError as error:
+        raise ConfigError([f"{path} can't be read: {error.strerror}"]) from error
     own = yaml.safe_load((Library().own / "config.yaml").read_text(encoding="utf-8"))
     own["launch"] = {"engine": "inline", "workers": 1}
     del own["defaults"]

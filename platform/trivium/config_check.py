@@ -9,13 +9,13 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trivium import constructors, env_ids, valid
+from trivium import constructors, credentials, env_ids, valid
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
 from trivium.storage import is_bucket
 
@@ -64,6 +64,14 @@ def get(tree: Any, path: str) -> Any:
     for name in path.split("."):
         tree = tree.get(name) if isinstance(tree, dict) else None
     return tree
+
+
+def put(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set the value at a dotted key that is there."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        tree = tree[parent]
+    tree[name] = value
 
 
 def is_free(tree: Any, path: str) -> bool:
@@ -246,8 +254,12 @@ def check_run_folder(place: Path | str, found: Found) -> None:
             found.add("--dir", f"--dir: {dir} can't be made, for {above} can't be written")
 
 
-def check_storage(storage: str, found: Found) -> None:
-    """Runs are folders below it, so no file may be in the way."""
+def check_storage(storage: str, found: Found, *, holds_runs: bool) -> None:
+    """It may hold no credentials. If runs are to be folders below it, no file may be in the way."""
+    if problem := credentials.problem(storage) if is_bucket(storage) else None:
+        found.add("storage", f"storage={credentials.mask(storage)}: {problem}")
+    if not holds_runs:
+        return
     above = Path("/") if is_bucket(storage) else _nearest_above(Path(storage).absolute())
     if not above.is_dir():
         found.add("storage", f"storage={storage}: must be a folder, and {above} is a file")
@@ -360,12 +372,13 @@ def _check_divisions(config: dict[str, Any], found: Found) -> None:
         found.add(key, problem)
 
 
-def check_env(config: dict[str, Any], found: Found) -> None:
-    """Whether gymnasium knows the id that Trivium's own env group is given."""
+def check_env(config: dict[str, Any], found: Found, trusted: Collection[str]) -> None:
+    """Whether gymnasium knows the id that Trivium's own env group is given; `trusted`: see `trivium.builder`."""
     env = config.get("env")
     if isinstance(env, dict) and str(env.get("_target_")).startswith("trivium.") and isinstance(env.get("id"), str):
-        problem = env_ids.problem(env["id"]) if env.get("vector") != "envpool" else None  # which has ids of its own
-        if problem:
+        if env.get("vector") == "envpool":  # which has ids of its own
+            return
+        if problem := env_ids.problem(env["id"], trusted):
             found.add("env.id", problem)
 
 
@@ -413,7 +426,9 @@ def may_have_gpu() -> bool:
     return sys.platform != "linux" or any(True for name in names for _ in Path("/dev").glob(name))
 
 
-def check_constructors(config: dict[str, Any], where: Callable[[str], str], found: Found) -> None:
+def check_constructors(
+    config: dict[str, Any], where: Callable[[str], str], found: Found, trusted: Collection[str]
+) -> None:
     """The names to be built and their keywords, see `trivium.constructors`."""
-    for path, text in constructors.problems(config):
+    for path, text in constructors.problems(config, trusted=trusted):
         found.add(path, f"{path}: {text}{_in(where(path))}")

@@ -65,7 +65,7 @@ def _check(node: Any, path: str, given: Collection[str], trusted: Collection[str
     for key, value in children:
         yield from _check(value, f"{path}.{key}", (), trusted)
         named = str(value).partition(":")[0] if str(key).endswith("id") and ":" in str(value) else None
-        if named and not _is_trusted(named, trusted):
+        if named and not is_trusted(named, trusted):
             yield f"{path}.{key}", f"{value} imports a module that this run folder may not import; --trust {named}"
     if not isinstance(node, dict) or "_target_" not in node:
         return
@@ -119,7 +119,7 @@ def resolve(name: str, trusted: Collection[str] = EVERYTHING) -> Callable[..., A
     found: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(found):
         raise Unusable(_no_such_name(name, [n for n in vars(module) if not n.startswith("_")]))
-    if not (_is_trusted(module_name, trusted) or name in listed_targets() or _is_part_of_torch(found)):
+    if not (is_trusted(module_name, trusted) or name in listed_targets() or _is_part_of_torch(found)):
         raise Unusable(_REFUSED.format(name=name, module=module_name))
     return found
 
@@ -132,11 +132,12 @@ def _require_allowed(name: Any, trusted: Collection[str]) -> None:
         raise Unusable(f"{name} is not of the form package.module.Name")
     module_name, _, attribute = name.rpartition(".")
     torchs = module_name in _TORCH_MODULES and not attribute.startswith("_")
-    if not (_is_trusted(module_name, trusted) or torchs or name in listed_targets()):
+    if not (is_trusted(module_name, trusted) or torchs or name in listed_targets()):
         raise Unusable(_REFUSED.format(name=name, module=module_name))
 
 
-def _is_trusted(module: str, trusted: Collection[str]) -> bool:
+def is_trusted(module: str, trusted: Collection[str]) -> bool:
+    """Whether a module is one of those that may be imported, or in one of them."""
     return any(t == "*" or module == t or module.startswith(f"{t}.") for t in trusted)
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+
+from trivium.constructors import EVERYTHING, is_trusted
 
 REGISTERED_BY = {"ALE": "ale_py", "trivium": "trivium.agents.registration"}  # modules, by the namespace of ids
 
 
-def problem(env_id: str) -> str | None:
+def problem(env_id: str, trusted: Collection[str] = EVERYTHING) -> str | None:
     """What is wrong with `env.id`, as a line; None if gymnasium knows the id. As gymnasium does when it makes the env,
-    imports the module that the id names as the one that registers it."""
+    imports the module that the id names as the one that registers it, if that is a trusted one."""
     module, colon, name = env_id.rpartition(":")
     if colon and not (module and name):
         return f"env.id='{env_id}': must be an id, or module:id to import the module that registers it"
+    if module and not is_trusted(module, trusted):
+        return f"env.id={env_id} imports a module that this run folder may not import; --trust {module}"
     namespace = name.partition("/")[0]
     try:
         importlib.import_module(module or REGISTERED_BY.get(namespace, "gymnasium"))

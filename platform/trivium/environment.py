@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from trivium.credentials import mask
+
 PACKAGES = ("trivium", "torch", "ray", "gymnasium", "hydra-core", "wandb", "numpy")
 ANSWER_S = 4.0  # how long the doctor waits for anything beyond this machine
 
@@ -25,7 +28,7 @@ ANSWER_S = 4.0  # how long the doctor waits for anything beyond this machine
 def describe() -> dict[str, Any]:
     """Versions, hardware, git revision and command, as JSON."""
     return {
-        "command": " ".join(["trivium", *sys.argv[1:]]) if sys.argv[0].endswith("trivium") else " ".join(sys.argv),
+        "command": mask(shlex.join(["trivium", *sys.argv[1:]] if sys.argv[0].endswith("trivium") else sys.argv)),
         "python": platform.python_version(),
         "packages": versions(),
         "platform": platform.platform(),

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from trivium import borrowed, lock, ray_cluster, run_folder, signals, worker
@@ -20,6 +20,7 @@ from trivium.learner import Learner
 from trivium.loop import Outcome
 from trivium.progress import Display
 from trivium.run_folder import Result
+from trivium.run_place import Opened, bucket_of, open_run
 from trivium.storage import Bucket, is_bucket
 from trivium.worker import Task
 
@@ -45,13 +46,13 @@ def train(config: Config, *, dir: Path | None = None, display: Display | None = 
     found = Found()
     check_run_folder(dir, found)  # again, for a Python caller who composed without it
     refuse(found)
-    task = Task(config, dir)
-    task = Task({**config, "compile": worker.decide_compile(task)}, dir)
+    task = Task(config, dir, bucket=bucket_of(config, dir))
+    task = replace(task, config={**config, "compile": worker.decide_compile(task)})
     return _launch(task, resume=False, display=display or Display())
 
 
 def resume(
-    place: Path | str,
+    place: Path | str | Opened,
     overrides: Sequence[str] = (),
     *,
     trusted: Collection[str] = (),
@@ -67,17 +68,18 @@ def resume(
     Raises:
         ConfigError: there is no run, its folder can't be written, or its config can't be built.
     """
-    dir, config = run_folder.read_run(place)
-    done = run_folder.read_result(dir)
+    dir, config, bucket = open_run(place)
+    task = Task(config, dir, trusted, bucket)
+    done = run_folder.read_result(dir, quiet=True)
     if not os.access(dir, os.W_OK) and (overrides or not done):
         raise ConfigError([f"the run folder {dir} can't be written"])
     if done and not overrides:
-        return _as_it_is(Task(config, dir, trusted), done, display, busy=lock.is_held(dir))
+        return _as_it_is(task, done, display, busy=lock.is_held(dir))
     with lock.alone_in(dir):
         config, done = read(dir), run_folder.read_result(dir)  # which nobody changes any more
         if done and not overrides:
-            return _as_it_is(Task(config, dir, trusted), done, display)
-        task = Task(apply_overrides(config, overrides) if overrides else config, dir, trusted)
+            return _as_it_is(task, done, display)
+        task = replace(task, config=apply_overrides(config, overrides) if overrides else config)
         if done:
             _refuse_spent(task.config, done)
         rows = _size(dir / "metrics.jsonl")
@@ -93,7 +95,7 @@ def resume(
 
 def _as_it_is(task: Task, done: Result, display: Display | None, *, busy: bool = False) -> Result:
     """A finished run, with what a kill may have kept from being written, unless another process is busy with it."""
-    done._trusted = task.trusted
+    done._task = task
     if display:
         display.say(f"finished already, with {done.reason}; a larger budget continues it: budget.<unit>=<more>")
     if not busy:
@@ -156,7 +158,7 @@ def _close(task: Task, outcome: Outcome, learner: Learner | None, display: Displ
     """Write the result and the report; without a result a run counts as unfinished."""
     display.close()
     result = Result(dir=task.dir, name=task.config["name"], **asdict(outcome))
-    result._learner, result._trusted = learner, task.trusted
+    result._learner, result._task = learner, task
     if task.bucket:
         Bucket(task.bucket).pull(task.dir)  # rank 0 may have been on another node
     run_folder.write_result(result)
@@ -172,7 +174,7 @@ def _complete(task: Task) -> None:
     try:
         from trivium.report import write_report
 
-        write_report(task.dir)
+        write_report(task.dir, trusted=task.trusted, place=task.bucket)
     except Exception as error:  # a run is worth more than its report
         log.warning("no report was written: %s: %s", type(error).__name__, error)
     if task.bucket:

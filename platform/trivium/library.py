@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from trivium import untrusted
+
 PARTS = ("model", "data", "task", "env")  # groups that are built and handed to the learner
 LEARNERS = ("learner", "agent")  # two names of one group: exactly one is chosen
 GROUPS = (*LEARNERS, *PARTS, "launch", "experiment")
@@ -36,6 +38,10 @@ class Library:
 
     def find(self, group: str, option: str) -> Path | None:
         """The file of an option, None if there is none."""
+        try:
+            untrusted.inside(option)  # also of a command that a run folder holds
+        except untrusted.Refused:
+            return None
         paths = (folder / group / f"{option}.yaml" for folder in self._folders())
         return next((path for path in paths if path.is_file()), None)
 

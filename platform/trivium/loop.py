@@ -23,10 +23,12 @@ from trivium.budget import Budget, Cadence
 from trivium.checkpoint import Checkpoints, rng_state, set_rng_state
 from trivium.config import Config
 from trivium.learner import Learner, Picture, Run
+from trivium.loop_state import SHAPE, counters_problem
 from trivium.monitor import Monitor
 from trivium.progress import Status
 from trivium.signals import Abandoned
 from trivium.tracking import Row, Tracker
+from trivium.untrusted import Refused, require
 from trivium.window import Window
 
 log = logging.getLogger("trivium")
@@ -335,16 +337,17 @@ class Loop:
         if signal:
             raise Interrupted(signal, name)
         if self._monitor.best_step is not None and self._monitor.best_step != self.step:
-            best = self.checkpoints.load("best")
-            if best is not None and best["checkpoint"] != name:
-                self.learner.load_weights(best["learner"])
-                name = best["checkpoint"]
+            best = self.checkpoints.load("best", into=self._take_weights)
+            name = best["checkpoint"] if best is not None else name
         self._agree_on_buffers()
         with self._rng_untouched(), self.leaving():
             test = {f"test/{k}": float(v) for k, v in self.learner.evaluate(final=True).items()}
         self._log({"step": self.step, "updates": self.updates, **test})
         self._draw_figures(always=True)
         return Outcome(reason, dict(self.metrics), self.learner.counters(), self.updates, elapsed_s, name)
+
+    def _take_weights(self, state: Mapping[str, Any]) -> None:
+        self.learner.load_weights(state["learner"])
 
     # ------------------------------------------------------------------------------------------- state
 
@@ -381,10 +384,22 @@ class Loop:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
+        self.take(state)
+        self.go_on(state)
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """The part of `load_state_dict` that leaves the disk alone: if it raises, another state can be taken.
+
+        Raises:
+            Refused: the state does not look like one of a loop.
+            Others: whatever the learner raises of one that it can't use.
+        """
+        require(state, SHAPE)
         loop = state["loop"]
         self._compute_as(state["computed_by"])
         self.learner.load_state_dict(state["learner"])
-        self.tracker.load_state_dict(state["tracker"])
+        if problem := counters_problem(self.learner.counters()):
+            raise Refused(problem)
         self.updates = loop["updates"]
         self._elapsed_before_s = loop["elapsed_s"]
         self._window.load_state_dict(loop["window"])
@@ -394,6 +409,10 @@ class Loop:
         self._saved_at = self.updates if self._pending is None else -1  # with its evaluation it may be the best one
         self._monitor.load_state_dict(loop)
         set_rng_state(state["rng"], self.run.device)
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """The rest: bring the disk to where the state was taken."""
+        self.tracker.load_state_dict(state["tracker"])
         if self.run.rank == 0:
             self.checkpoints.tidy(self._monitor.best_step)  # which a kill may have prevented
 

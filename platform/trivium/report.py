@@ -7,16 +7,19 @@ stranger: every text is escaped, and the page's own policy forbids whatever migh
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from trivium import untrusted
+from trivium.credentials import mask
 from trivium.report_curves import Axis, Series, number, panel, value_text
 from trivium.report_page import page
 from trivium.report_record import Record, as_dict, panels_of, repeat_command, series_of, split_command
@@ -26,11 +29,13 @@ MAX_FIGURE_BYTES = 16_000_000  # a larger one is only linked
 MAX_FILES = 200  # listed
 
 
-def write_report(dir: Path) -> Path:
+def write_report(dir: Path, *, trusted: Collection[str] = (), place: str | None = None) -> Path:
     """Write `report.html` into a run folder, whole or not at all; one that is there is replaced.
 
     Args:
         dir: a run folder. `metrics.jsonl`, `result.json` and the rest may be missing or damaged.
+        trusted: the modules of the user's own that may be imported to find the command that repeats the run.
+        place: where the run is opened, if not at `dir`: its URL in a bucket.
 
     Returns:
         The path of the report.
@@ -38,7 +43,7 @@ def write_report(dir: Path) -> Path:
     Raises:
         OSError: the folder can't be read or written.
     """
-    record = Record(Path(dir))
+    record = Record(Path(dir), trusted=trusted, place=place)
     sections = [_headline, _curves, _figures, _config, _environment, _repeat, _files, _footer]
     text = page(f"{record.name} · Trivium", "\n".join(section(record) for section in sections))
     staged = record.dir / f".{NAME}"
@@ -156,13 +161,15 @@ def _curves(record: Record) -> str:
 
 def _figures(record: Record) -> str:
     drawn = []
-    for path in sorted((record.dir / "figures").rglob("*")):
-        picture = path.suffix in (".png", ".gif") and not path.name.startswith(".")
-        if not picture or not path.is_file() or not _is_inside(path, record.dir):
+    folder = record.dir / "figures"
+    for path in untrusted.files_below(folder) if folder.is_dir() and _is_inside(folder, record.dir) else ():
+        if path.suffix not in (".png", ".gif") or path.name.startswith("."):
             continue
-        name = path.relative_to(record.dir / "figures").with_suffix("").as_posix()
+        name = path.relative_to(folder).with_suffix("").as_posix()
         caption = f"<figcaption><b>{escape(name)}</b>{_link(path, record.dir)}</figcaption>"
-        content = path.read_bytes() if path.stat().st_size <= MAX_FIGURE_BYTES else b""
+        content = b""
+        with contextlib.suppress(untrusted.Refused):
+            content = untrusted.read_bytes(path, MAX_FIGURE_BYTES)
         size = picture_size(content)
         if size is None:
             drawn.append(f"<figure>{caption}<p class=soft>Not shown: damaged, or larger than 16 MB.</p></figure>")
@@ -178,7 +185,7 @@ def _figures(record: Record) -> str:
 
 
 def _config(record: Record) -> str:
-    text = escape(record.config_text.strip()) or "There is no config.yaml that can be read."
+    text = escape(mask(record.config_text.strip())) or "There is no config.yaml that can be read."
     return f"<h2>Config</h2><pre{' class=long' if text.count(chr(10)) > 24 else ''}>{text}</pre>"
 
 
@@ -191,14 +198,14 @@ def _environment(record: Record) -> str:
 def _repeat(record: Record) -> str:
     recorded = str(record.environment.get("command") or "")
     quoted = shlex.join(split_command(recorded))  # what a shell would act on is in quotes
-    repeats = repeat_command(record.config, recorded)
+    repeats = repeat_command(record.config, recorded, record.trusted)
     commands = {"Train another run with this config": repeats} if repeats else {}
     if recorded and quoted != repeats:
         commands["The command that started this run"] = quoted
     if not record.result:
-        commands["Continue this run"] = f"trivium resume {shlex.quote(str(record.dir.absolute()))}"
+        commands["Continue this run"] = f"trivium resume {shlex.quote(record.place or str(record.dir.absolute()))}"
     blocks = "".join(
-        f"<h3>{title}</h3><div class=command><code>{escape(command)}</code><button>Copy</button></div>"
+        f"<h3>{title}</h3><div class=command><code>{escape(mask(command))}</code><button>Copy</button></div>"
         for title, command in commands.items()
     )
     return f"<h2>Repeat</h2>{blocks}" if blocks else ""
@@ -238,7 +245,7 @@ def _link(path: Path, dir: Path) -> str:
 
 def _is_inside(path: Path, dir: Path) -> bool:
     """Whether a path of a run folder stays in it, also where it is a link."""
-    return path.resolve().is_relative_to(dir.resolve())
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(dir))
 
 
 def _listed(dir: Path) -> Iterator[Path]:
@@ -254,5 +261,5 @@ def _bytes(path: Path) -> int | None:
     """The size of a file or of all files in a folder; None of a link."""
     if path.is_symlink():
         return None
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(f.lstat().st_size for f in files if not f.is_dir())
+    files = untrusted.files_below(path) if path.is_dir() else [path]
+    return sum(f.lstat().st_size for f in files)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from trivium import untrusted
 from trivium.report_curves import Point, best_index, number
+from trivium.storage import checkpoint_names
 from trivium.tracking import Row, read_rows
+
+MAX_COMMAND = 20_000  # characters of one that is composed again
+MAX_LEAVES = 1_000  # keys of a config that a command can state
 
 
 @dataclass
 class Record:
-    """One run folder; each part is read when it is asked for."""
+    """One run folder; each part is read when it is asked for. `trusted`, `place`: see `report.write_report`."""
 
     dir: Path
+    trusted: Collection[str] = ()
+    place: str | None = None
 
     @cached_property
     def config_text(self) -> str:
@@ -30,12 +34,9 @@ class Record:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        try:
-            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(self.config_text)):
-                return {}  # Trivium writes none, and a few lines of them unfold to gigabytes
-            return as_dict(yaml.safe_load(self.config_text))
-        except (yaml.YAMLError, ValueError, RecursionError):
-            return {}
+        with contextlib.suppress(untrusted.Refused):
+            return as_dict(untrusted.parse_yaml(self.config_text.encode(), "config.yaml"))
+        return {}
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -50,9 +51,9 @@ class Record:
     def rows(self) -> list[Row]:
         try:
             rows = read_rows(self.dir / "metrics.jsonl")
-        except (OSError, ValueError, RecursionError):
+        except (OSError, untrusted.Refused):
             return []
-        return [row for row in rows if isinstance(row, dict) and number(row.get("step")) is not None]
+        return [row for row in rows if number(row.get("step")) is not None]
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -79,7 +80,7 @@ class Record:
     @cached_property
     def checkpoints(self) -> list[str]:
         """Names, oldest first."""
-        return sorted(path.parent.name for path in self.dir.glob("checkpoints/step-*/manifest.json"))
+        return checkpoint_names(self.dir / "checkpoints")
 
     @property
     def monitored(self) -> str | None:
@@ -95,16 +96,15 @@ class Record:
         return None if index is None else points[index]
 
     def _text(self, name: str) -> str:
-        try:
-            return (self.dir / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
+        with contextlib.suppress(OSError, untrusted.Refused):
+            content = untrusted.read_bytes(self.dir / name, untrusted.MAX_CONFIG_BYTES)
+            return content.decode("utf-8", errors="replace")
+        return ""
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            return as_dict(json.loads(self._text(name)))
-        except (ValueError, RecursionError):
-            return {}
+        with contextlib.suppress(OSError, untrusted.Refused):
+            return as_dict(untrusted.read_json(self.dir / name))
+        return {}
 
 
 def series_of(rows: list[Row], metric: str) -> list[Point]:
@@ -134,32 +134,36 @@ def panels_of(names: Iterable[str], monitored: str | None) -> list[tuple[str, li
     return [(m[0] if len(m) == 1 else m[0].partition("/")[2], m) for m in sorted(shared, key=rank)]
 
 
-def repeat_command(config: dict[str, Any], recorded: str = "") -> str | None:
+def repeat_command(config: dict[str, Any], recorded: str = "", trusted: Collection[str] = ()) -> str | None:
     """The `trivium train ...` that composes to exactly this config here and now, ready for a shell.
 
     Args:
         recorded: the command that the run was started with, preferred if it does: an experiment may have changed since,
             the run may have been resumed with other values, or started from Python.
+        trusted: the modules that may be imported to compose it; all of these texts may be a stranger's.
 
     Returns:
         None if there is none: the config is of no experiment that Trivium knows.
     """
     from trivium.config import compose
 
-    words = split_command(recorded)
+    words = split_command(recorded) if len(recorded) <= MAX_COMMAND else []
+    leaves = dict(_leaves(config))
+    if len(leaves) > MAX_LEAVES or any("${" in str(text) for text in (recorded, *leaves.values())):
+        return None  # OmegaConf would look up what it refers to
     with contextlib.suppress(Exception):  # of a stranger's command, or one with options
-        if words[:2] == ["trivium", "train"] and compose(words[2:]) == config:
+        if words[:2] == ["trivium", "train"] and compose(words[2:], trusted=trusted) == config:
             return shlex.join(words)
     name, engine = config.get("name"), as_dict(config.get("launch")).get("engine")
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
         return None
     overrides = [f"experiment={name}", *(["launch=ray"] if engine == "ray" else [])]
     try:
-        base = dict(_leaves(compose(overrides)))
-        for key, value in _leaves(config):
+        base = dict(_leaves(compose(overrides, trusted=trusted)))
+        for key, value in leaves.items():
             if key not in base or base[key] != value:
                 overrides.append(f"{'' if key in base else '+'}{key}={_typed(value)}")
-        if dict(_leaves(config)) != base and compose(overrides) != config:
+        if leaves != base and compose(overrides, trusted=trusted) != config:
             return None
     except Exception:  # of a damaged or a stranger's config; a report does without the command
         return None

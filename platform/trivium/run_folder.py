@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trivium import environment, lock, strict_json
-from trivium.config import Config, ConfigError, read, refuse
+from trivium import environment, lock, strict_json, untrusted
+from trivium.config import Config, ConfigError, refuse
 from trivium.config_check import Found, check_run_folder
 from trivium.learner import Learner
 from trivium.loop import Outcome
-from trivium.storage import Bucket, is_bucket
+from trivium.run_place import COPY_OF, Opened, mark_copy, reach
+from trivium.storage import Bucket, is_checkpoint_name
+from trivium.untrusted import by_name, count, finite, text
 from trivium.worker import Task
 
 RESULT = "result.json"
 MADE = ("config.yaml", "environment.json")  # before a run begins
+log = logging.getLogger("trivium")
 
 
 @dataclass(kw_only=True)
@@ -43,54 +46,60 @@ class Result(Outcome):
         if self._learner is None:
             from trivium.trained import load_learner
 
-            self._learner = load_learner(self.dir, self.checkpoint, self._trusted)[0]
+            if self._task is None:
+                raise RuntimeError("the result was read without its run: use trivium.evaluate or trivium.resume")
+            run = Opened(self.dir, self._task.config, self._task.bucket)
+            self._learner = load_learner(run, self.checkpoint, self._task.trusted)[0]
         return self._learner
 
     _learner: Learner | None = field(default=None, init=False, repr=False, compare=False)
-    _trusted: Collection[str] = field(default=(), init=False, repr=False, compare=False)
+    _task: Task | None = field(default=None, init=False, repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, one key per public attribute."""
         return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items() if not k.startswith("_")}
 
 
-def read_run(place: Path | str) -> tuple[Path, Config]:
-    """The folder and the config of a run; one in a bucket is brought here first.
+def read_result(dir: Path, *, quiet: bool = False) -> Result | None:
+    """The result of a finished run; None of one that is not, or, with a warning unless `quiet`, if it is not what
+    `write_result` writes."""
+    try:
+        content = untrusted.read_json(dir / RESULT)
+        untrusted.require(content, _RESULT, RESULT)
+    except FileNotFoundError:
+        return None
+    except (OSError, untrusted.Refused) as error:
+        if not quiet:
+            log.warning("%s; the run counts as unfinished", error)
+        return None
+    content["metrics"] = {k: math.nan if v is None else float(v) for k, v in content["metrics"].items()}
+    return Result(dir=dir, **{key: content[key] for key in _RESULT})
 
-    Raises:
-        ConfigError: there is no run there, or its config can't be read.
-    """
-    if is_bucket(place):
-        url = str(place).partition("?")[0].rstrip("/")
-        dir = Path("runs", *url.split("/")[-2:]).absolute()
-        _reach(str(place), lambda: Bucket(str(place)).pull(dir, anew=True))
-    else:
-        dir = Path(place).absolute()
-    if (dir / "config.yaml").exists():
-        _refuse_links_out_of(dir)
-    return dir, read(dir)
+
+def _seconds(value: Any) -> bool:
+    """a number >= 0"""
+    return finite(value) and value >= 0
 
 
-def read_result(dir: Path) -> Result | None:
-    """The result of a finished run, None of one that is not."""
-    with contextlib.suppress(
-        OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError
-    ):
-        content = json.loads((dir / RESULT).read_text())
-        metrics, counters = ({n: _number(v) for n, v in content[k].items()} for k in ("metrics", "counters"))
-        name, reason, checkpoint = (str(content[k]) for k in ("name", "reason", "checkpoint"))
-        updates, elapsed_s = int(content["updates"]), float(content["elapsed_s"])
-        return Result(
-            dir=dir,
-            name=name,
-            reason=reason,
-            metrics=metrics,
-            counters=counters,
-            updates=updates,
-            elapsed_s=elapsed_s,
-            checkpoint=checkpoint,
-        )
-    return None
+def _metric(value: Any) -> bool:
+    """a number or null"""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _counters(value: Any) -> bool:
+    """a group of counts >= 0"""
+    return by_name(_seconds)(value) and bool(value)
+
+
+_RESULT = {
+    "name": text,
+    "reason": text,
+    "metrics": by_name(_metric),
+    "counters": _counters,
+    "updates": count,
+    "elapsed_s": _seconds,
+    "checkpoint": is_checkpoint_name,
+}
 
 
 @contextlib.contextmanager
@@ -130,7 +139,7 @@ def become(task: Task, config: Config, result: Result | None) -> None:
         (task.dir / RESULT).unlink(missing_ok=True)
     if task.bucket:
         bucket = Bucket(task.bucket)
-        _reach(task.config["storage"], lambda: bucket.push(task.dir) if result else bucket.remove(RESULT))
+        reach(task.bucket, lambda: bucket.push(task.dir) if result else bucket.remove(RESULT))
 
 
 def write_result(result: Result) -> None:
@@ -146,12 +155,13 @@ def _make(task: Task) -> None:
     except OSError as error:
         raise ConfigError([f"the run folder {task.dir} can't be written: {error.strerror or error}"]) from error
     if task.bucket:
-        _reach(task.config["storage"], lambda: Bucket(str(task.bucket)).push(task.dir))
+        mark_copy(task.dir, task.bucket)
+        reach(task.bucket, lambda: Bucket(str(task.bucket)).push(task.dir))
 
 
 def _take_away(task: Task) -> None:
     """All that is there of a run before its first row, and nothing else."""
-    for name in (*MADE, *lock.NAMES):
+    for name in (*MADE, *lock.NAMES, COPY_OF):
         (task.dir / name).unlink(missing_ok=True)
     if task.bucket:
         with contextlib.suppress(OSError, ValueError):
@@ -159,32 +169,14 @@ def _take_away(task: Task) -> None:
                 Bucket(task.bucket).remove(name)
 
 
-def _refuse_links_out_of(dir: Path) -> None:
-    """A stranger's run folder must not make us write, or read, elsewhere."""
-    root = dir.resolve()
-    for folder, folders, names in os.walk(root):
-        for path in (Path(folder, name) for name in (*folders, *names)):
-            # W&B links each run's logs to one in the user's cache; nobody here reads or writes it.
-            if path.relative_to(root).match("wandb/*run-*/logs/debug-core.log"):
-                continue
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise ConfigError([f"{path} is a link out of the run folder: remove it if the run is yours"])
-
-
-def _number(value: Any) -> float:
-    """A number of a result; null is one that was not finite."""
-    return math.nan if value is None else float(value)
-
-
-def _reach(url: str, use: Callable[[], object]) -> None:
-    try:
-        use()
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"{url} can't be reached: {str(error).splitlines()[0]}"]) from error
-
-
 def _write_config(dir: Path, config: Config) -> None:
-    _write(dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    _write(dir / "config.yaml", yaml.dump(config, Dumper=_Dumper, sort_keys=False))
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        """Always: none is read either, see `untrusted.read_yaml`."""
+        return True
 
 
 def _write(path: Path, text: str) -> None:

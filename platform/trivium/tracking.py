@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from trivium import strict_json
+from trivium import strict_json, untrusted
 from trivium.learner import VIDEO_FPS, Picture
 from trivium.progress import Status
 
@@ -161,7 +161,8 @@ class RunTracker(Tracker):
             there = self._file.tell()
             if there < length:
                 log.warning("%s is %d bytes short of its checkpoint: rows are missing", self.path, length - there)
-                length = self.path.read_bytes().rfind(b"\n") + 1  # no row begins in the middle of another
+                rows = untrusted.read_bytes(self.path, untrusted.MAX_ROWS_BYTES)
+                length = rows.rfind(b"\n") + 1  # no row begins in the middle of another
             self._file.truncate(length)
             self._file.seek(0, os.SEEK_END)
             try:
@@ -219,13 +220,21 @@ class TensorBoard:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; a last line that was cut short is not a row."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    """The rows of a metrics.jsonl up to the first line that is none, as a last one that was cut short.
+
+    Raises:
+        untrusted.Refused, OSError: see `untrusted.read_bytes`.
+    """
+    rows: list[Row] = []
+    content = untrusted.read_bytes(path, untrusted.MAX_ROWS_BYTES) if path.exists() else b""
+    for line in content.decode("utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows
 
 

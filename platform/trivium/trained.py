@@ -11,15 +11,13 @@ from trivium import borrowed, worker
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError
 from trivium.learner import Episode, Film, Learner
-from trivium.run_folder import read_run
+from trivium.run_place import Opened, open_run, require_checkpoint
 from trivium.video import GIF_FPS, write_video
 from trivium.worker import Task
 
-ALIASES = ("best", "last")  # of checkpoints
-
 
 def evaluate(
-    place: Path | str,
+    place: Path | str | Opened,
     *,
     checkpoint: str = "best",
     episodes: int | None = None,
@@ -39,16 +37,17 @@ def evaluate(
     Raises:
         ConfigError: there is no run, or it can't be evaluated so.
     """
-    dir, config = read_run(place)
+    run = open_run(place)
+    dir, config, _ = run
     keywords = _keywords_of_agent(config, episodes=episodes, deterministic=deterministic)
     with _process(config):
-        learner, name = load_learner(dir, checkpoint, trusted, keywords)
+        learner, name = load_learner(run, checkpoint, trusted, keywords)
         values = learner.evaluate(final=True)
     return {"dir": str(dir), "checkpoint": name, "metrics": {f"test/{k}": float(v) for k, v in values.items()}}
 
 
 def play(
-    place: Path | str,
+    place: Path | str | Opened,
     *,
     to: Path | None,
     episodes: int = 1,
@@ -78,7 +77,8 @@ def play(
     Raises:
         ConfigError: there is no run, it is no agent's, its env can't be drawn, or the file can't be written.
     """
-    dir, config = read_run(place)
+    run = open_run(place)
+    dir, config, _ = run
     if not config.get("agent"):
         raise ConfigError([f"{dir} can't be played: {config['name']} is no agent, which acts in an environment"])
     keywords = _keywords_of_agent(config, episodes=None, deterministic=deterministic)
@@ -90,7 +90,7 @@ def play(
 
     max_fps = GIF_FPS if to and to.suffix == ".gif" else 60.0
     with _process(config):
-        learner, name = load_learner(dir, checkpoint, trusted, keywords)
+        learner, name = load_learner(run, checkpoint, trusted, keywords)
         start = getattr(learner, "play", None)
         if start is None:
             raise ConfigError([f"{dir} can't be played: {type(learner).__name__} has no method `play`"])
@@ -121,27 +121,27 @@ def play(
 
 
 def load_learner(
-    dir: Path, checkpoint: str, trusted: Collection[str], keywords: dict[str, Any] | None = None
+    opened: Opened, checkpoint: str, trusted: Collection[str], keywords: dict[str, Any] | None = None
 ) -> tuple[Learner, str]:
     """The learner of a run on this machine, with a checkpoint's weights, and the checkpoint's name."""
-    config = read_run(dir)[1]
+    dir, config = opened.dir, dict(opened.config)
     for group in ("learner", "agent"):
         if config.get(group) and keywords:
             config[group] = {**config[group], **keywords}
+    require_checkpoint(opened, checkpoint)
     config["device"] = worker.usable_device(config)
-    task = Task(config, dir, trusted)
+    task = Task(config, dir, trusted, opened.bucket)
     run = worker.make_run(config, dir)
     checkpoints = Checkpoints(task.checkpoints_place, run)
-    names = checkpoints.names()
-    if checkpoint not in (*ALIASES, *names):
-        valid = ", ".join((*ALIASES, *names))
-        raise ConfigError([f"--checkpoint {checkpoint}: {dir} has no such checkpoint; valid: {valid}"])
+
+    def take(state: dict[str, Any]) -> None:
+        learner.load_weights(state["learner"])
+
     with _process(config):
         learner = worker.make_learner(task, run)
-    state = checkpoints.load(checkpoint, any_world_size=True)
+    state = checkpoints.load(checkpoint, into=take, any_world_size=True)
     if state is None:
         raise ConfigError([f"{dir} has no checkpoint yet"])
-    learner.load_weights(state["learner"])
     return learner, state["checkpoint"]
 
 

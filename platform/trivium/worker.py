@@ -6,7 +6,6 @@ The same for the one worker that runs inline and for each of many on Ray.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from trivium import borrowed, lock, strict_json
+from trivium import borrowed, credentials, lock, strict_json, untrusted
 from trivium.budget import Budget
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
@@ -28,8 +27,10 @@ from trivium.config_check import Found, check_metrics
 from trivium.learner import Learner, Run
 from trivium.loop import Loop, Outcome
 from trivium.progress import Status
-from trivium.storage import Bucket, is_bucket, join
+from trivium.run_place import checkpoints_of
+from trivium.storage import Bucket
 from trivium.tracking import RunTracker, Sink, TensorBoard, Tracker
+from trivium.untrusted import count, require
 
 log = logging.getLogger("trivium")
 
@@ -40,23 +41,19 @@ class Task:
 
     Attributes:
         config: checked and resolved.
-        dir: the run folder. With a bucket as storage it is a local copy, else all nodes must see it.
+        dir: the run folder. Of a run in a bucket it is a local copy, else all nodes must see it.
         trusted: see `trivium.builder`.
+        bucket: the run's own URL, if it is kept in a bucket. Not read from the config, see `trivium.run_place`.
     """
 
     config: Config
     dir: Path
     trusted: Collection[str] = EVERYTHING
-
-    @property
-    def bucket(self) -> str | None:
-        """The run's own URL, if it is kept in a bucket."""
-        storage = self.config["storage"]
-        return join(storage, self.config["name"], self.dir.name) if is_bucket(storage) else None
+    bucket: str | None = None
 
     @property
     def checkpoints_place(self) -> str:
-        return join(self.bucket or self.dir, "checkpoints")
+        return checkpoints_of(self.dir, self.bucket)
 
 
 def make_run(
@@ -130,30 +127,37 @@ def _work(
     stop_requested: Callable[[], int | None],
 ) -> Outcome:
     checkpoints = Checkpoints(task.checkpoints_place, run, keep=task.config["checkpoint"]["keep"])
+    loop = Loop(
+        learner,
+        run,
+        task.config,
+        checkpoints,
+        Tracker(),
+        stop_requested=stop_requested,
+        leaving=getattr(stop_requested, "leaving", contextlib.nullcontext),
+    )
+
+    def take(state: dict[str, Any]) -> None:
+        loop.take(state)
+        if run.rank == 0:
+            require(state["tracker"], {"metrics_bytes": count}, "tracker")
+
     state = None
     if resume:
         if run.rank == 0 and task.bucket:
             Bucket(task.bucket).pull(task.dir)
-        state = checkpoints.load(mend=True)
+        state = checkpoints.load(into=take, mend=True)
         if run.rank == 0 and (task.dir / "metrics.jsonl").exists():
             if state:
                 say(f"resuming from {state['checkpoint']}")
             else:
                 log.warning("%s holds no checkpoint: the run starts from the beginning", task.checkpoints_place)
     tracker = _tracker(task, run, show, resumed_step=_step(state)) if run.rank == 0 else Tracker()
+    loop.tracker = tracker
     failed = True
     try:
-        loop = Loop(
-            learner,
-            run,
-            task.config,
-            checkpoints,
-            tracker,
-            stop_requested=stop_requested,
-            leaving=getattr(stop_requested, "leaving", contextlib.nullcontext),
-        )
         if state:
-            loop.load_state_dict(state)
+            loop.go_on(state)
         outcome = loop.train()
         failed = False
     finally:
@@ -184,17 +188,17 @@ def _tracker(task: Task, run: Run, show: Callable[[Status], None], *, resumed_st
             try:
                 Bucket(task.bucket).push(task.dir)
             except OSError as error:  # the checkpoint itself is there; the next push brings the rest
-                log.warning("the run folder could not be copied to %s: %s", task.bucket, error)
+                log.warning("the run folder could not be copied to %s: %s", credentials.mask(task.bucket), error)
 
     return RunTracker(task.dir, open_sinks=open_sinks, show=show, device=run.device, on_checkpoint=push)
 
 
 def _wandb_config(task: Task) -> dict[str, Any]:
     path = task.dir / "environment.json"
-    return {
-        **strict_json.finite(task.config, as_text=True),
-        "environment": json.loads(path.read_text()) if path.exists() else {},
-    }
+    described = untrusted.read_json(path) if path.exists() else {}
+    config = strict_json.finite(task.config, as_text=True)
+    masked: dict[str, Any] = credentials.masked({**config, "environment": described})
+    return masked
 
 
 def _step(state: dict[str, Any] | None) -> int | None:

@@ -205,10 +205,10 @@ def test_a_module_that_the_user_trusts_is_built(
 
 
 def test_trust_is_for_the_module_named_and_those_in_it() -> None:
-    assert constructors._is_trusted("mine", ("mine",))
-    assert constructors._is_trusted("mine.nets", ("mine",))
-    assert not constructors._is_trusted("mines", ("mine",))
-    assert not constructors._is_trusted("mine", ("mine.nets",))
+    assert constructors.is_trusted("mine", ("mine",))
+    assert constructors.is_trusted("mine.nets", ("mine",))
+    assert not constructors.is_trusted("mines", ("mine",))
+    assert not constructors.is_trusted("mine", ("mine.nets",))
 
 
 def test_torchs_own_optimizers_schedules_and_modules_may_be_built(config: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ def test_all_damaged_is_an_error_and_not_a_fresh_start(saved: Checkpoints) -> No
 
 
 def test_what_cannot_be_read_is_not_taken_for_damaged(saved: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(self: Folder, name: str, file: str) -> bytes:
+    def denied(self: Folder, name: str, file: str, limit: int) -> bytes:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Folder, "read", denied)

@@ -23,8 +23,11 @@ from trivium.checkpoint import Checkpoints
 from trivium.config import compose
 from trivium.learner import Run
 from trivium.loop import Interrupted
+from trivium.run_place import bucket_of
 from trivium.storage import Bucket, Folder, Storage, is_bucket, join
 from trivium.worker import Task
+
+ONE, TWO = "step-000000000001", "step-000000000002"
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +65,24 @@ def test_places() -> None:
 
 def test_a_checkpoint_appears_when_it_is_committed(place: str) -> None:
     storage: Storage = Bucket(place) if is_bucket(place) else Folder(Path(place))
-    storage.write("step-1", "a", lambda stream: stream.write(b"content"))  # type: ignore[arg-type,return-value]
+    storage.write(ONE, "a", lambda stream: stream.write(b"content"))  # type: ignore[arg-type,return-value]
     assert storage.names() == []
-    storage.commit("step-1", b"{}")
-    assert storage.names() == ["step-1"]
-    assert storage.read("step-1", "a") == b"content"
-    with pytest.raises(OSError, match="step-2"):
-        storage.read("step-2", "a")
-    storage.write("step-2", "a", lambda stream: stream.write(b"half"))  # type: ignore[arg-type,return-value]
+    storage.commit(ONE, b"{}")
+    assert storage.names() == [ONE]
+    assert storage.read(ONE, "a", 100) == b"content"
+    with pytest.raises(OSError, match=TWO):
+        storage.read(TWO, "a", 100)
+    storage.write(TWO, "a", lambda stream: stream.write(b"half"))  # type: ignore[arg-type,return-value]
     storage.clear_up()
-    with pytest.raises(OSError, match="step-2"):
-        storage.read("step-2", "a")
-    storage.write("step-2", "a", lambda stream: stream.write(b"half"))  # type: ignore[arg-type,return-value]
-    storage.discard("step-2")
-    storage.set_aside("step-1")
+    with pytest.raises(OSError, match=TWO):
+        storage.read(TWO, "a", 100)
+    storage.write(TWO, "a", lambda stream: stream.write(b"half"))  # type: ignore[arg-type,return-value]
+    storage.discard(TWO)
+    storage.set_aside(ONE)
     storage.clear_up()
     assert storage.names() == []
-    storage.delete("step-1")
-    storage.delete("step-1")
+    storage.delete(ONE)
+    storage.delete(ONE)
 
 
 def test_one_that_is_written_over_is_there_until_the_new_one_is(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +186,8 @@ def _node(rank: int, place: str, folder: str) -> None:
     def train(node: str, name: str, *, stop_at: int = 1000) -> tuple[Path, dict[str, Any]]:
         learner = Counting(run=run)
         torch.manual_seed(rank)
-        task = Task(config, Path(folder, f"{node}-{rank}", name))
+        dir = Path(folder, f"{node}-{rank}", name)
+        task = Task(config, dir, bucket=bucket_of(config, dir))
         with contextlib.suppress(Interrupted):
             worker.work(
                 task,
