@@ -218,11 +218,12 @@ def _entries(root: str) -> Iterator[tuple[os.DirEntry[str], int]]:
     waiting = [(root, 1)]
     while waiting:
         folder, depth = waiting.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                yield entry, depth
-                if depth <= MAX_DEPTH and entry.is_dir(follow_symlinks=False):
-                    waiting.append((entry.path, depth + 1))
+        with os.scandir(folder) as found:
+            entries = list(found)
+        for entry in entries:
+            yield entry, depth
+            if depth <= MAX_DEPTH and entry.is_dir(follow_symlinks=False):
+                waiting.append((entry.path, depth + 1))
 
 
 def files_below(dir: Path) -> Iterator[Path]:
