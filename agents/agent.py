@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trivium.agents.attributes import to_arrays
 from trivium.agents.collector import Collector
 from trivium.agents.env_runners import EnvRunners
 from trivium.agents.evaluation import EVALUATED, Act, Evaluation
 from trivium.agents.play import Film, agent_figures
+from trivium.agents.wrapper_state import State
 from trivium.learner import Picture
 
 
@@ -28,6 +30,7 @@ class Agent:
     net: Any
     collector: Collector | EnvRunners
     evaluation: Evaluation
+    _loaded: tuple[int, State] | None = None  # what wrappers kept where weights are from, and the env steps then
 
     @property
     def _act(self) -> Act:
@@ -40,7 +43,14 @@ class Agent:
 
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         """See `Evaluation`."""
+        self._look_as_in_training()
         return self.evaluation(self._act, final=final, state_size=self._state_size)
+
+    def _look_as_in_training(self) -> None:
+        """Let the envs of evaluations and films begin with what training's wrappers keep, or kept where the weights
+        are from that were loaded since."""
+        loaded = self._loaded is not None and self._loaded[0] == self.collector.env_steps
+        self.evaluation.kept = self._loaded[1] if loaded and self._loaded else self.collector.kept()
 
     def figures(self) -> dict[str, Picture]:
         """See `agent_figures`."""
@@ -48,6 +58,7 @@ class Agent:
 
     def play(self, **keywords: Any) -> Film:
         """See `Film`."""
+        self._look_as_in_training()
         return Film(
             self.evaluation,
             self._act,
@@ -66,3 +77,4 @@ class Agent:
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
+        self._loaded = self.collector.env_steps, to_arrays(state["collector"].get("kept", {}))

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trivium.agents.attributes import to_tensors
 from trivium.agents.envs import Envs, PureEnvs
 from trivium.agents.returns import mean_where, running_sum
+from trivium.agents.wrapper_state import State
 from trivium.learner import Run
 
 if TYPE_CHECKING:
@@ -98,6 +100,11 @@ class Collector:
         """End what the envs hold beside memory, such as processes."""
         getattr(self.envs, "close", lambda: None)()
 
+    def kept(self) -> State:
+        """What evaluation needs of what the envs' wrappers keep, see `wrapper_state.merged`."""
+        kept: State = getattr(self.envs, "kept", dict)()
+        return kept
+
     @torch.no_grad()
     def collect(self, *noise: Tensor) -> Rollout:
         """A rollout of as many steps as the noise, [T, ...] each, is for; `act` is given that of one step."""
@@ -171,6 +178,7 @@ class Collector:
         return {
             "env_steps": self.env_steps,
             "envs": self.envs.state_dict(),
+            "kept": to_tensors(self.kept()),
             "state": self.state_NM,
             "begins": self.begins_N,
             "return": self.return_N,

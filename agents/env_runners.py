@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from trivium import ray_cluster, valid
+from trivium.agents.attributes import to_arrays, to_tensors
 from trivium.agents.collector import Act, Collector, Rollout
 from trivium.agents.envs import Envs
+from trivium.agents.wrapper_state import State, merged
 from trivium.learner import Run
 
 log = logging.getLogger("trivium")
@@ -235,9 +237,14 @@ class EnvRunners:
             ray.kill(actor)
         self._ray.close()
 
+    def kept(self) -> State:
+        """See `Collector.kept`."""
+        return merged([to_arrays(state["kept"]) for state in self._states])
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "env_steps": self.env_steps,
+            "kept": to_tensors(self.kept()),
             "runners": list(self._states),
             "return": self.return_N,
             "length": self.length_N,

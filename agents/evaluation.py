@@ -6,6 +6,8 @@ Shapes: N envs of this worker, M numbers in the state of a memory, E episodes of
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,9 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trivium.agents.attributes import same, to_arrays, to_tensors
 from trivium.agents.envs import Envs
 from trivium.agents.episodes import NONE
+from trivium.agents.wrapper_state import State
 from trivium.learner import Run
+
+log = logging.getLogger("trivium")
 
 Generators = torch.Generator | Sequence[torch.Generator]  # one for all envs, or one for each
 
@@ -56,6 +62,9 @@ class Evaluation:
         self.test_episodes = test_episodes
         self.max_steps = max_steps
         self.last_returns: list[float] = []  # of the episodes of the last call, over all workers
+        self.kept: State = {}  # what wrappers begin each episode with, see `wrapper_state`; rank 0's counts
+        self._began: dict[str, tuple[State, Tensor]] = {}  # by stream, what the last evaluation began with
+        self._warned = False
         self._envs: tuple[str, Any] | None = None  # those of one stream: two would be twice as many as were asked for
 
     @torch.no_grad()
@@ -71,10 +80,12 @@ class Evaluation:
         total = self.test_episodes if final else self.eval_episodes
         rank, size = self.run.rank, self.run.world_size
         episodes = range(total * rank // size, total * (rank + 1) // size)
+        self.kept = self._of_rank_0(self.kept)
         result_E2 = torch.zeros(0, 2, dtype=torch.float64, device=self.run.device)
         if episodes:
             stream = "test" if final else "eval"
             envs = self._envs_of(stream, episodes)
+            getattr(envs, "freeze", lambda kept: None)(self.kept)
             if getattr(envs, "playing_N", None) is None:
                 result_E2 = self._play_at_once(stream, envs, act, state_size)
             else:
@@ -90,6 +101,28 @@ class Evaluation:
         if self._envs is not None:
             getattr(self._envs[1], "close", lambda: None)()
             self._envs = None
+
+    def _compare(self, stream: str, obs: Tensor) -> None:
+        """Say so, once, where what may differ between evaluations is the same and the episodes are not."""
+        before, self._began[stream] = self._began.get(stream), (self.kept, obs.cpu().clone())
+        if before is None or self._warned or not same(before[0], self.kept) or torch.equal(before[1], obs.cpu()):
+            return
+        self._warned = True
+        log.warning(
+            "evaluations are not of the same episodes: env.id=%r begins others with the same seeds; it keeps something "
+            "over their ends that can't be seen from outside",
+            getattr(self.make_env, "keywords", {}).get("id"),
+        )
+
+    def _of_rank_0(self, kept: State) -> State:
+        if self.run.world_size == 1:
+            return kept
+        buffer = io.BytesIO()
+        if self.run.rank == 0:
+            torch.save(to_tensors(kept), buffer)
+        told = torch.tensor(list(buffer.getvalue()), dtype=torch.uint8, device=self.run.device)
+        told = self.run.gather(told).cpu()
+        return to_arrays(torch.load(io.BytesIO(told.numpy().tobytes()), weights_only=True))  # type: ignore[no-any-return]
 
     def _envs_of(self, stream: str, episodes: range) -> Any:
         """Envs that play these episodes of the stream."""
@@ -127,6 +160,7 @@ class Evaluation:
         """All episodes, by envs that may be fewer: float64 [E, 2], return and length."""
         device = self.run.device
         obs = envs.reset(reseed=True)
+        self._compare(stream, obs)
         result_E2 = np.zeros((len(episodes) + 1, 2))  # the last row is for envs without an episode
         state_NM = torch.zeros(envs.num_envs, state_size, device=device)
         generators = [torch.Generator(device) for _ in range(envs.num_envs)]

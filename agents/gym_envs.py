@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trivium.agents.attributes import to_arrays, to_tensors
 from trivium.agents.envs import Step
 from trivium.agents.episodes import NONE, Episodes
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import ACTION_SPACES, head_sizes
+from trivium.agents.wrapper_state import Kept, State, keeping, merged
 from trivium.agents.wrappers import as_annotated, wrapped
 from trivium.env_ids import REGISTERED_BY, nearest
 
@@ -75,8 +77,11 @@ class GymEnvs:
         envs: list[gym.Env] = []
         with contextlib.ExitStack() as made:
             for _ in seeds:
-                envs.append(make_one(id, wrappers, settings or {}, make_env))
-                made.callback(_close, envs[-1])
+                env = make_one(id, wrappers, settings or {}, make_env)
+                made.callback(_close, env)
+                if isinstance(env, Kept) and self._schedule is not None:
+                    env.freeze({})
+                envs.append(env)
             self._begin_first(envs, seeds)
             self._held = made.pop_all()
 
@@ -167,6 +172,17 @@ class GymEnvs:
             next_obs_N,
         )
 
+    def kept(self) -> State:
+        """What evaluation needs of what the envs' wrappers keep, see `wrapper_state.merged`."""
+        return merged([episode.env.kept() for episode in self._episodes if isinstance(episode.env, Kept)])
+
+    def freeze(self, kept: State) -> None:
+        """Begin each episode from now on with this, see `Kept`; the present ones are to be begun anew."""
+        for episode in self._episodes:
+            if isinstance(episode.env, Kept):
+                episode.env.freeze(kept)
+                self._untouched = False
+
     def close(self) -> None:
         """Close the envs, which may hold more than memory."""
         self._held.close()
@@ -235,14 +251,19 @@ class _Episode:
 
     def state_dict(self) -> dict[str, Any]:
         actions = torch.from_numpy(np.array(self._actions))
-        return {"seed": self.seed, "rng": self._rng, "actions": actions, "checksum": self._checksum}
+        state = {"seed": self.seed, "rng": self._rng, "actions": actions, "checksum": self._checksum}
+        if isinstance(self.env, Kept):
+            state["kept"] = to_tensors(self.env.kept(begun=True))
+        return state
 
     def replay(self, state: Mapping[str, Any]) -> np.ndarray | None:
         """The current observation of a saved episode; None if the env does not do again what it did."""
         self.seed = state["seed"]
+        self._begin_with(state)
         obs = self.begin(seed=True)  # also brings back what the env seeds beside its np_random
         if state["rng"]:
             self._bit_generator().state = json.loads(state["rng"])
+            self._begin_with(state)
             obs = self.begin()
         ended = False
         actions = state["actions"].numpy()
@@ -252,6 +273,11 @@ class _Episode:
             obs, _, terminated, truncated = self.step(action)
             ended = terminated or truncated
         return None if ended or self._checksum != state["checksum"] else obs
+
+    def _begin_with(self, state: Mapping[str, Any]) -> None:
+        """Give the wrappers back what they kept when the episode began."""
+        if isinstance(self.env, Kept):
+            self.env.begins_with = to_arrays(state.get("kept", {}))
 
     def _bit_generator(self) -> np.random.BitGenerator:
         return self.env.unwrapped.np_random.bit_generator
@@ -393,4 +419,4 @@ def make_one(
         raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
     except TypeError as error:
         raise ValueError(f"env.settings={dict(settings)}: {error}") from None
-    return wrapped(env, wrappers)
+    return keeping(wrapped(env, wrappers))

@@ -21,6 +21,7 @@ from gymnasium.vector import AutoresetMode
 from trivium.agents.gym_envs import call, make_one, mask_source, named, register, unknown_id
 from trivium.agents.observations import ACTION_MASK
 from trivium.agents.vector_envs import SEED_FORMS, SEEDS, VectorEnvs, seed_of
+from trivium.agents.wrapper_state import Kept
 from trivium.agents.wrappers import as_annotated
 from trivium.output import lasting_streams
 
@@ -85,31 +86,34 @@ class Singles(gym.vector.VectorEnv):
     Args:
         make: makes a vector env of one env.
         num_envs: N.
+
+    Attributes:
+        parts: the vector envs of one env each.
     """
 
     def __init__(self, make: Callable[[], gym.vector.VectorEnv], num_envs: int) -> None:
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self._envs = [make() for _ in range(num_envs)]
-        self.single_observation_space = self._envs[0].single_observation_space
-        self.single_action_space = self._envs[0].single_action_space
+        self.parts = [make() for _ in range(num_envs)]
+        self.single_observation_space = self.parts[0].single_observation_space
+        self.single_action_space = self.parts[0].single_action_space
         self._obs: list[Any] = [None] * num_envs
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         which_N = np.ones(self.num_envs, dtype=bool) if options is None else options["reset_mask"]
         infos: list[Mapping[str, Any]] = [{}] * self.num_envs
         for i in np.flatnonzero(which_N):
-            self._obs[i], infos[i] = self._envs[i].reset(seed=seed[i])
+            self._obs[i], infos[i] = self.parts[i].reset(seed=seed[i])
         return joined(self._obs), _joined_masks(infos)
 
     def step(self, actions: np.ndarray) -> Any:
-        results = [env.step(actions[i : i + 1]) for i, env in enumerate(self._envs)]
+        results = [env.step(actions[i : i + 1]) for i, env in enumerate(self.parts)]
         obs, *rest, infos = zip(*results, strict=True)
         self._obs = list(obs)
         return joined(obs), *map(np.concatenate, rest), _joined_masks(infos)
 
     def close_extras(self, **kwargs: Any) -> None:
-        for env in self._envs:
+        for env in self.parts:
             env.close()
 
 
@@ -180,7 +184,8 @@ def make_vector_envs(
     make = functools.partial(vector, makers, autoreset_mode=mode, **vector_settings)
     with contextlib.closing(make_one(id, wrappers, settings)) as probe, named(id):
         masks = mask_source(probe, call(probe.reset, seed=seeds[0])[1])
-    return VectorEnvs(id=id, make=make, seeds=seeds, device=device, masks=masks, at_once=at_once)
+    keeps = isinstance(probe, Kept)
+    return VectorEnvs(id=id, make=make, seeds=seeds, device=device, masks=masks, at_once=at_once, keeps=keeps)
 
 
 def _make_in_worker(parent: int, *args: Any) -> gym.Env:

@@ -162,6 +162,7 @@ class Film:
         self.envs = evaluation.make_env(
             run=evaluation.run, stream=f"play/{seed}", num_envs=1, make_env=self._make_drawn
         )
+        getattr(self.envs, "freeze", lambda kept: None)(evaluation.kept)
         if layout is not None and not layout.agrees(Layout(self.envs.observation_space)):
             self.drawn.close()
             raise NotDrawable(

@@ -28,6 +28,7 @@ from trivium import ray_cluster
 from trivium.agents.envs import Envs
 from trivium.agents.evaluation import EVALUATED, Evaluation
 from trivium.agents.rllib_state import pack, unpack
+from trivium.agents.wrapper_state import statistics_of
 from trivium.learner import Run
 
 if TYPE_CHECKING:
@@ -113,6 +114,13 @@ class RLlib:
         if not isinstance(made.get("id"), str) or "num_envs" not in made:
             raise ValueError("RLlib makes its envs by their gymnasium id: choose env=gymnasium")
         one = env(run=run, stream="eval", num_envs=1)
+        kept = statistics_of(getattr(one, "kept", dict)())
+        if kept:
+            name = next(iter(kept)).partition("/")[0]
+            raise ValueError(
+                f"env.wrappers: {name} would keep running statistics in RLlib's envs, where no checkpoint holds them: "
+                "choose an agent of Trivium's, or no such wrapper"
+            )
         ray_cluster.prepare()
         from trivium.agents import rllib_acting, rllib_config  # importing RLlib takes seconds
 
@@ -124,7 +132,7 @@ class RLlib:
         self.run = run
         self.config = rllib_config.make_config(
             algorithm,
-            env_id=made["id"],
+            env={name: made.get(name) or () for name in ("id", "wrappers", "settings")},
             observation_space=one.observation_space,
             action_space=one.action_space,
             num_envs=run.share(made["num_envs"], "env.num_envs"),

@@ -24,6 +24,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
+from trivium.agents.gym_envs import make_one
 from trivium.valid import require_divisible
 
 SECTIONS = ("training", "env_runners", "learners", "rl_module", "fault_tolerance", "reporting", "debugging")
@@ -36,11 +37,11 @@ class GymEnv(gym.Wrapper):
     observations as one-hot vectors, which RLlib's networks need.
 
     Args:
-        context: RLlib's `env_config`; its `id` is the gymnasium id.
+        context: RLlib's `env_config`: the `id`, `wrappers` and `settings` of `envs.make`.
     """
 
     def __init__(self, context: Mapping[str, Any]) -> None:
-        env = gym.make(context["id"], disable_env_checker=True)
+        env = make_one(context["id"], context["wrappers"], dict(context["settings"]))
         if isinstance(env.observation_space, gym.spaces.Discrete):
             observed, first = env.observation_space, int(env.observation_space.start)
             space = one_hot_space(observed)
@@ -67,7 +68,7 @@ def one_hot_space(space: gym.spaces.Discrete) -> gym.spaces.Box:
 def make_config(
     algorithm: str,
     *,
-    env_id: str,
+    env: Mapping[str, Any],
     observation_space: gym.Space,
     action_space: gym.Space,
     num_envs: int,
@@ -98,9 +99,7 @@ def make_config(
     if isinstance(action_space, gym.spaces.Discrete):
         action_space = gym.spaces.Discrete(int(action_space.n))
     with _one_line(f"agent.algorithm={algorithm}"):
-        config.environment(
-            GymEnv, env_config={"id": env_id}, observation_space=observation_space, action_space=action_space
-        )
+        config.environment(GymEnv, env_config=dict(env), observation_space=observation_space, action_space=action_space)
         config.debugging(seed=seed, log_level="ERROR")
         config.env_runners(num_env_runners=env_runners, num_envs_per_env_runner=num_envs // share)
         config.learners(num_learners=learners, num_gpus_per_learner=int(gpu))

@@ -24,11 +24,13 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from trivium.agents.attributes import to_arrays, to_tensors
 from trivium.agents.envs import Step
 from trivium.agents.episodes import NONE, Episodes
 from trivium.agents.gym_envs import actions_to_numpy, call, check_action_space, checked_mask, named
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import head_sizes
+from trivium.agents.wrapper_state import State, WrapperState, merged, statistics_of
 
 SEEDS = 2**31  # some simulators take no larger ones
 SEED_FORMS: tuple[Callable[[Sequence[Any]], Any], ...] = (list, np.array, lambda seeds: seeds[0])
@@ -51,6 +53,7 @@ class VectorEnvs:
         try_seeds: it may not take a list of seeds, one an env, but an array or one for all: find out.
         at_once: see `gym_envs.GymEnvs`. Envs that take no seed when one of them is reset begin their episodes together;
             those that take one seed for all must give the i-th of them what `seed + i` means, and the seeds be such.
+        keeps: whether its envs are `Kept` ones.
 
     Attributes:
         vector: the vector env.
@@ -71,6 +74,7 @@ class VectorEnvs:
         masks: str | None = None,
         try_seeds: bool = False,
         at_once: int | None = None,
+        keeps: bool = False,
     ) -> None:
         self._id = id
         self._device = device
@@ -79,14 +83,21 @@ class VectorEnvs:
         self._forms = SEED_FORMS if try_seeds else SEED_FORMS[:1]
         self.num_envs = len(self._seeds)
         self._episodes = [0] * self.num_envs  # how many were begun
-        self._untouched = True
-        self.vector = make()
+        self._replayed: list[State] = []  # what wrappers kept when saved episodes began, while they are played again
+        self._wrapped_envs = keeps
+        self.vector: Any = make()
+        # Wrappers of the vector env itself, or of each of the vector envs that it is made of.
+        self._states = [WrapperState(one) for one in getattr(self.vector, "parts", [self.vector])]
+        self._frozen: State | None = None
+        if self._schedule is not None:
+            self.freeze({})
         try:
             with named(id):
                 self._start(masks)
         except BaseException:
             self.close()
             raise
+        self._untouched = True
 
     def _start(self, masks: str | None) -> None:
         """Begin the first episodes, and find out how the env wants to be treated."""
@@ -146,6 +157,35 @@ class VectorEnvs:
                 self._begin(which_N)
         return self.obs
 
+    def kept(self) -> State:
+        """What evaluation needs of what wrappers keep, see `wrapper_state.merged`."""
+        kept = merged(self._kept(begun=False))
+        return kept if self._wrapped_envs else statistics_of(kept)
+
+    def freeze(self, kept: State) -> None:
+        """Begin each episode from now on with this, see `Kept`; the present ones are to be begun anew."""
+        if self._wrapped_envs:
+            self.vector.call("freeze", kept)
+        elif any(state.keeps for state in self._states):
+            self._frozen = kept
+        else:
+            return
+        self._untouched = False
+
+    def _kept(self, *, begun: bool) -> Sequence[State]:
+        """What the wrappers of each env keep, now or when its episode began, or those of the vector env now."""
+        if self._wrapped_envs:
+            return self.vector.call("kept", begun)  # type: ignore[no-any-return]
+        return [state.get() for state in self._states]
+
+    def _give(self, kept: Sequence[State | None]) -> None:
+        """What wrappers are to begin their next episodes with, of each env or of the vector env."""
+        if self._wrapped_envs and kept:
+            self.vector.set_attr("begins_with", list(kept))
+            return
+        for state, one in zip(self._states, kept, strict=False):
+            state.set(one or {})
+
     def close(self) -> None:
         """End the processes of an async vector env."""
         with contextlib.suppress(Exception):
@@ -158,6 +198,7 @@ class VectorEnvs:
             "episodes": list(self._episodes),
             "actions": actions if self._exact else [],
             "checksums": list(self._checksums),
+            "kept": to_tensors(list(self._kept(begun=self._exact))),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
@@ -180,6 +221,7 @@ class VectorEnvs:
                         stacklevel=2,
                     )
             else:  # other episodes than those that the run has had already
+                self._give(to_arrays(state.get("kept", [])))
                 self._seeds = [seed_of(seed, n) for seed, n in zip(self._seeds, self._episodes, strict=True)]
                 self._begin_all(seeded=True)
                 self._first()
@@ -197,7 +239,19 @@ class VectorEnvs:
         if not (seeded or self._exact or self._schedule):
             seeds = [None] * self.num_envs  # the env goes on in its own stream of randomness
         self._ended_N = np.zeros(self.num_envs, dtype=bool)
+        self._give_begun(np.ones(self.num_envs, dtype=bool))
         self._raw, self._info = self._reset(seeds)
+
+    def _give_begun(self, which_N: np.ndarray) -> None:
+        """Before these envs are reset: what their wrappers begin with, in a saved episode or in evaluation."""
+        if self._replayed:
+            self._give([one if which else None for one, which in zip(self._replayed, which_N, strict=True)])
+        if self._frozen is not None:
+            every = [True] * len(self._states) if which_N.all() else which_N
+            for state, which in zip(self._states, every, strict=False):
+                if which:
+                    state.set(self._frozen)
+                    state.stop_statistics()
 
     def _reset(self, seeds: Sequence[int | None]) -> tuple[Any, dict[str, Any]]:
         """A reset of all envs, with the seeds in the first form that the vector env accepts."""
@@ -205,7 +259,7 @@ class VectorEnvs:
             return call(self.vector.reset)  # type: ignore[no-any-return]
         for form in self._forms[:-1]:
             with contextlib.suppress(Exception):  # the last form's error is told
-                result = self.vector.reset(seed=form(seeds))
+                result: tuple[Any, dict[str, Any]] = self.vector.reset(seed=form(seeds))
                 self._forms = (form,)
                 return result
         self._forms = self._forms[-1:]
@@ -232,6 +286,7 @@ class VectorEnvs:
         """New episodes in some envs, with autoreset disabled."""
         seeds = {} if self._rounds else {"seed": self._next_seeds(which_N)}
         options = {"reset_mask": which_N.copy()}
+        self._give_begun(which_N)
         self._raw, self._info = call(self.vector.reset, options=options, **(seeds if self._exact else {}))
         self._mask_NS = self._read_masks(np.zeros(self.num_envs, dtype=bool))
         self._packed = self._pack(self._raw)
@@ -303,6 +358,7 @@ class VectorEnvs:
 
     def _replay(self, state: Mapping[str, Any]) -> np.ndarray:
         """Play saved episodes again, so that all end at the same time; bool [N], where it led elsewhere."""
+        self._replayed = to_arrays(state.get("kept", []))
         logs = [each.numpy() for each in state["actions"]]
         length_N = np.array([len(log) for log in logs])
         self._episodes = [n - 1 for n in self._episodes]
@@ -325,6 +381,7 @@ class VectorEnvs:
                 self._episodes = [n - bool(again) for n, again in zip(self._episodes, again_N, strict=True)]
                 played_N[again_N] = 0
                 self._begin(again_N)
+        self._replayed = []
         lost_N |= np.array(self._checksums) != np.array(state["checksums"])
         return lost_N
 
@@ -348,7 +405,7 @@ class VectorEnvs:
         if self._masks == "key":
             given: Any = self._raw[ACTION_MASK]
         elif self._masks == "method":
-            given = self.vector.call("action_masks")  # type: ignore[attr-defined]  # Sync and Async ones have it
+            given = self.vector.call("action_masks")  # Sync and Async ones have it
         else:
             given = self._info.get(ACTION_MASK, ())
         told_N = self._info.get(f"_{ACTION_MASK}") if self._masks == "info" else None

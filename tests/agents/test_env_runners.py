@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -153,3 +154,20 @@ def test_what_is_wrong_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"env runner \d did not answer in 3 s: one of its envs hangs"):
         hangs.step()
     hangs.close()
+
+
+def test_what_wrappers_keep_is_known_saved_and_loaded() -> None:
+    keywords = {"id": "Pendulum-v1", "vector": {"wrappers": ["NormalizeObservation"]}, "eval_episodes": 2}
+    here, there, resumed = (build(PPO, runners, max_eval_steps=20, **keywords) for runners in (0, 2, 2))
+    for agent in (here, there):
+        agent.step()
+    of = [agent.collector.kept()["NormalizeObservation/0"]["obs_rms"]["of"] for agent in (here, there)]
+    assert of[0]["count"] == of[1]["count"]
+    assert np.allclose(of[0]["mean"], of[1]["mean"], atol=1e-4)
+    result, state = there.evaluate(), saved(there.state_dict())
+    assert result == there.evaluate()
+    resumed.load_state_dict(state)
+    assert resumed.evaluate() == result
+    assert str(resumed.step()) == str(there.step())
+    for agent in (there, resumed):
+        agent.close()
