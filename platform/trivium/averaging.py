@@ -24,8 +24,8 @@ class Averaging(nn.Module):
     """A module whose gradients are averaged over the workers when the backward pass ends that its output is part of.
 
     A parameter that a worker did not use counts as a gradient of zeros there; one that nobody used keeps what it had,
-    usually None, and optimizers leave it alone as they would on one worker. Before each forward pass that trains the
-    buffers are made those of rank 0.
+    usually None, and optimizers leave it alone as they would on one worker. With the gradients' the buffers are made
+    those of rank 0.
 
     Args:
         module: whose parameters and buffers become those of rank 0 now; not moved or converted afterwards.
@@ -80,8 +80,6 @@ class Averaging(nn.Module):
         recomputed = torch._C._current_graph_task_id() != -1  # by a backward pass, for activation checkpointing
         if not self._active or not torch.is_grad_enabled() or recomputed:
             return self.module(*args, **kwargs)
-        if self._has_buffers:
-            make_first(list(self.module.buffers()), self._device)
         output = self.module(*args, **kwargs)
         tensors = _tensors(output)
         if not tensors:
@@ -130,13 +128,15 @@ class Averaging(nn.Module):
 
     @torch.no_grad()
     def _ends(self) -> None:
-        """The backward pass has ended: sum what is left, and give each parameter its mean."""
+        """The backward pass has ended: sum what is left, give each parameter its mean, and agree on the buffers."""
         while len(self._sums) < len(self._buckets):
             self._sum_next()
         for bucket, (total, under_way) in zip(self._buckets, self._sums, strict=True):
             if under_way is not None:
                 under_way.wait()
             _give_means(_trained(bucket), total)
+        if self._has_buffers:
+            make_first(list(self.module.buffers()), self._device)
         self._pass, self._sums = None, []
 
 

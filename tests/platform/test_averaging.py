@@ -18,8 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from trivium import averaging, shared_sum
 from trivium.averaging import Averaging, make_buffers_first, modules_of
 from trivium.checkpoint import Checkpoints
+from trivium.ema import Average
 from trivium.learner import Run
 from trivium.loop import Loop
+from trivium.supervised.learner import evaluating
 from trivium.tracking import Tracker
 
 CPU = torch.device("cpu")
@@ -221,7 +223,7 @@ def _lazy(rank: int) -> None:
 
 
 def _buffers(rank: int) -> None:
-    """Bit for bit those of rank 0: before a forward pass that trains, and when asked for."""
+    """Bit for bit those of rank 0: after a backward pass that averages, and when asked for."""
     norm = nn.BatchNorm1d(4)
     norm.register_buffer("mask", torch.tensor([rank == 0, True]), persistent=False)
     norm.register_buffer("phase", torch.tensor(complex(rank, 1)))
@@ -231,14 +233,13 @@ def _buffers(rank: int) -> None:
     assert norm.phase.item() == 1j
     assert torch.signbit(norm.running_mean).all()
 
-    wrapped(X[rank])
-    assert torch.allclose(norm.running_mean, 0.1 * X[rank].mean(0)), "of its own share, after the first one's"
-    wrapped(X[rank])
+    output = wrapped(X[rank])
+    assert torch.allclose(norm.running_mean, 0.1 * X[rank].mean(0)), "of its own share, until the gradients are there"
+    output.sum().backward()
+    assert torch.allclose(norm.running_mean, 0.1 * X[0].mean(0))
+    with wrapped.no_sync():
+        wrapped(X[rank]).sum().backward()
     assert torch.allclose(norm.running_mean, 0.09 * X[0].mean(0) + 0.1 * X[rank].mean(0))
-    kept = norm.running_mean.clone()
-    with wrapped.no_sync(), torch.no_grad():
-        wrapped.eval()(X[rank])
-    assert torch.equal(norm.running_mean, kept)
     learner: Any = type("Learner", (), {})()
     learner.model, learner.forward, learner.others = norm, wrapped, {"b": nn.BatchNorm1d(2)}
     learner.others["b"].num_batches_tracked.fill_(7 + rank)
@@ -248,13 +249,14 @@ def _buffers(rank: int) -> None:
 
 
 class Normed:
-    """A learner with batch normalisation, each rank of which has samples of its own."""
+    """A learner with batch normalisation and averaged weights, each rank of which has samples of its own."""
 
     def __init__(self, run: Run) -> None:
         torch.manual_seed(0)
         self.run, self.steps = run, 0
         self.model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
         self.forward = run.wrap(self.model)
+        self.average = Average(self.model, decay=0.5)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
 
     def step(self) -> dict[str, Tensor]:
@@ -263,20 +265,20 @@ class Normed:
         loss = self.forward(X[self.run.rank] + self.steps).square().mean()
         loss.backward()
         self.optimizer.step()
+        self.average.update()
         return {"loss": loss.detach()}
 
     @torch.no_grad()
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
-        self.model.eval()
-        total = sum(self.model(x).sum() for x in X[self.run.rank :: self.run.world_size])
-        self.model.train()
+        with evaluating(self.model), self.average.applied():
+            total = sum(self.model(x).sum() for x in X[self.run.rank :: self.run.world_size])
         return {"score": self.run.sum(torch.as_tensor(total)).item()}
 
     def counters(self) -> dict[str, float]:
         return {"samples": self.steps}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "steps": self.steps}
+        return {"model": self.model.state_dict(), "average": self.average.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state: Any) -> None:
         self.load_weights(state)
@@ -284,6 +286,15 @@ class Normed:
 
     def load_weights(self, state: Any) -> None:
         self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Nested dicts and lists as one dict of tensors."""
+    if isinstance(state, dict | list):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for key, value in items for k, v in flat(value, f"{prefix}/{key}").items()}
+    return {prefix: torch.as_tensor(state)}
 
 
 def _trains(rank: int, folder: str) -> None:
@@ -301,10 +312,10 @@ def _trains(rank: int, folder: str) -> None:
     checkpoints, metrics = train("whole", 4)
     state = checkpoints.load()
     assert state is not None
-    mine = state["learner"]["model"]
+    mine = flat(state["learner"])
     theirs: list[Any] = [None, None]
     torch.distributed.all_gather_object(theirs, mine)
-    assert all(torch.equal(theirs[0][key], theirs[1][key]) for key in mine)
+    assert str(theirs[0]) == str(theirs[1])
     alone = Normed(Run())
     alone.load_weights(state["learner"])
     assert metrics["test/score"] == pytest.approx(alone.evaluate()["score"], abs=1e-6)
@@ -313,7 +324,7 @@ def _trains(rank: int, folder: str) -> None:
     checkpoints, again = train("hurt", 4)
     state = checkpoints.load()
     assert state is not None
-    assert all(torch.equal(state["learner"]["model"][key], mine[key]) for key in mine)
+    assert all(torch.equal(value, mine[key]) for key, value in flat(state["learner"]).items())
     assert again["test/score"] == metrics["test/score"]
 
 
