@@ -158,6 +158,9 @@ class Loop:
         except Abandoned:
             self._save()
             raise Interrupted(self.stop_requested() or 0, self.checkpoints.names()[-1]) from None
+        except Exception as error:
+            error.add_note(f"after {self.updates} updates")
+            raise
         finally:
             gc.unfreeze()
 

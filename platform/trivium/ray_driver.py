@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -75,7 +75,7 @@ def _run(task: Task, *, resume: bool, display: Display) -> Outcome:
 
 def _train(task: Task, places: PlacementGroup, display: Display, asked: Callable[[], int | None]) -> Outcome:
     """By one group of workers after another, as long as workers are lost."""
-    failures, most = 0, task.config["launch"]["max_failures"]
+    failures, most, before = 0, task.config["launch"]["max_failures"], ""
     while True:
         try:
             workers = _place(task, places)
@@ -88,10 +88,15 @@ def _train(task: Task, places: PlacementGroup, display: Display, asked: Callable
             if number := asked():
                 raise Interrupted(number, _newest(task)) from error
             failures += 1
+            reason, last = _reason(error), f"the last checkpoint is {_newest(task)}"
+            if getattr(error, "actor_init_failed", False):
+                raise RuntimeError(f"no worker can be started: {reason}; {last}") from error
+            if (raised := _raised(error)) and raised == before:
+                raise RuntimeError(f"{raised}, as the last time; {last}") from error
             if failures > most:
-                times = f"more often than launch.max_failures={most}"
-                raise RuntimeError(f"{_reason(error)}, {times}; the last checkpoint is {_newest(task)}") from error
-            display.say(f"{_reason(error)}: the workers start again ({failures} of at most {most} times)")
+                raise RuntimeError(f"{reason}, more often than launch.max_failures={most}; {last}") from error
+            before = raised
+            display.say(f"{reason}: the workers start again ({failures} of at most {most} times)")
 
 
 def _place(task: Task, places: PlacementGroup) -> list[Any]:
@@ -190,23 +195,29 @@ class Group:
                 rank = self._trained.pop(promised)
                 try:
                     answer: Outcome | Exception = ray.get(promised)
-                except RayTaskError as error:
-                    raise self._death() or error from None
+                except RayTaskError:
+                    if fault := self._fault_of_others():
+                        return fault
+                    raise
                 if rank == 0 or (isinstance(answer, Exception) and not isinstance(answer, COLLECTIVE)):
                     return answer
             self._pass_on(self._asked())
 
-    def _death(self) -> RayActorError | None:
-        """Of another worker, which may be why one has failed."""
-        death = None
+    def _fault_of_others(self) -> Exception | None:
+        """Of the program, which may be why another worker has failed.
+
+        Raises:
+            RayActorError: another worker is lost.
+        """
+        fault = None
         for promised in self._wait_for_others(DEATH_S):
             try:
-                ray.get(promised)
-            except RayActorError as error:
-                death = error
-            except RayError:
-                pass
-        return death
+                answer = ray.get(promised)
+            except RayTaskError:
+                continue
+            if isinstance(answer, Exception) and not isinstance(answer, COLLECTIVE):
+                fault = answer
+        return fault
 
     def _wait_for_others(self, timeout_s: float) -> list[Any]:
         """What those have promised that end within a time."""
@@ -290,6 +301,17 @@ def _reason(error: Exception) -> str:
     end, without the actor's particulars."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False):
-        return lines[-1]
+        return [line for line in lines if line not in _notes(error)][-1]
     said = [line for line in lines if line != ActorDiedError.BASE_ERROR_MSG and not re.fullmatch(r"\w+:( \S+)?", line)]
     return [*said, *lines][0].split(". ")[0].rstrip(".")
+
+
+def _raised(error: Exception) -> str:
+    """What a worker has raised and after how many updates; nothing if it was lost."""
+    return ", ".join([_reason(error), *_notes(error)]) if isinstance(error, RayTaskError) else ""
+
+
+def _notes(error: Exception) -> list[str]:
+    """Of the loop, see there, on what a worker has raised."""
+    notes: list[str] = getattr(getattr(error, "cause", None), "__notes__", [])
+    return notes

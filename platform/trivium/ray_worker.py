@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
 import pickle
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,7 +32,8 @@ from trivium.worker import Task
 log = logging.getLogger("trivium")
 
 COLLECTIVE = (ConfigError, NonFiniteLoss, CheckpointError, Interrupted)  # raised on all ranks alike, and final
-RETRIED = (RuntimeError, OSError)  # what a lost peer or node looks like to the others: the group is formed again
+PASSING = (dist.DistError, torch.AcceleratorError, ConnectionError, TimeoutError)
+OF_THE_DISK = (errno.EIO, errno.ESTALE)  # a network's
 TIMEOUT = timedelta(minutes=30)  # of the others; a lost one is found by Ray
 
 
@@ -132,9 +135,10 @@ class Worker:
                 return self._train(task, place)
         except COLLECTIVE as error:
             return error
-        except RETRIED:
-            raise
-        except Exception as error:  # a fault of the program, which would come again
+        except Exception as error:
+            if may_pass(error):
+                raise
+            error.add_note(f"on rank {place.rank}:\n{''.join(traceback.format_exception(error))}")
             return _picklable(error)
         finally:
             self._news.end()
@@ -158,6 +162,15 @@ class Worker:
                 say=self._news.say,
                 stop_requested=lambda: self._signal if run.rank == 0 else None,
             )
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether it is what a lost peer, network or GPU looks like: then a group that is formed again may go on. Anything
+    else is a fault of the program, and would come again."""
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        return True
+    of_gloo = type(error) is RuntimeError and "gloo/" in str(error)  # it has no class of errors of its own
+    return of_gloo or isinstance(error, PASSING)
 
 
 def _end_with_parent() -> None:
@@ -229,10 +242,10 @@ def printing_to(say: Callable[[str], None], rank: int) -> Iterator[None]:
 
 
 def _picklable(error: Exception) -> Exception:
-    if isinstance(error, ray.exceptions.RayError):  # of an actor of the learner's; returned it would be raised
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+    if not isinstance(error, ray.exceptions.RayError):  # of an actor of the learner's; returned it would be raised
+        with contextlib.suppress(Exception):
+            pickle.loads(pickle.dumps(error))
+            return error
+    other = RuntimeError(f"{type(error).__name__}: {error}")
+    other.__notes__ = error.__notes__
+    return other

@@ -60,7 +60,7 @@ class SharedSum:
         """The sum of `value` (any shape, the same on each) over the workers in the order of their ranks, a new tensor.
 
         Raises:
-            RuntimeError: another worker has not come to the same sum within `TIMEOUT_S`.
+            DistNetworkError: another worker has not come to the same sum within `TIMEOUT_S`.
         """
         self._sums += 1
         own, all_W = (self._views.get(value.shape) or self._view(value.shape))[self._sums % 2]
@@ -90,7 +90,7 @@ class SharedSum:
             elif time.monotonic() < until:
                 time.sleep(1e-4)
             else:
-                raise RuntimeError(f"another worker has not come to sum {self._sums} within {TIMEOUT_S:g} s")
+                raise dist.DistNetworkError(f"another worker has not come to sum {self._sums} within {TIMEOUT_S:g} s")
 
 
 _joined: SharedSum | None = None  # as torch.distributed's process group, of this process

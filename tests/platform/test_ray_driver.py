@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import errno
 import io
 import logging
 import os
+import pickle
 import sys
 import threading
 import time
+import traceback
 import types
 from collections.abc import Callable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from trivium import ray_driver, ray_worker, worker
@@ -146,6 +151,89 @@ def test_of_a_lost_worker_and_what_follows_from_it_the_loss_is_told() -> None:
         ray_driver.Group(TASK, [Worker("a", trained), Worker("a", trained)], Display(), lambda: None).train()
 
 
+@pytest.mark.usefixtures("threads_for_ray")
+def test_of_a_fault_of_the_program_and_what_follows_from_it_the_fault_is_told() -> None:
+    def trained(worker: Worker) -> Any:
+        if worker.rank:
+            time.sleep(0.2)
+            return KeyError("of the program")
+        raise RayTaskError("train", "Traceback\nRuntimeError: connection closed by peer", "cause")
+
+    with pytest.raises(KeyError, match="of the program"):
+        ray_driver.Group(TASK, [Worker("a", trained), Worker("a", trained)], Display(), lambda: None).train()
+
+
+def raised(message: str, updates: int) -> RayTaskError:
+    """As Ray raises what a worker has raised."""
+    cause = ConnectionError(message)
+    cause.add_note(f"after {updates} updates")
+    text = "".join(traceback.format_exception(cause))
+    return RayTaskError("train", text, cause).as_instanceof_cause()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("errors", "tries", "told"),
+    [
+        ([raised("refused", 3)] * 9, 2, "ConnectionError: refused, after 3 updates, as the last time; the last"),
+        (
+            [raised("refused", n) for n in range(9)],
+            4,
+            "ConnectionError: refused, more often than launch.max_failures=3",
+        ),
+        ([ActorDiedError()] * 9, 4, "The actor died unexpectedly.*, more often than launch.max_failures=3"),
+        (
+            [ActorDiedError(RayTaskError("init", "Traceback\n  File\nImportError: y", "cause"))],
+            1,
+            "no worker can be started: ImportError: y; the",
+        ),
+        ([raised("refused", 3), ActorDiedError(), raised("refused", 3), "outcome"], 4, None),
+    ],
+)
+def test_what_comes_again_is_not_tried_again(
+    errors: list[Any], tries: int, told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(errors)
+
+    class Group:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def train(self) -> Any:
+            groups.append(self)
+            error = next(left)
+            if isinstance(error, Exception):
+                raise error
+            return error
+
+    groups: list[Group] = []
+    task = Task(compose(["launch=ray"]), tmp_path / "run")
+    for name, fake in (("Group", Group), ("_place", lambda *_: []), ("_end", lambda *_: None)):
+        monkeypatch.setattr(ray_driver, name, fake)
+    places: Any = None
+    with pytest.raises(RuntimeError, match=told) if told else contextlib.nullcontext():
+        ray_driver._train(task, places, Display(quiet=True), lambda: None)
+    assert len(groups) == tries
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"), True),
+        (torch.distributed.DistBackendError("NCCL error"), True),
+        (torch.distributed.DistNetworkError("another worker has not come"), True),
+        (ConnectionResetError(), True),
+        (OSError(errno.ESTALE, "stale file handle"), True),
+        (OSError(errno.ENOSPC, "no space left"), False),
+        (FileNotFoundError(errno.ENOENT, "no such file"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (torch.OutOfMemoryError(), False),
+        (ValueError(), False),
+    ],
+)
+def test_which_errors_may_pass(error: Exception, passes: bool) -> None:
+    assert ray_worker.may_pass(error) is passes
+
+
 PARTICULARS = (
     "The actor died unexpectedly before finishing this task.\n\tclass_name: Worker\n\tpid: 12\n\tnamespace: \n"
 )
@@ -251,6 +339,38 @@ def test_a_worker_has_a_gpu_if_the_device_says_so_or_the_cluster_has_enough(
     assert said.getvalue() == ("" if gpus <= there / 2 else "the cluster has 1 of 2 GPUs: waiting for the others\n")
 
 
+def own_process(*, gpu: bool = False) -> Any:
+    """A worker that lives here."""
+    return ray_worker.Worker.__ray_metadata__.modified_class({"WANDB_MODE": "offline"}, gpu=gpu)
+
+
+class Unpicklable(Exception):
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(a + b)
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"), [(KeyError("x"), "KeyError('x')"), (Unpicklable(1, 2), "RuntimeError('Unpicklable: 3')")]
+)
+def test_a_fault_of_the_program_is_an_answer_with_its_place(
+    error: Exception, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.setattr(ray_worker, "_end_with_parent", lambda: None)
+    one = own_process()
+    monkeypatch.setattr(one, "_train", fails)
+    returned = one.train(TASK, str(tmp_path), ray_worker.Place(1, 2, 2, "", 0))
+    assert repr(pickle.loads(pickle.dumps(returned))) == answer
+    assert "on rank 1:\nTraceback" in returned.__notes__[-1]
+    assert "raise error" in returned.__notes__[-1]
+    monkeypatch.setattr(one, "_train", lambda *_: (_ for _ in ()).throw(ConnectionError()))
+    with pytest.raises(ConnectionError):
+        one.train(TASK, str(tmp_path), ray_worker.Place(1, 2, 2, "", 0))
+
+
 @pytest.mark.parametrize(("gpu", "device", "backend"), [(False, "cpu", "gloo"), (True, "cuda", "nccl")])
 def test_a_worker_without_a_gpu_of_its_own_leaves_those_it_sees_alone(
     gpu: bool, device: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -265,7 +385,7 @@ def test_a_worker_without_a_gpu_of_its_own_leaves_those_it_sees_alone(
     monkeypatch.setattr(ray_worker.dist, "destroy_process_group", lambda: None)
     monkeypatch.setattr(ray_worker, "_make_learner", lambda task, run: None)
     monkeypatch.setattr(worker, "work", lambda task, run, learner, **_: runs.append(run))
-    one = ray_worker.Worker.__ray_metadata__.modified_class({"WANDB_MODE": "offline"}, gpu=gpu)
+    one = own_process(gpu=gpu)
     assert (os.environ["WANDB_MODE"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("offline", "3" if gpu else "")
     port = one.open_store("localhost", 1)
     one.train(Task(compose([]), tmp_path), str(tmp_path), ray_worker.Place(0, 1, 1, "localhost", port))
