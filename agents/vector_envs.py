@@ -112,7 +112,9 @@ class VectorEnvs:
         self._mask_NS = np.ones((self.num_envs, sum(self._heads)), dtype=bool)
         self._exact = self._rounds = False
         self._begin_all(seeded=True)
-        self._exact = self.mode is AutoresetMode.DISABLED and self._forms[0] is list
+        # What wrappers of the vector env itself kept when an episode of one of its envs began is not known.
+        replayable = self._schedule is not None or not any(state.keeps for state in self._states)
+        self._exact = self.mode is AutoresetMode.DISABLED and self._forms[0] is list and replayable
         self._rounds = self._schedule is not None and not self._exact
         if masks is None and isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
             self._masks = "key"
@@ -244,7 +246,7 @@ class VectorEnvs:
 
     def _give_begun(self, which_N: np.ndarray) -> None:
         """Before these envs are reset: what their wrappers begin with, in a saved episode or in evaluation."""
-        if self._replayed:
+        if self._replayed and self._wrapped_envs:
             self._give([one if which else None for one, which in zip(self._replayed, which_N, strict=True)])
         if self._frozen is not None:
             every = [True] * len(self._states) if which_N.all() else which_N
