@@ -253,17 +253,17 @@ class OwnNormalized(gym.wrappers.vector.NormalizeObservation):
         super().__init__(gym.vector.SyncVectorEnv([tiny_envs.Drift] * num_envs))
 
 
-class OneSeed(OwnNormalized):
+class OneSeedNormalized(OwnNormalized):
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         assert seed is None or isinstance(seed, int)
         return super().reset(seed=seed, options=options)
 
 
-for own in (OwnNormalized, OneSeed):
+for own in (OwnNormalized, OneSeedNormalized):
     gym.register(f"{own.__name__}-v0", entry_point=tiny_envs.Drift, vector_entry_point=own)
 
 
-@pytest.mark.parametrize("id", ["OwnNormalized-v0", "OneSeed-v0"])
+@pytest.mark.parametrize("id", ["OwnNormalized-v0", "OneSeedNormalized-v0"])
 def test_wrappers_of_a_vector_env_are_saved_and_frozen_too(id: str, saved: Callable[[Any], Any]) -> None:
     envs, resumed = (build(id, "own") for _ in range(2))
     envs.reset()
