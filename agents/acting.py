@@ -41,7 +41,7 @@ class Acting:
         """Kept are the action and its log-probability, and with a memory its next state."""
         policy, next_NM = self._policy(obs, state_NM)
         action = policy.sample(noise)
-        log_prob_N, _ = policy.log_prob_and_entropy(action)
+        log_prob_N = policy.log_prob(action)
         if self.flat.module.memory is None:
             return self.actions.to_env(action), state_NM, (action, log_prob_N)
         return self.actions.to_env(action), next_NM, (action, log_prob_N, next_NM)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
@@ -147,6 +149,15 @@ def check_learns_from_what_its_policy_saw(build: Build) -> None:
     assert not torch.equal(acted[0], raw)
     assert acted.abs().max() <= 10
     assert not torch.equal(learner.net.encoder.mean, mean), "the next rollout is normalised anew"
+
+
+def check_entropy_bonus(build: Build, updates: int) -> None:
+    """With nothing but the bonus to learn from, a squashed Gaussian nears the uniform distribution; its deviation, which
+    begins above that, does not grow."""
+    learner = build("Free-v0", squash=True, entropy_coef=1.0, log_std=1.5, lr=0.05, num_envs=8)
+    metrics = train(learner, updates)
+    assert metrics[-1]["entropy"] == pytest.approx(math.log(2), abs=0.03)
+    assert learner.net.log_std_A.exp().item() == pytest.approx(0.87, abs=0.2)
 
 
 def check_yaml(path: str, target: Callable[..., Any]) -> None:

@@ -243,3 +243,7 @@ def test_two_workers(tmp_path: Path) -> None:
     for statistics in ("obs", "return"):
         assert first["whole"]["normaliser"][statistics]["number"] == 40
         assert_equal_states(first["whole"]["normaliser"][statistics], second["whole"]["normaliser"][statistics])
+
+
+def test_an_entropy_bonus_does_not_widen_a_squashed_gaussian_for_ever() -> None:
+    contract.check_entropy_bonus(build, updates=60)

@@ -143,6 +143,29 @@ def test_any_gymnasium_env_gets_a_compiled_policy_and_update(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "a2c", "reinforce"])
+def test_a_squashed_policy_is_compiled_too(name: str) -> None:
+    """The entropy and its gradient come out of the graph as they do without one."""
+    torch._dynamo.reset()
+    counters.clear()
+    agent, keywords = AGENTS[name]
+    eager, compiled = (
+        agent(
+            run=Run(compile=compile),
+            env=partial(make, id="Pendulum-v1", num_envs=4, settings={}),
+            hidden=[8],
+            **keywords | {"squash": True, "entropy_coef": 0.1, "log_std": 1.0},
+        )
+        for compile in (False, True)
+    )
+    expected, metrics = train(eager, 1)[0], train(compiled, 1)[0]
+    torch.testing.assert_close(compiled.flat.theta, eager.flat.theta, rtol=1e-4, atol=1e-5)
+    assert metrics == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+    assert counters["stats"]["unique_graphs"] >= 2
+    assert not counters["graph_break"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("name", AGENTS)
 def test_half_precision_is_compiled_too(name: str, precision: str) -> None:

@@ -408,3 +408,7 @@ def test_two_workers(tmp_path: Path) -> None:
     assert first["whole"]["collector"]["env_steps"] == 2 * 4 * 16
     assert first["whole"]["collector"]["envs"]["state"].shape == (2, 4)
     assert str(first["one"]) == str(second["one"])
+
+
+def test_an_entropy_bonus_does_not_widen_a_squashed_gaussian_for_ever() -> None:
+    contract.check_entropy_bonus(build, updates=20)

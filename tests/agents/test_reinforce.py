@@ -341,3 +341,7 @@ def test_workers_together_have_the_gradient_of_one_with_all_their_episodes(monke
     assert torch.equal(both, both_too)
     torch.testing.assert_close((first + second) / 2, expected[0], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(both, expected[0], rtol=1e-4, atol=1e-7)
+
+
+def test_an_entropy_bonus_does_not_widen_a_squashed_gaussian_for_ever() -> None:
+    contract.check_entropy_bonus(build, updates=60)

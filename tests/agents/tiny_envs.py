@@ -220,6 +220,15 @@ class Reach(Tiny):
         return self.x, -float((action[0] - self.x[0] / 2) ** 2), True, False, {}
 
 
+class Free(Tiny):
+    """Continuous, and nothing is rewarded."""
+
+    action_space = box(bound=1.0)
+
+    def step(self, action: np.ndarray) -> Result:
+        return self.x, 0.0, True, False, {}
+
+
 class Forever(Tiny):
     """Reward 1 for ever; registered with a time limit of 8 steps."""
 
@@ -415,6 +424,7 @@ for env in (
     Match,
     Identity,
     Reach,
+    Free,
     Count,
     Lasts,
     Drift,
