@@ -169,7 +169,7 @@ class SquashedGaussian(NamedTuple):
     def _mean_log_slope(self) -> Tensor:
         """E[log(1 - tanh^2 u)], float32 [B, A]; that of |u - x| is s sqrt(2/pi) exp(-z^2/2) + mean erf(z/sqrt 2) with
         z = mean / s, s^2 the sum of both variances."""
-        std_K, weight_K = self.logistic_2K
+        std_K, weight_K = self.logistic_2K.unbind()
         mean_BA1 = self.mean_BA.unsqueeze(-1)
         std_BAK = torch.hypot(self.log_std_BA.exp().unsqueeze(-1), std_K)
         z_BAK = mean_BA1 / (math.sqrt(2) * std_BAK)

@@ -47,6 +47,7 @@ OF_THE_DISK = (
     errno.ESTALE,
 )
 MOST_LINES = 30  # of errors that are shown
+KNOWN = ("ConfigError", "Interrupted", "NonFiniteLoss", "CheckpointError", "Refused", "UserCodeError")  # told in a line
 KINDS = {
     "experiments": ["experiment"],
     "learners": ["learner", "agent"],
@@ -104,7 +105,10 @@ def _failed(error: Exception, *, trace: bool) -> int:
     kind = type(error).__name__
     code = {"ConfigError": 2, "Interrupted": 128 + getattr(error, "signal", 0)}.get(kind, 1)
     lines = error.errors if isinstance(error, ConfigError) else [str(error) or kind]
-    known = kind in ("ConfigError", "Interrupted", "NonFiniteLoss", "CheckpointError", "Refused")
+    kinds = {one.__name__ for one in type(error).__mro__}  # by name: to import some of them is to import torch
+    known = not kinds.isdisjoint(KNOWN)
+    if "UserCodeError" in kinds and error.__cause__ is not None and not trace:
+        lines = [f"{lines[0]} (--trace shows where)"]
     if isinstance(error, OSError) and error.errno in OF_THE_DISK:
         known, lines = True, [f"{error.filename or 'the run folder'}: {error.strerror}"]
     if trace or not known:

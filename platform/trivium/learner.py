@@ -89,6 +89,12 @@ class Learner(Protocol):
         ...
 
 
+class UserCodeError(ValueError):
+    """What the user brought, an env, a model or data, did what it must not, or raised an exception. The text is one
+    line that names it and says what is valid; commands print it without a trace, and exit with 1 once the run has
+    begun."""
+
+
 @dataclass(frozen=True)
 class Run:
     """All that a learner knows of where it runs.

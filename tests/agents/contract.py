@@ -152,8 +152,8 @@ def check_learns_from_what_its_policy_saw(build: Build) -> None:
 
 
 def check_entropy_bonus(build: Build, updates: int) -> None:
-    """With nothing but the bonus to learn from, a squashed Gaussian nears the uniform distribution; its deviation, which
-    begins above that, does not grow."""
+    """With nothing but the bonus to learn from, a squashed Gaussian nears the uniform distribution; its deviation,
+    which begins above that, does not grow."""
     learner = build("Free-v0", squash=True, entropy_coef=1.0, log_std=1.5, lr=0.05, num_envs=8)
     metrics = train(learner, updates)
     assert metrics[-1]["entropy"] == pytest.approx(math.log(2), abs=0.03)

@@ -19,6 +19,7 @@ import yaml
 import trivium
 from trivium import cli, constructors
 from trivium.config import compose
+from trivium.learner import UserCodeError
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
 
 TRIVIUM = str(Path(sys.executable).parent / "trivium")
@@ -355,3 +356,15 @@ print(torch.ones(2).sum().item())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "2.0"]
+
+
+def test_what_the_user_s_own_code_did_is_told_without_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a trace if it is asked for, and a hint that it can be."""
+    error = UserCodeError("env.id='Mine-v0': at step 3 its step() raised KeyError: 'x'")
+    for cause, trace in ((None, False), (KeyError("x"), False), (KeyError("x"), True)):
+        error.__cause__ = cause
+        assert cli._failed(error, trace=trace) == 1
+        told = capsys.readouterr().err
+        assert str(error) in told.splitlines()[-1]
+        assert ("direct cause" in told) == trace
+        assert ("--trace" in told) == (cause is not None and not trace)
