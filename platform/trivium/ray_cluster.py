@@ -74,6 +74,7 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
         raise ConfigError([f"RAY_ADDRESS={address}: no Ray answers there"])
     own: dict[str, Any] = {}
     environ: dict[str, str] = {}
+    held = contextlib.ExitStack()
     if address == "local":  # without what nobody looks at, for a dozen processes cost a small machine seconds
         own = {"num_cpus": max(cpus, environment.cores()), "include_dashboard": False}
         own["_system_config"] = {"enable_metrics_collection": False}
@@ -81,7 +82,8 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
         # Ray would give its workers the priority of nice 15: whatever else runs on the machine would leave them a
         # thirtieth of a core.
         environ["RAY_worker_niceness"] = "0"
-    with _environment(environ), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
+        own["_temp_dir"] = held.enter_context(_folder())
+    with held, _environment(environ), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():
             # What the workers print they tell the driver; what else Ray has to say is in its log files.
@@ -93,6 +95,40 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
             _joined_here = False
             if ray.is_initialized():  # not at the interpreter's end, which Ray has noticed itself
                 ray.shutdown()
+
+
+LONGEST = 103 if sys.platform == "darwin" else 107  # bytes of a Unix socket's path
+IN_FOLDER = "/session_2026-01-31_12-34-56_123456_1234567/sockets/plasma_store"  # the longest that Ray makes
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str | None]:
+    """Where a Ray that is started here keeps its sockets and logs: None for its own choice, if they fit in there; else,
+    as where a job has a long folder of its own for what is temporary, a shorter one for as long as Ray runs.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    chosen = os.environ.get("RAY_TMPDIR") or (os.environ.get("TMPDIR") if sys.platform == "linux" else "") or "/tmp"
+    if _takes_sockets(chosen, "ray"):
+        yield None
+        return
+    others = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    short = next((folder for folder in others if _takes_sockets(folder, "ray-12345678")), None)
+    if short is None:
+        most = LONGEST - len(IN_FOLDER) - len("/ray")
+        wanted = f"RAY_TMPDIR=<folder>, of at most {most} bytes, that can be written"
+        raise ConfigError([f"{chosen}: Ray can't have its sockets there, nor in /tmp; valid: {wanted}"])
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def _takes_sockets(parent: str, name: str) -> bool:
+    """Whether a folder of this name can be made, or is there to be written, and the path of a socket in it is short."""
+    folder = os.path.join(parent, name)
+    writable = folder if os.path.isdir(folder) else parent
+    fits = len(os.fsencode(folder + IN_FOLDER)) <= LONGEST
+    return fits and os.path.isabs(parent) and os.path.isdir(writable) and os.access(writable, os.W_OK | os.X_OK)
 
 
 @contextlib.contextmanager

@@ -192,9 +192,11 @@ def test_a_lost_worker_and_a_stopped_driver_end_with_the_same_bits(
 def test_a_signal_to_more_than_the_driver_ends_the_run_as_one_to_the_driver(
     everything: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Ray that was started for the run is not in the driver's group. Who signals it none the less, as a job's
-    manager may, leaves no worker that could write a checkpoint: the last one has to do."""
+    """The Ray that is started for the run is not in the driver's group, and has short paths for sockets. Who signals
+    it none the less, as a job's manager may, leaves no worker that could write a checkpoint: the last one has to do."""
     monkeypatch.delenv("RAY_ADDRESS")
+    (tmp_path / ("d" * 100)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("d" * 100)))
     folder = tmp_path / "run"
     with driver([*long("mlp_digits"), "budget.updates=1000000"], folder, start_new_session=True) as process:
         wait_for(process, lambda: len(checkpoints(folder)) >= 2)
