@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trivium.data.batches import Batches
+from trivium.data.checks import checked, require_range, rows_of
 from trivium.data.source import Source, Splits
 from trivium.generative.elbo import (
     bernoulli_log_likelihood,
@@ -104,8 +105,8 @@ class VAE:
         importance_samples: K of the final `log_likelihood`.
 
     Raises:
-        ValueError: the batch does not divide among the workers or is larger than the training set, or a number is out
-            of range.
+        ValueError: the batch does not divide among the workers or is larger than the training set, a number is out of
+            range, or the data is not what it must be, see `trivium.data.checks`.
     """
 
     evaluates: ClassVar = {"elbo": "max", "reconstruction": "min", "kl": None, "active_units": "max"}
@@ -132,8 +133,9 @@ class VAE:
                 f"and hidden={list(hidden)} must be at least 1"
             )
         self.run = run
-        self.data = data.to(run.device)
-        input_shape = data.signature.offers["input_shape"]
+        self.data = checked(data, run.device)
+        require_range(self.data, "x", 0.0, 1.0, device=run.device)
+        input_shape = tuple(rows_of(self.data.train, run.device)["x"].shape[1:])
         self.network = Network(input_shape=input_shape, latent_dim=latent_dim, hidden=hidden).to(run.device)
         self.optimizer = optimizer(self.network.parameters(), lr=lr)
         self.scaler = run.grad_scaler()

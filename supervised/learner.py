@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from trivium import valid
 from trivium.data.batches import Batches
+from trivium.data.checks import checked
 from trivium.data.source import Batch, Splits
 from trivium.ema import Average
-from trivium.learner import Picture, Run, construct
+from trivium.learner import Picture, Run
 from trivium.schedules import Shape, scheduled
+from trivium.supervised.fitting import fitting_model, fitting_task
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
+from trivium.supervised.untouched import evaluating
 
 EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
 
@@ -54,7 +57,8 @@ class Supervised:
 
     Raises:
         ValueError: a size does not divide among the workers or micro-batches, the batch is larger than the training
-            set, or a number is out of range.
+            set, a number is out of range, or data, task and model do not fit each other, see `trivium.data.checks` and
+            `trivium.supervised.fitting`.
     """
 
     def __init__(
@@ -87,9 +91,10 @@ class Supervised:
             raise ValueError(f"ema={ema} must be at least 0 and below 1")
 
         self.run = run
-        self.data = data.to(run.device)
-        self.task: Task = construct(task or named_task(data.signature.task), **data.signature.offers)
-        self.model = construct(model, **data.signature.offers).to(run.device)
+        self.data = checked(data, run.device)
+        self.task: Task = fitting_task(task or named_task(data.signature.task), self.data, run)
+        rows = min(2, batch_size // run.world_size // accumulate)
+        self.model = fitting_model(model, self.task, self.data, run, rows=rows)
         self.optimizer = optimizer(_parameters(self.model, decay_norms=decay_norms), lr=lr)
         self.scaler = run.grad_scaler()
         self.batches = Batches(len(data.train), batch_size, run=run)
@@ -250,15 +255,3 @@ def _parameters(model: nn.Module, *, decay_norms: bool) -> Any:
     matrices = [p for p in parameters if p.ndim > 1]
     rest = [p for p in parameters if p.ndim <= 1]
     return [{"params": matrices}, {"params": rest, "weight_decay": 0.0}]
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every part has its own mode back (`train()` would wake a frozen BatchNorm)."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

@@ -44,20 +44,38 @@ def build_learner(config: Config, run: Run, *, trusted: Collection[str] = EVERYT
             parts[building] = _build(groups[building], trusted)
         building = next(g for g in LEARNERS if g in groups)
         learner: Learner = _build(groups[building], trusted, run=run, **parts)
-    except ValueError as error:
-        says_of = str(error).partition("=")[0]
-        named = (
-            "" if says_of.partition(".")[0] in groups else f"{building}{'.' if says_of in groups[building] else ': '}"
-        )
-        raise ConfigError([f"{named}{error}"]) from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or re.search("can't allocate|out of memory", str(error)):
-            why = str(error).partition("\n")[0] or type(error).__name__
-            raise ConfigError([f"{building}: this machine has not the memory for it: {why}"]) from error
+    except ConfigError:
         raise
-    except TypeError as error:  # what many constructors raise at a value of another type; --trace tells it from a bug
-        raise ConfigError([f"{building}: {error} (TypeError; --trace shows where)"]) from error
+    except ValueError as error:
+        raise ConfigError([_named(" ".join(str(error).split()), building, groups)]) from error
+    except Exception as error:
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        if isinstance(error, MemoryError) or re.search("can't allocate|out of memory", why):
+            raise ConfigError([f"{building}: this machine has not the memory for it: {why}"]) from error
+        # TypeError is what many constructors raise at a value of another type; --trace tells it from a bug.
+        users_part = building in PARTS and not str(groups[building].get("_target_")).startswith("trivium.")
+        if users_part or isinstance(error, TypeError):
+            line = f"{building}: {why} ({type(error).__name__}; --trace shows where)"
+            raise ConfigError([_named(line, building, groups)]) from error
+        raise
     return learner
+
+
+def _named(line: str, building: str, groups: dict[str, Any]) -> str:
+    """What a constructor refuses, in a line that begins with the key or the group that it is about; a part that is
+    wrong itself, not by one of its keys, is named too.
+
+    Args:
+        line: begins with a keyword, as in `lr=0 must be positive`, with a group or a dotted key of one, or neither.
+        building: the group whose constructor has spoken; it may speak of another.
+    """
+    keyword = line.partition("=")[0]
+    group = re.match(r"(\w*)", line)[0]  # type: ignore[index]
+    if group not in groups or line[len(group) :][:1] not in (".", ":"):
+        line, group = f"{building}{'.' if keyword in groups[building] else ': '}{line}", building
+    target = str(groups[group]["_target_"])
+    names_part = group in PARTS and line.startswith(f"{group}: ")
+    return f"{line} ({target})" if names_part else line
 
 
 def check_learner(config: Config, *, trusted: Collection[str] = EVERYTHING) -> None:

@@ -246,8 +246,17 @@ def construct(factory: Callable[..., T], **offered: Any) -> T:
 
     A model says by its signature what it wants to know of the data: `MLP(*, input_shape, num_outputs, hidden)` is
     given the first two, a network with everything in its YAML nothing.
+
+    Raises:
+        ValueError: a keyword without a default is neither offered nor set.
     """
     set_already = getattr(factory, "keywords", {})
     parameters = inspect.signature(factory).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return factory(**{k: v for k, v in offered.items() if k not in set_already and (takes_all or k in parameters)})
+    given = {k: v for k, v in offered.items() if k not in set_already and (takes_all or k in parameters)}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [n for n, p in parameters.items() if p.kind in named and p.default is p.empty and n not in given]
+    if missing:
+        name = getattr(getattr(factory, "func", factory), "__name__", "it")
+        raise ValueError(f"{name} needs a value for {', '.join(missing)}; the data offers {', '.join(offered)}")
+    return factory(**given)

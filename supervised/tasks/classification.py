@@ -6,7 +6,7 @@ Shapes: B batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from trivium.data.source import Batch
 from trivium.learner import Picture
 from trivium.supervised.figures import confusion_figure
 from trivium.supervised.metrics import accuracy, confusion_matrix, macro_f1
-from trivium.supervised.tasks.task import Rows, Totals
+from trivium.supervised.tasks.task import Rows, Totals, unlike
 
 
 class Classification:
@@ -31,7 +31,7 @@ class Classification:
             in [0, 1).
 
     Raises:
-        ValueError: `label_smoothing` is out of range.
+        ValueError: `label_smoothing` is out of range, or there are not K names.
     """
 
     evaluates: ClassVar = {"loss": "min", "accuracy": "max"}
@@ -39,7 +39,25 @@ class Classification:
     def __init__(self, *, num_outputs: int, class_names: Sequence[str], label_smoothing: float = 0.0) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and below 1")
+        if len(class_names) != num_outputs:
+            raise ValueError(f"data: the signature offers {len(class_names)} class_names for num_outputs={num_outputs}")
         self.num_outputs, self.class_names, self.label_smoothing = num_outputs, class_names, label_smoothing
+
+    def wrong_target(self, rows: Batch) -> str | None:
+        y = rows.get("y")
+        if y is None:
+            return f"columns are {', '.join(rows)}; classification needs y, the class of each row"
+        if y.dtype != torch.int64 or y.ndim != 1:
+            kind = str(y.dtype).removeprefix("torch.")
+            return f"y is {kind} {list(y.shape)}; must be int64 [{len(y)}], the class of each row"
+        wrong = ((y < 0) | (y >= self.num_outputs)).nonzero().flatten()
+        if len(wrong):
+            return f"y holds {int(y[wrong[0]])} in row {int(wrong[0])}; must be in [0, {self.num_outputs})"
+        return None
+
+    def wrong_output(self, output: Any, batch: Batch) -> str | None:
+        shape = [len(batch["y"]), self.num_outputs]
+        return unlike(output, shape, f"a logit for each of {self.num_outputs} classes")
 
     def count(self, batch: Batch) -> int:
         return len(batch["y"])

@@ -9,7 +9,7 @@ pure functions of tensors, and its constructor is offered what the data set's si
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -31,6 +31,10 @@ TASKS = {
 
 class Task(Protocol):
     """What the output of a model means.
+
+    Two more methods are optional; they are asked once, before the first step, and spare the others all checks:
+    `wrong_target(rows)` returns what is wrong with targets, beginning with the column's name, `wrong_output(output,
+    batch)` what is wrong with a model's output, beginning with what it is instead, see `unlike`; or None.
 
     Attributes:
         evaluates: see `trivium.learner.Learner`.
@@ -67,6 +71,23 @@ class Task(Protocol):
     def figures(self, totals: Totals, rows: Rows, split: str) -> dict[str, Picture]:
         """Pictures of an evaluation; `rows` is empty while training."""
         ...
+
+
+def unlike(output: Any, shape: Sequence[int], meaning: str) -> str | None:
+    """What an output is instead of a floating tensor of a shape, for `Task.wrong_output`; None if it is one.
+
+    Args:
+        meaning: of the shape, in words.
+    """
+    if not isinstance(output, Tensor):
+        got = "None" if output is None else f"a {type(output).__name__}"
+    elif list(output.shape) != list(shape):
+        got = f"the shape {list(output.shape)}"
+    elif not output.is_floating_point():
+        got = str(output.dtype).removeprefix("torch.")
+    else:
+        return None
+    return f"{got}; must be float {list(shape)}, {meaning}"
 
 
 def named_task(name: str) -> Callable[..., Task]:

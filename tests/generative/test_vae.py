@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trivium.data.digits import digits
-from trivium.data.source import Splits, Tensors
+from trivium.data.source import Signature, Splits, Tensors
 from trivium.generative.vae import VAE, Network
 from trivium.learner import Learner, Run
 
@@ -246,3 +246,20 @@ def test_it_learns_in_every_precision(data: Splits, precision: Any) -> None:
 def test_wrong_values_are_named(data: Splits, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(data, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (Tensors(x=torch.rand(64, 1, 8, 8) * 255), r"data: train's x must lie in \[0, 1\]; it holds .* to 2"),
+        (Tensors(x=torch.rand(64, 1, 8, 8) - 1), r"data: train's x must lie in \[0, 1\]; it holds -"),
+        (Tensors(x=torch.full((64, 1, 8, 8), np.nan)), "data: train's x holds NaN or infinity, first in row 0"),
+        (Tensors(x=torch.zeros(64, 1, 8, 8).byte()), "data: train's x is uint8; must be float32"),
+        (Tensors(x=torch.rand(0, 1, 8, 8)), "data: train has no rows"),
+        (Tensors(pixels=torch.rand(64, 1, 8, 8)), "data: train has no column x; it has pixels"),
+    ],
+)
+def test_data_that_no_likelihood_is_made_for_is_named(train: Tensors, message: str) -> None:
+    signature = Signature(inputs=tuple(train.columns)[:1])
+    with pytest.raises(ValueError, match=message):
+        build(Splits(train, train, train, signature))

@@ -225,7 +225,7 @@ def test_every_experiment_is_built_from_listed_names(experiment: str) -> None:
 
 def test_a_value_that_a_constructor_refuses_is_one_line(config: dict[str, Any]) -> None:
     config["model"]["activation"] = "rellu"
-    with pytest.raises(ConfigError, match=r"learner: activation=rellu must be one of"):
+    with pytest.raises(ConfigError, match=r"^model.activation=rellu must be one of"):
         build_learner(config, Run())
     config["model"]["activation"] = "relu"
     config["learner"]["optimizer"]["betas"] = 3

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +24,12 @@ def test_columns_of_different_lengths_are_refused() -> None:
         Tensors(x=torch.zeros(2), y=torch.zeros(3))
     with pytest.raises(ValueError, match="there is none"):
         Tensors()
+
+
+@pytest.mark.parametrize("column", [np.zeros(2), [1, 2], None, torch.tensor(1.0)])
+def test_a_column_that_is_no_tensor_of_rows_is_refused(column: Any) -> None:
+    with pytest.raises(ValueError, match="the column x of a source must be a tensor of rows"):
+        Tensors(x=column)
 
 
 def test_splits_move_as_a_whole() -> None:

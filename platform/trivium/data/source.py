@@ -43,10 +43,18 @@ class Tensors:
         columns: named tensors of the same length, of any shape and dtype.
 
     Raises:
-        ValueError: there is no column, or the lengths differ.
+        ValueError: there is no column, one is no tensor of rows, or the lengths differ.
     """
 
     def __init__(self, **columns: Tensor) -> None:
+        for name, column in columns.items():
+            if not isinstance(column, Tensor) or column.ndim < 1:
+                what = (
+                    "a 0-d tensor"
+                    if isinstance(column, Tensor)
+                    else f"{type(column).__module__}.{type(column).__name__}"
+                )
+                raise ValueError(f"the column {name} of a source must be a tensor of rows; it is {what}")
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"the columns of a source must be of one length: {lengths or 'there is none'}")
