@@ -7,6 +7,7 @@ run.metrics["test/return_mean"], run.dir, run.learner
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,8 @@ def train(*overrides: str, dir: Path | str | None = None, config_dir: Path | str
     """
     from trivium import config, launch
 
-    return launch.train(config.compose(overrides, config_dir, dir), dir=None if dir is None else Path(dir))
+    dir, config_dir = (None if path is None else Path(os.path.expanduser(path)) for path in (dir, config_dir))
+    return launch.train(config.compose(overrides, config_dir, dir), dir=dir)
 
 
 def resume(dir: Path | str, *overrides: str, trusted: Collection[str] = ()) -> Result:

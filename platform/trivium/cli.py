@@ -5,32 +5,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import difflib
 import errno
 import gc
 import importlib.util
 import logging
 import os
-import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from trivium import output, strict_json
-
-EPILOG = """\
-examples:
-  trivium train                                   an MLP on digits, in seconds
-  trivium train experiment=ppo_cartpole seed=1    an experiment, with a value changed
-  trivium train experiment=vae_digits launch=ray launch.workers=2
-  trivium play runs/ppo_cartpole/20260101-120000-ab12
-  trivium resume runs/ppo_cartpole/20260101-120000-ab12
-  trivium list experiments
-"""
-
+from trivium.command_line import FIGURE, KINDS, UsageError, parse, print_help
 
 OF_THE_DISK = (
     errno.EACCES,
@@ -47,18 +35,11 @@ OF_THE_DISK = (
     errno.ESTALE,
 )
 MOST_LINES = 30  # of errors that are shown
-KNOWN = ("ConfigError", "Interrupted", "NonFiniteLoss", "CheckpointError", "Refused", "UserCodeError")  # told in a line
-KINDS = {
-    "experiments": ["experiment"],
-    "learners": ["learner", "agent"],
-    "models": ["model"],
-    "data": ["data"],
-    "envs": ["env"],
-}
+KNOWN = ("NonFiniteLoss", "CheckpointError", "Refused", "UserCodeError")  # told in a line, exit code 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command; returns the exit code: 0, 1 when a run failed, 2 for the user's mistakes, 128 + signal."""
+    """Run one command; returns the exit code: 0, 1 when a run failed, 2 for the user's mistakes, 128 + signal."""
     output.open_missing()
     stderr = sys.stderr
     try:
@@ -68,58 +49,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.failure(stderr)
 
 
-def _run(arguments: Sequence[str]) -> int:
-    options = argparse.Namespace(trace=False, for_reader=True)
+def _run(typed: Sequence[str]) -> int:
+    options = argparse.Namespace(command="")
     try:
-        options = _parse(arguments)
+        if not typed:
+            print_help()
+            return 0
+        options = parse(typed)
         logging.basicConfig(format="trivium: %(message)s", level=logging.WARNING)
-        result = options.command(options)
+        result = COMMANDS[options.command](options)
         if options.json:
             print(strict_json.dumps(result))
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
-    except UsageError as error:
-        print(f"trivium: error: {error}", file=sys.stderr)
-        return 2
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         unread = output.failure(sys.stdout) if isinstance(error, OSError) else None
         if unread is None:
-            return _failed(error, trace=options.trace)
+            return _failed(error, trace="--trace" in typed, as_json="--json" in typed)
         if unread.errno not in output.GONE:
             print(f"trivium: error: standard output: {unread.strerror}", file=sys.stderr)
             return 1
-        return 141 if options.for_reader else 0  # the reader, such as head, has enough
+        # The reader, such as head, has enough. What is printed is the product of a command, or tells of one: of `train`
+        # and `resume` that is the run.
+        return 0 if options.command in ("train", "resume") else 141
     return 0
 
 
-class UsageError(Exception):
-    """The command line is not one of trivium's; one line says what is."""
+def _failed(error: BaseException, *, trace: bool, as_json: bool) -> int:
+    """Say what went wrong, a line each, on stderr; a trace only when asked for, or for a fault of Trivium's own.
 
-
-def _failed(error: Exception, *, trace: bool) -> int:
-    """Say what went wrong in one line each; a trace only when asked for, or for a fault of Trivium's own."""
-    from trivium.config import ConfigError
+    Args:
+        as_json: on stdout too, as `{"error": {"kind", "lines", "exit_code"}}`.
+    """
     from trivium.credentials import mask
 
-    kind = type(error).__name__
-    code = {"ConfigError": 2, "Interrupted": 128 + getattr(error, "signal", 0)}.get(kind, 1)
-    lines = error.errors if isinstance(error, ConfigError) else [str(error) or kind]
-    kinds = {one.__name__ for one in type(error).__mro__}  # by name: to import some of them is to import torch
-    known = not kinds.isdisjoint(KNOWN)
-    if "UserCodeError" in kinds and error.__cause__ is not None and not trace:
-        lines = [f"{lines[0]} (--trace shows where)"]
-    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
-        known, lines = True, [f"{error.filename or 'the run folder'}: {error.strerror}"]
+    kind, lines, code, known = _described(error, trace=trace)
     if trace or not known:
         print(mask("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-    lines = lines if known else [f"{kind}: {lines[0]}"]
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more"]
+    lines = [_printable(mask(line)) for line in lines]
     for line in lines:
         prefix = "trivium: " if kind == "Interrupted" else "trivium: error: "
-        print(prefix + _printable(mask(line)), file=sys.stderr)
+        print(prefix + line, file=sys.stderr)
+    if as_json:
+        with contextlib.suppress(OSError):  # nobody reads; the exit code says it all the same
+            print(strict_json.dumps({"error": {"kind": kind, "lines": lines, "exit_code": code}}), flush=True)
     return code
+
+
+def _described(error: BaseException, *, trace: bool) -> tuple[str, list[str], int, bool]:
+    """The kind of an error, its lines, the exit code, and whether it is one that a user is told without a trace."""
+    kind = type(error).__name__  # by which errors are known here without importing what defines them
+    if isinstance(error, KeyboardInterrupt):
+        return kind, [], 130, True
+    if isinstance(error, UsageError):
+        return kind, error.lines, 2, True
+    if kind == "ConfigError":
+        return kind, list(getattr(error, "errors", [])), 2, True
+    if kind == "Interrupted":
+        return kind, [str(error)], 128 + getattr(error, "signal", 0), True
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        return kind, [f"{error.filename or 'the run folder'}: {error.strerror}"], 1, True
+    kinds = {one.__name__ for one in type(error).__mro__}
+    if not kinds.isdisjoint(KNOWN):
+        where = " (--trace shows where)" if "UserCodeError" in kinds and error.__cause__ and not trace else ""
+        return kind, [f"{error}{where}"], 1, True
+    return kind, [f"{kind}: {' '.join(str(error).split())}" if str(error) else kind], 1, False
 
 
 def _printable(line: str) -> str:
@@ -268,9 +263,6 @@ def _play(options: argparse.Namespace) -> Any:
     return result
 
 
-FIGURE = "figures/play.gif"
-
-
 def _where_to_play(to: str | None) -> Path | None:
     """A file, or None for a window; not said: a window where there is a display, else `FIGURE` of the run."""
     display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
@@ -369,143 +361,15 @@ def _print_table(rows: Sequence[tuple[str, str]]) -> None:
         print(f"  {name:<{width}}  {value}".rstrip())
 
 
-# ------------------------------------------------------------------------------------------- parsing
-
-
-class _Version(argparse.Action):
-    """argparse's own must be told the version beforehand, which takes an import."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"trivium {version('trivium')}")
-        parser.exit()
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line with the nearest valid word, in place of argparse's usage and list of choices."""
-        choice = re.search(r"argument (\w+): invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        if choice:
-            what, got, valid = choice[1], choice[2], [c.strip(" '") for c in choice[3].split(",")]
-            near = difflib.get_close_matches(got, valid, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"
-            message = f"{got}: there is no such {what}; {hint}"
-        command = self.prog.partition(" ")[2]
-        raise UsageError(f"{command}: {message}" if command else message)
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Options may stand anywhere among the overrides: argparse alone takes only the first unbroken series of them."""
-    parser = _parser()
-    if not arguments:
-        raise UsageError("no command; valid: train, resume, evaluate, play, list, show, doctor (trivium --help)")
-    options, rest = parser.parse_known_args(arguments)
-    flags = [text for text in rest if text.startswith("-")]
-    if flags:
-        valid = [name for name in options.flags if name.startswith("--")]
-        near = difflib.get_close_matches(flags[0], valid, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"
-        raise UsageError(f"{flags[0]}: there is no such option; {hint}")
-    if rest and not hasattr(options, "overrides"):
-        raise UsageError(f"{rest[0]}: one argument too many")
-    if rest:
-        options.overrides = [*options.overrides, *rest]
-    return options
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number >= 1")
-    return int(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="trivium",
-        description="Train supervised networks, generative models and reinforcement-learning agents, one way.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    commands = parser.add_subparsers(metavar="command", required=True)
-
-    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        # What is printed is the product of a command, or tells of one: of `train` and `resume` that is the run.
-        for_reader = function not in (_train, _resume)
-        added.set_defaults(command=function, flags=added._option_string_actions, for_reader=for_reader)
-        added.add_argument(
-            "--json", action="store_true", help="print the result as one line of JSON, the last of stdout"
-        )
-        added.add_argument("--trace", action="store_true", help="show where an error came from")
-        return added
-
-    def takes_config(added: argparse.ArgumentParser) -> None:
-        added.add_argument(
-            "overrides",
-            nargs="*",
-            default=[],
-            metavar="key=value",
-            help="experiment=..., group=option, dotted.key=value",
-        )
-        added.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with YAML groups of your own")
-
-    def takes_run(added: argparse.ArgumentParser) -> None:
-        added.add_argument("run", metavar="RUN", help="a run folder, or its URL in a bucket")
-        added.add_argument(
-            "--trust",
-            action="append",
-            default=[],
-            metavar="MODULE",
-            help="a module of yours that the run's config may build",
-        )
-
-    def takes_way_to_act(added: argparse.ArgumentParser) -> None:
-        ways = added.add_mutually_exclusive_group()
-        ways.set_defaults(deterministic=None)
-        ways.add_argument("--deterministic", action="store_true", default=None, help="act by the policy's best guess")
-        ways.add_argument(
-            "--stochastic", action="store_false", dest="deterministic", default=None, help="sample the actions"
-        )
-
-    train = command("train", _train, "train something new")
-    takes_config(train)
-    train.add_argument("--dir", metavar="PATH", help="the run folder (default: a new one under storage)")
-    resume = command("resume", _resume, "continue a run from its newest sound checkpoint")
-    takes_run(resume)
-    resume.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="e.g. budget.epochs=20")
-    for added in (train, resume):
-        added.add_argument("--quiet", action="store_true", help="no progress")
-    evaluate = command("evaluate", _evaluate, "measure a run's checkpoint on held-out data or fresh episodes")
-    takes_run(evaluate)
-    evaluate.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or step-...")
-    evaluate.add_argument(
-        "--episodes", type=_count, metavar="K", help="how many an agent plays (default: as configured)"
-    )
-    takes_way_to_act(evaluate)
-    play = command("play", _play, "watch an agent play, in a window or as a GIF or MP4")
-    takes_run(play)
-    play.add_argument(
-        "--to",
-        metavar="PLACE",
-        help="window, FILE.gif or FILE.mp4 (default: a window where there is a "
-        f"display, else {FIGURE} in the run folder)",
-    )
-    play.add_argument("--episodes", type=_count, default=1, metavar="K", help="how many (default: 1)")
-    takes_way_to_act(play)
-    play.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same episodes (default: 0)")
-    play.add_argument("--max-steps", type=_count, metavar="N", help="cut an episode after so many steps")
-    play.add_argument("--size", type=_count, default=640, metavar="PX", help="the picture's longer side, at most")
-    play.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or step-...")
-    listing = command("list", _list, "list what there is to train")
-    listing.add_argument("kind", nargs="?", choices=list(KINDS))
-    listing.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with YAML groups of your own")
-    takes_config(command("show", _show, "print the resolved config of an experiment or a run"))
-    command("doctor", _doctor, "tell what this machine offers and what is wrong with it")
-    return parser
-
+COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "train": _train,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "play": _play,
+    "list": _list,
+    "show": _show,
+    "doctor": _doctor,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

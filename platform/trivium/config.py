@@ -10,7 +10,6 @@ import contextlib
 import copy
 import os
 import re
-import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,31 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, grammar_parser
-from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from trivium import config_check as check
-from trivium import constructors, untrusted, valid
+from trivium import constructors, hints, untrusted, valid
 from trivium.config_check import Found
 from trivium.constructors import stated_by_learner
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
+from trivium.overrides import (
+    ALONE,
+    apply,
+    begin_experiments_again,
+    begin_typed_again,
+    is_known,
+    parse_overrides,
+    sort_overrides,
+)
+from trivium.tree import get, has, is_free, leaves, put
 
 DEFAULT_EXPERIMENT = "mlp_digits"
-SHORT = {"algorithm": "agent.algorithm"}  # for an agent that is another library's choice of algorithms
 RESUMABLE = ("budget", "log", "evaluation", "checkpoint", "monitor", "tracking")
 
 Config = dict[str, Any]
-_alone = threading.RLock()  # what Hydra has composed, and the caches of its parsers, exist once in a process
 _NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
 
@@ -92,7 +98,8 @@ def compose(
     if problem := library.folder_problem():  # nothing can be said of the options that it was to hold
         found.add("--config-dir", problem)
         refuse(found)
-    groups, values, unclear = _sort_overrides(_parse(overrides, found), library, found)
+    parsed = parse_overrides(overrides, found, library)
+    groups, values, unclear = sort_overrides(parsed, library, found, DEFAULT_EXPERIMENT)
     with _hydra():
         try:
             config = _compose(groups, values, unclear, library, found, trusted)
@@ -151,25 +158,31 @@ def _compose(
 
     def file_of(path: str) -> str:
         """The file that has a key or would have it."""
-        if experiment and check.has(body, path):
+        if experiment and has(body, path):
             return library.named(experiment)
         group = path.partition(".")[0]
         file = library.find(group, choices[group]) if group in choices else None
         return library.named(file) if file else "configs/config.yaml"
 
     if experiment:
+        layers = [{k: v for k, v in one.items() if k not in replaced} for one in check.bodies(experiment, library)]
+        begin_experiments_again(layers, tree, reference)
         check.check_body(body, reference, library.named(experiment), found)
+    gone = begin_typed_again(values, tree, reference)
     for v in values:
-        fills = isinstance(v.value(), dict) and check.get(reference, v.key_or_group) == {}
-        free = (fills or check.is_free(reference, v.key_or_group)) and v.type == OverrideType.CHANGE
-        if free or _known(v, _as_it_stands(tree), file_of(v.key_or_group), library, found):
-            _apply(v, tree)
+        if v.type == OverrideType.DEL and v.key_or_group in gone:
+            gone.remove(v.key_or_group)
+            continue
+        fills = isinstance(v.value(), dict) and get(reference, v.key_or_group) == {}
+        free = (fills or is_free(reference, v.key_or_group)) and v.type == OverrideType.CHANGE
+        if free or is_known(v, _as_it_stands(tree), file_of(v.key_or_group), library, found):
+            apply(v, tree)
     tied = _tied_to_budget(_as_it_stands(tree))
-    config: Config = valid.with_integers({**_resolved(tree, found), **tied})
+    config: Config = _with_home(valid.with_integers({**_resolved(tree, found), **tied}))
     if config.get("name") == reference["name"] and not experiment:
         config["name"] = _name(config, choices)
     typed_project = any("tracking.project".startswith(v.key_or_group) for v in values)
-    project = None if typed_project or check.has(body, "tracking.project") else _project_of_environment(config)
+    project = None if typed_project or has(body, "tracking.project") else _project_of_environment(config)
     if project:
         config["tracking"]["project"] = project
     check.check_values(config, reference, where, found)
@@ -184,7 +197,7 @@ def _compose(
 
 def _project_of_environment(config: Config) -> str | None:
     """The W&B project that the user's environment names for a run that W&B tracks."""
-    tracked = check.get(config, "tracking.wandb") is True
+    tracked = get(config, "tracking.wandb") is True
     return os.environ.get("WANDB_PROJECT") or None if tracked else None
 
 
@@ -205,92 +218,35 @@ def _forget_guesses(guessed: Sequence[str], typed: Sequence[Override], found: Fo
     found.forget(key for key in below if not key.startswith(keys))
 
 
+def _with_home(node: Any, path: str = "") -> Any:
+    """A copy of a nested dict in which `~` is the home folder where a path begins with it."""
+    if isinstance(node, dict):
+        return {key: _with_home(value, f"{path}.{key}" if path else str(key)) for key, value in node.items()}
+    return os.path.expanduser(node) if isinstance(node, str) and check.is_path(path) else node
+
+
 def _tied_to_budget(tree: Any) -> Config:
     """Where there are any, under `tied_to_budget` and by unit, the keys that hold `${budget.<unit>}`: a resumed run
     with another budget gives them its value."""
     tied: dict[str, list[str]] = {}
-    for path, value in check.leaves(tree):
+    for path, value in leaves(tree):
         interpolation = re.fullmatch(r"\$\{budget\.(\w+)\}", value) if isinstance(value, str) else None
         if interpolation:
             tied.setdefault(interpolation[1], []).append(path)
     return {"tied_to_budget": tied} if tied else {}
 
 
-# ----------------------------------------------------------------------------------------------- overrides
-
-
-def _parse(overrides: Sequence[str], found: Found) -> list[Override]:
-    with _alone:
-        return _parsed(overrides, found)
-
-
-def _parsed(overrides: Sequence[str], found: Found) -> list[Override]:
-    parser = OverridesParser.create()
-    parsed = []
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if key in SHORT:
-            key = SHORT[key]
-            text = f"{key}{equals}{value}"
-        quoted = f"{key}='{value}'"  # what Hydra's grammar does not take bare: budget.target=eval/accuracy>=0.97
-        for attempt in (text, quoted) if equals and "'" not in value else (text,):
-            with contextlib.suppress(HydraException):
-                override = parser.parse_overrides([attempt])[0]
-                if not override.key_or_group or override.package:
-                    continue
-                if override.is_sweep_override():
-                    found.add(text, f"{text}: one value at a time")
-                elif (text_in_it := _bad_reference(override.value())) is not None:
-                    reason = "${ begins a reference to another key, such as ${budget.epochs}; this is none"
-                    found.add(key, f"{key}={text_in_it}: {reason}")
-                else:
-                    parsed.append(override)
-                break
-        else:
-            found.add(text, f"{text}: is not of the form key=value")
-    return parsed
-
-
-def _bad_reference(value: Any) -> str | None:
-    """The first text in a value that holds a `${` which OmegaConf can't read, if there is one."""
-    if isinstance(value, dict | list):
-        below = (_bad_reference(v) for v in (value.values() if isinstance(value, dict) else value))
-        return next((text for text in below if text is not None), None)
-    if isinstance(value, str) and "${" in value:
+def keys(overrides: Sequence[str], config_dir: Path | str | None = None) -> Config:
+    """The keys that there are with what is chosen by overrides that may be wrong, with the values of Trivium's YAML."""
+    found = Found()
+    library = Library(Path(config_dir).resolve() if config_dir is not None else None)
+    library = Library() if library.folder_problem() else library
+    groups, _, unclear = sort_overrides(parse_overrides(overrides, found), library, found, DEFAULT_EXPERIMENT)
+    with _hydra():
         try:
-            grammar_parser.parse(value)
-        except GrammarParseError:
-            return str(value)
-    return None
-
-
-def _sort_overrides(
-    parsed: list[Override], library: Library, found: Found
-) -> tuple[dict[str, str], list[Override], bool]:
-    """Groups with a valid option (a wrong one is replaced by its nearest, so that the rest can be checked), the rest,
-    and whether it is unclear what is trained: a wrong option has no nearest."""
-    groups: dict[str, str] = {}
-    values: list[Override] = []
-    unclear = False
-    for override in parsed:
-        key, option = override.key_or_group, override.value()
-        if key not in GROUPS or isinstance(option, dict) or override.type == OverrideType.DEL:
-            values.append(override)
-        elif option is None and key != "launch":
-            groups[key] = "null"
-        elif library.find(key, str(option)):
-            groups[key] = str(option)
-        else:
-            line, near = check.no_such_option(key, option, library)
-            found.add(key, line)
-            if near:
-                groups[key] = near
-            unclear = unclear or not near
-    if not any(groups.get(g, "null") != "null" for g in ("experiment", *LEARNERS)):
-        groups["experiment"] = DEFAULT_EXPERIMENT
-    if groups.get("agent", "null") != "null" and "experiment" not in groups:
-        groups.setdefault("env", "gymnasium")
-    return groups, values, unclear
+            return _as_it_stands(_composed({} if unclear else groups, library)[0])
+        except _NOT_COMPOSED:
+            return _as_it_stands(_composed({}, Library())[0])
 
 
 def _name(config: Config, choices: Mapping[str, str]) -> str:
@@ -300,41 +256,12 @@ def _name(config: Config, choices: Mapping[str, str]) -> str:
     return re.sub(r"[^\w.-]+", "-", f"{what}_{on}" if on else what)
 
 
-def _known(override: Override, base: Config, file: str, library: Library, found: Found) -> bool:
-    """Whether the keys of an override exist. In what is built, `+` may add what a constructor takes and its YAML leaves
-    out, and `~` may leave out what the YAML has: the constructor decides."""
-    key = override.key_or_group
-    group, built = key.partition(".")[0], key.partition(".")[0] in (*LEARNERS, *PARTS)
-    added = override.type in (OverrideType.ADD, OverrideType.FORCE_ADD)
-    if built and not isinstance(base.get(group), dict):
-        found.add(key, f"{key}: no {group} is chosen; valid: {group}=<{', '.join(library.options(group))}>")
-        return False
-    if (override.type == OverrideType.DEL or added) and not (built and "." in key):
-        found.add(key, f"{override.input_line}: + and ~ are for keys of {', '.join((*LEARNERS, *PARTS))}")
-        return False
-    value = override.value()
-    keys = [f"{key}.{k}" if k else key for k, _ in check.leaves(value)] if isinstance(value, dict) else [key]
-    if added and isinstance(check.get(base, key.rpartition(".")[0]), dict):
-        keys = []
-    unknown = [k for k in keys if not check.has(base, k)]
-    for k in unknown:
-        found.add(k, check.unknown_key(k, base, file))
-    if unknown:
-        return False
-    now = check.get(base, key)
-    if override.type == OverrideType.ADD and now is not None and not isinstance(value, dict | list):
-        found.add(key, f"{override.input_line}: {key} is there already; {(override.input_line or '')[1:]} changes it")
-    elif override.type == OverrideType.DEL and value is not None and value != now:
-        found.add(key, f"{override.input_line}: {key} is {valid.show(now)}; ~{key} leaves it out")
-    return key not in found.lines
-
-
 # ----------------------------------------------------------------------------------------------- Hydra
 
 
 @contextlib.contextmanager
 def _hydra() -> Iterator[None]:
-    with _alone:
+    with ALONE:
         previous = GlobalHydra.instance().hydra  # the caller may use Hydra too
         try:
             GlobalHydra.instance().clear()
@@ -347,16 +274,6 @@ def _hydra() -> Iterator[None]:
 def _as_it_stands(tree: DictConfig) -> Config:
     """A composed config as plain data, its interpolations as they stand."""
     return OmegaConf.to_container(tree)  # type: ignore[return-value]
-
-
-def _apply(override: Override, tree: DictConfig) -> None:
-    """As Hydra would while it composes, which takes a tenth of a second each time."""
-    key, value = override.key_or_group, override.value()
-    if override.type == OverrideType.DEL:
-        parent, _, name = key.rpartition(".")
-        del OmegaConf.select(tree, parent)[name]
-    else:
-        OmegaConf.update(tree, key, value, merge=True)
 
 
 def _composed(groups: dict[str, str], library: Library) -> tuple[DictConfig, dict[str, str]]:
@@ -383,7 +300,7 @@ def _resolved(tree: DictConfig, found: Found) -> Config:
             return OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
         except OmegaConfBaseException as error:
             key = re.sub(r"\[(\w+)\]", r".\1", str(error.full_key or ""))
-            if not check.has(OmegaConf.to_container(tree), key):
+            if not has(OmegaConf.to_container(tree), key):
                 raise
             found.add(key, f"{key}: {_one_line(error)}")
             OmegaConf.update(tree, key, None)
@@ -412,26 +329,26 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """
     found = Found()
     tree = copy.deepcopy(config)  # plain data: OmegaConf would resolve what a stranger's text refers to
-    parsed = _parse(overrides, found)
+    parsed = parse_overrides(overrides, found)
     typed = {override.key_or_group for override in parsed}
     for override in parsed:
         path = override.key_or_group
         group = path.partition(".")[0]
         if group not in config:
-            found.add(path, check.unknown_key(path, {key: config[key] for key in RESUMABLE}, "config.yaml"))
+            found.add(path, hints.unknown_key(path, {key: config[key] for key in RESUMABLE}, "config.yaml"))
         elif group not in RESUMABLE:
             found.add(path, f"{path}: can't change when a run is resumed; valid: {', '.join(RESUMABLE)}")
         elif override.type != OverrideType.CHANGE:
             found.add(path, f"{override.input_line}: only key=value can be given here")
-        elif not check.has(config, path) or isinstance(override.value(), dict):
-            found.add(path, check.unknown_key(path, config, "config.yaml"))
+        elif not has(config, path) or isinstance(override.value(), dict):
+            found.add(path, hints.unknown_key(path, config, "config.yaml"))
         else:
-            check.put(tree, path, override.value())
+            put(tree, path, override.value())
     for unit, tied in config.get("tied_to_budget", {}).items():
         for path in tied:
-            check.put(tree, path, check.get(tree, f"budget.{unit}"))
+            put(tree, path, get(tree, f"budget.{unit}"))
     if {"monitor.metric", "monitor.mode"} & typed == {"monitor.metric"}:  # the mode was another metric's
-        check.put(tree, "monitor.mode", None)
+        put(tree, "monitor.mode", None)
     changed: Config = _with_direction(valid.with_integers(tree))
     check.check_values(changed, config, lambda _: "config.yaml", found)
     check.check_whole(changed, found)
@@ -448,8 +365,8 @@ def read(folder: Path) -> Config:
     path = folder / "config.yaml"
     try:
         config = untrusted.read_yaml(path)
-    except FileNotFoundError:
-        raise ConfigError([f"{folder} is not a run folder: it has no config.yaml"]) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError([hints.no_run_folder(folder)]) from None
     except untrusted.Refused as error:
         raise ConfigError([str(error)]) from error
     except OSError as error:
@@ -460,7 +377,7 @@ def read(folder: Path) -> Config:
     if not isinstance(config, dict) or not set(own) <= set(config):
         raise ConfigError([f"{path} is not the config of a run"])
     found = Found()
-    missing = [key for key, _ in check.leaves(own) if not check.has(config, key)]
+    missing = [key for key, _ in leaves(own) if not has(config, key)]
     for key in missing:
         found.add(key, f"{key}: is missing ({path})")
     check.check_tied(config, str(path), found)

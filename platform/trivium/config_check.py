@@ -15,10 +15,12 @@ from typing import Any
 
 import yaml
 
-from trivium import constructors, credentials, env_ids, valid
+from trivium import constructors, credentials, env_ids, hints, valid
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
 from trivium.storage import is_bucket
+from trivium.tree import get, has, is_free, leaves
 
+UNITS = ("samples", "epochs", "env_steps", "updates", "minutes")  # of a budget
 FILE_KEYS = ("path", "file", "folder")  # and what ends in `_path`, ...: must exist
 
 
@@ -41,80 +43,9 @@ class Found:
         return not any(key.partition(".")[0] in groups for key in self.lines)
 
 
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a nested dict and their values; an empty dict is a leaf."""
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
-
-
-def has(tree: Any, path: str) -> bool:
-    """Whether a dotted key is in a nested dict."""
-    for name in path.split("."):
-        if not isinstance(tree, dict) or name not in tree:
-            return False
-        tree = tree[name]
-    return True
-
-
-def get(tree: Any, path: str) -> Any:
-    """The value at a dotted key, None if there is none."""
-    for name in path.split("."):
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return tree
-
-
-def put(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Set the value at a dotted key that is there."""
-    *parents, name = path.split(".")
-    for parent in parents:
-        tree = tree[parent]
-    tree[name] = value
-
-
-def is_free(tree: Any, path: str) -> bool:
-    """Whether a dotted key lies in what Trivium's own YAML leaves empty, `settings: {}`: its constructor decides."""
-    parent = path.rpartition(".")[0]
-    while parent and not has(tree, parent):
-        parent = parent.rpartition(".")[0]
-    return bool(parent) and get(tree, parent) == {}
-
-
-def unknown_key(path: str, tree: dict[str, Any], file: str) -> str:
-    """The line for a key that does not exist: its nearest, or all beside it."""
-    every = [key for key, _ in leaves(tree)]
-    prefix, _, last = path.rpartition(".")
-    parent = get(tree, prefix) if prefix else tree
-    siblings = [f"{prefix}.{k}" if prefix else str(k) for k in parent] if isinstance(parent, dict) else []
-    near = difflib.get_close_matches(path, siblings or [*every, *tree], n=1, cutoff=0.6 if siblings else 0.75)
-    near = near or [key for key in every if key.rpartition(".")[2] == last][:1]
-    near = near or difflib.get_close_matches(path, [*every, *tree], n=1, cutoff=0.75)
-    near = near or _nearest_group(path, tree)
-    names = ", ".join(s.rpartition(".")[2] for s in siblings if not s.endswith(("_target_", "_partial_")))
-    hint = f"did you mean '{near[0]}'?" if near else f"valid: {names or ', '.join(tree)}"
-    return f"{path}: there is no such key; {hint} ({file})"
-
-
-def _nearest_group(path: str, tree: dict[str, Any]) -> list[str]:
-    """Of a key below a group that does not exist, the group that was probably meant."""
-    parent, wrong = "", path.rpartition(".")[0]
-    while wrong and not has(tree, wrong):
-        parent, wrong = wrong, wrong.rpartition(".")[0]
-    groups = [f"{wrong}.{key}" for key in get(tree, wrong) or ()] if wrong else list(tree)
-    return difflib.get_close_matches(parent, groups, n=1, cutoff=0.75)
-
-
-def no_such_option(group: str, option: Any, library: Library, file: str = "") -> tuple[str, str | None]:
-    """The line for an option that a group has not got, and the nearest that it has."""
-    options = list(library.options(group))
-    near = difflib.get_close_matches(str(option), options, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(options)}"
-    found = library.find(group, near[0]) if near else None
-    users_own = found is not None and not found.is_relative_to(library.own)
-    where = file or (str(found) if users_own else f"configs/{group}/")
-    return f"{group}={option}: there is no such {group}; {hint} ({where})", near[0] if near else None
+def is_path(key: str) -> bool:
+    """Whether a key holds the path of a file or folder, by its name."""
+    return key == "storage" or key.rpartition(".")[2].rpartition("_")[2] in FILE_KEYS
 
 
 # ----------------------------------------------------------------------------------------------- files
@@ -142,10 +73,18 @@ def experiment_body(path: Path, library: Library, found: Found) -> dict[str, Any
     return {str(key): value for key, value in body.items()}
 
 
+def bodies(path: Path, library: Library) -> list[dict[str, Any]]:
+    """What the files of an experiment set, those that it is based on first; they are known to be readable."""
+    body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    defaults = body.pop("defaults", [])
+    below = (library.find("experiment", str(d)) for d in defaults if isinstance(d, str) and d != "_self_")
+    return [*(b for file in below if file for b in bodies(file, library)), body]
+
+
 def _check_default(entry: Any, file: str, library: Library, found: Found) -> None:
     if not isinstance(entry, dict) or len(entry) != 1:
         if entry != "_self_" and not library.find("experiment", str(entry)):
-            found.add(f"{file} {entry}", no_such_option("experiment", entry, library, file)[0])
+            found.add(f"{file} {entry}", hints.no_such_option("experiment", entry, library, file)[0])
         return
     key, option = next(iter(entry.items()))
     words = str(key).split()
@@ -159,7 +98,7 @@ def _check_default(entry: Any, file: str, library: Library, found: Found) -> Non
             f"{file} {key}", f"defaults: '{key}: {option}' must be written 'override /{group}: {option}' ({file})"
         )
     elif option is not None and not library.find(group, str(option)):
-        found.add(f"{file} {key}", no_such_option(group, option, library, file)[0])
+        found.add(f"{file} {key}", hints.no_such_option(group, option, library, file)[0])
 
 
 def not_yaml(error: Exception, file: str) -> str:
@@ -170,7 +109,8 @@ def not_yaml(error: Exception, file: str) -> str:
 
 
 def check_body(body: dict[str, Any], reference: dict[str, Any], file: str, found: Found) -> None:
-    """An experiment may set only what the groups that it chooses have."""
+    """An experiment may set only what the groups that it chooses have, and what a constructor that it names accepts."""
+    written = [key.removesuffix("._target_") for key, _ in leaves(body) if key.endswith("._target_")]
     for key, _ in leaves(body):
         group = key.partition(".")[0]
         if not isinstance(get(reference, group), dict) and group in (*LEARNERS, *PARTS):
@@ -178,15 +118,15 @@ def check_body(body: dict[str, Any], reference: dict[str, Any], file: str, found
         parent = key
         while parent and not has(reference, parent):
             parent = parent.rpartition(".")[0]
-        if parent == key or is_free(reference, key):
+        if parent == key or is_free(reference, key) or constructors.is_keyword(key, reference):
             continue
         below = get(reference, parent) if parent else reference
         if not isinstance(below, dict):
             continue  # a list or a null that is given content: the values' check decides
-        if isinstance(get(body, group), dict) and "_target_" in get(body, group):
+        if any(f"{key}.".startswith(f"{node}.") for node in written):
             continue
         depth = parent.count(".") + 2 if parent else 1
-        found.add(key, unknown_key(".".join(key.split(".")[:depth]), reference, file))
+        found.add(key, hints.unknown_key(".".join(key.split(".")[:depth]), reference, file))
 
 
 # ----------------------------------------------------------------------------------------------- values
@@ -200,13 +140,12 @@ def check_values(config: dict[str, Any], reference: dict[str, Any], where: Calla
         where: names the file that a key stands in, "" for what was typed.
     """
     for path, value, expected in _wrong(config, reference, "", own=True):
-        found.add(path, f"{path}={valid.show(value)}: must be {expected}{_in(where(path))}")
+        group = get(reference, path)
+        near = hints.for_group(path, value, group, _not_counted(config)) if isinstance(group, dict) and group else None
+        hint = f"; did you mean '{near}'?" if near else ""
+        found.add(path, f"{path}={valid.show(value)}: must be {expected}{hint}{hints.in_file(where(path))}")
     if not found.none_in("budget"):
         found.forget(key for keys in config.get("tied_to_budget", {}).values() for key in keys)
-
-
-def _in(file: str) -> str:
-    return f" ({file})" if file else ""
 
 
 def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[str, Any, str]]:
@@ -226,10 +165,9 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
             yield from _wrong(item, below, f"{path}.{key}" if path else str(key), own=own)
         return
     expected = valid.problem(path, value, default) if own else valid.wrong_scalar(value, default)
-    name = path.rpartition(".")[2]
     if expected:
         yield path, value, expected
-    elif isinstance(value, str) and name.rpartition("_")[2] in FILE_KEYS and not Path(value).exists():
+    elif isinstance(value, str) and path != "storage" and is_path(path) and not Path(value).exists():
         yield path, value, "a file or folder that exists"
 
 
@@ -294,7 +232,7 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
     if found.none_in("budget"):
         if all(value is None for value in budget.values()):
             found.add("budget", f"budget: nothing ends this run; set at least one of {', '.join(budget)}")
-        _check_units(config, chosen, found)
+        _check_units(config, found)
     if found.none_in("monitor") and monitor["patience"] is not None and monitor["metric"] is None:
         found.add("monitor", "monitor.patience: early stopping needs monitor.metric, e.g. monitor.metric=eval/loss")
     if found.none_in("evaluation", "budget", "monitor"):
@@ -382,15 +320,23 @@ def check_env(config: dict[str, Any], found: Found, trusted: Collection[str]) ->
             found.add("env.id", problem)
 
 
-def _check_units(config: dict[str, Any], chosen: list[str], found: Found) -> None:
-    """Trivium's own agents count env steps, its other learners samples and epochs; a user's may count anything."""
-    if len(chosen) != 1 or not str(get(config, f"{chosen[0]}._target_")).startswith("trivium."):
-        return
-    counted, others = (("env_steps",), ("samples", "epochs"))[:: 1 if chosen[0] == "agent" else -1]
+def _check_units(config: dict[str, Any], found: Found) -> None:
+    others = _not_counted(config)
     for unit in others:
         if config["budget"][unit] is not None:
-            valid_units = ", ".join(f"budget.{u}" for u in (*counted, "updates", "minutes"))
-            found.add(f"budget.{unit}", f"budget.{unit}: the {chosen[0]} counts {counted[0]}; valid: {valid_units}")
+            what = "agent" if config.get("agent") else "learner"
+            valid_units = ", ".join(f"budget.{u}" for u in UNITS if u not in others)
+            counts = next(u for u in UNITS if u not in others)
+            found.add(f"budget.{unit}", f"budget.{unit}: the {what} counts {counts}; valid: {valid_units}")
+
+
+def _not_counted(config: dict[str, Any]) -> tuple[str, ...]:
+    """The units of the budget that are not the learner's: Trivium's own agents count env steps, its other learners
+    samples and epochs; a user's may count anything."""
+    chosen = [g for g in LEARNERS if config.get(g)]
+    if len(chosen) != 1 or not str(get(config, f"{chosen[0]}._target_")).startswith("trivium."):
+        return ()
+    return ("samples", "epochs") if chosen[0] == "agent" else ("env_steps",)
 
 
 def _check_device(config: dict[str, Any]) -> list[str]:
@@ -431,4 +377,4 @@ def check_constructors(
 ) -> None:
     """The names to be built and their keywords, see `trivium.constructors`."""
     for path, text in constructors.problems(config, trusted=trusted):
-        found.add(path, f"{path}: {text}{_in(where(path))}")
+        found.add(path, f"{path}: {text}{hints.in_file(where(path))}")

@@ -18,6 +18,7 @@ from importlib.machinery import ModuleSpec
 from typing import Any, NamedTuple
 
 from trivium.library import LEARNERS, PARTS, Library, listed_targets
+from trivium.tree import get, has
 
 EVERYTHING = ("*",)  # the `trusted` of a config that the user typed
 
@@ -129,7 +130,9 @@ _REFUSED = "{name} is not a name that a run folder may build; --trust {module} a
 
 def _require_allowed(name: Any, trusted: Collection[str]) -> None:
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
-        raise Unusable(f"{name} is not of the form package.module.Name")
+        near = nearest_target(str(name)) if "." not in str(name) else None
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise Unusable(f"{name} is not of the form package.module.Name{hint}")
     module_name, _, attribute = name.rpartition(".")
     torchs = module_name in _TORCH_MODULES and not attribute.startswith("_")
     if not (is_trusted(module_name, trusted) or torchs or name in listed_targets()):
@@ -176,6 +179,40 @@ def parameters(name: str, trusted: Collection[str] = EVERYTHING) -> Parameters:
         tuple(p.name for p in keywords if p.default is p.empty),
         takes_any=any(p.kind is p.VAR_KEYWORD for p in every),
     )
+
+
+def stated_parameters(name: Any) -> Parameters | None:
+    """The parameters of a constructor as its source states them; None where that can't be read. Imports nothing."""
+    with contextlib.suppress(Unusable, RecursionError):
+        return _read(*str(name).rpartition(".")[::2]) if "." in str(name) else None
+    return None
+
+
+def is_keyword(key: str, tree: dict[str, Any]) -> bool:
+    """Whether a key that a config lacks is a keyword of the constructor that its node names, by its source. Not of one
+    that the node above has too, as `lr`: it hands that down and would overrule this one."""
+    parent, _, name = key.rpartition(".")
+    target = get(tree, f"{parent}._target_")
+    if not parent or target is None or has(tree, f"{parent.rpartition('.')[0]}.{name}"):
+        return False
+    takes = stated_parameters(target)
+    return takes is not None and name in takes.names
+
+
+def nearest_target(name: str, module_name: str | None = None) -> str | None:
+    """The whole name of what was probably meant by its last part: `Adam` is torch.optim.Adam.
+
+    Args:
+        module_name: where it is looked for; None: among all that Trivium's own YAML names and torch's optimizers.
+    """
+    known = {} if module_name else {full.rpartition(".")[2]: full for full in sorted(listed_targets())}
+    with contextlib.suppress(Unusable):
+        tree = _tree(module_name or "torch.optim")
+        public = [n for s in tree.body for n in _mentioned(s, deep=False) if n[:1].isupper()] if tree else []
+        known.update({n: f"{module_name or 'torch.optim'}.{n}" for n in public})
+    lower = {n.lower(): full for n, full in known.items()}
+    near = difflib.get_close_matches(name.rpartition(".")[2].lower(), lower, n=1, cutoff=0.7)
+    return lower[near[0]] if near else None
 
 
 def _read(module_name: str, attribute: str) -> Parameters | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from trivium import credentials, untrusted
+from trivium import credentials, hints, untrusted
 from trivium.config import Config, ConfigError, read
 from trivium.storage import Bucket, checkpoint_names, is_bucket, join
 from trivium.untrusted import Refused
@@ -57,15 +57,16 @@ def open_run(place: Path | str | Opened) -> Opened:
     if isinstance(place, Opened):
         return place
     try:
-        return _open_bucket(str(place)) if is_bucket(place) else _open_folder(Path(place).absolute())
+        return (
+            _open_bucket(str(place)) if is_bucket(place) else _open_folder(Path(os.path.expanduser(place)).absolute())
+        )
     except Refused as error:
         raise ConfigError([str(error)]) from error
 
 
 def _open_folder(dir: Path) -> Opened:
     if not dir.is_dir():
-        what = "it is a file" if dir.exists() else "there is no such folder"
-        raise ConfigError([f"{dir} is not a run folder: {what}"])
+        raise ConfigError([hints.no_run_folder(dir)])
     config = _read(dir)
     storage = config["storage"]
     if is_bucket(storage) and not (dir / "checkpoints").is_dir():

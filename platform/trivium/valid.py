@@ -104,7 +104,7 @@ SCHEMES = "s3://, gs://, gcs://, abfs://, abfss://, hdfs://, viewfs:// or file:/
 BY_PATH: dict[str, Rule] = {
     "name": Text(r"\w[\w.-]*", "a name of letters, digits, '_', '-' and '.', not beginning with the last two"),
     "storage": Text(
-        rf"(?!.*://)\S.*|({SCHEMES.replace(', ', '|').replace(' or ', '|')}|fsspec\+\w+://).+",
+        rf"(?s)(?!.*://)[^\0]*[^\s\0][^\0]*|({SCHEMES.replace(', ', '|').replace(' or ', '|')}|fsspec\+\w+://).+",
         f"a folder, or the URL of a bucket, which begins with {SCHEMES}",
     ),
     "seed": Number(low=0, high=2**63 - 1, integer=True),

@@ -66,6 +66,21 @@ def test_help_is_quick() -> None:
     assert min(times) < 0.3, times
 
 
+def test_without_a_word_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    bare = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert capsys.readouterr().out == bare
+
+
+def test_the_module_is_the_command() -> None:
+    code = "import runpy, sys; sys.argv[1:] = ['--version']; runpy.run_module('trivium', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("trivium ")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
@@ -85,10 +100,30 @@ def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("", "no command; valid: train, resume"),
         ("trian", "trian: there is no such command; did you mean 'train'?"),
         ("xyz", "xyz: there is no such command; valid: train, resume, evaluate, play, list, show, doctor"),
-        ("resume", "resume: the following arguments are required: RUN"),
+        ("resume", "resume: the following arguments are required: RUN, a run folder"),
+        ("help", "did you mean 'trivium --help'?"),
+        ("experiment=mlp_digits", "did you mean 'trivium train experiment=mlp_digits'?"),
+        ("mlp_digits", "did you mean 'trivium train experiment=mlp_digits'?"),
+        ("evaluate experiment=mlp_digits", "a run folder comes first: trivium evaluate RUN"),
+        ("resume budget.epochs=5", "a run folder comes first: trivium resume RUN budget.epochs=5"),
+        ("train --seed 1", "--seed: there is no such option; did you mean 'seed=1'?"),
+        ("train --seed=1", "did you mean 'seed=1'?"),
+        ("train experiment=ppo_cartpole --agent.gamma 0.9", "did you mean 'agent.gamma=0.9'?"),
+        ("show --learning-rate 1e-3", "did you mean 'learner.lr=1e-3'?"),
+        ("train --config_dir mine", "did you mean '--config-dir'?"),
+        ("train --resume here", "did you mean 'trivium resume here'?"),
+        ("resume here --budget.epochs 5", "did you mean 'budget.epochs=5'?"),
+        ("resume here --seed 1", "--seed: there is no such option; it is one of trivium play; valid here: --help, "),
+        ("evaluate here --seed 1", "--seed: there is no such option; it is one of trivium play; valid here: --help, "),
+        ("train dir=here", "dir=here: is an option; did you mean '--dir here'?"),
+        ("train config_dir=mine", "did you mean '--config-dir mine'?"),
+        ("train quiet=true", "did you mean '--quiet'?"),
+        ("play here seed=3", "did you mean '--seed 3'?"),
+        ("train mlp_digits", "mlp_digits: is not of the form key=value; did you mean 'experiment=mlp_digits'?"),
+        ("list agents", "agents: there is no such kind; did you mean 'learners'?"),
+        ("list ppo", "did you mean 'trivium show agent=ppo'?"),
         ("evaluate", "evaluate: the following arguments are required: RUN"),
         ("evaluate x --episodes 0", "evaluate: argument --episodes: 0 is not a whole number >= 1"),
         ("evaluate x --deterministic --stochastic", "not allowed with argument --deterministic"),
@@ -121,6 +156,55 @@ def test_usage_errors_are_one_line(
     assert err.startswith("trivium: error: ")
     assert said in err
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind", "code"),
+    [
+        ("trian", "UsageError", 2),
+        ("train --sed 1 --jsn", "UsageError", 2),
+        ("train sed=1 learner.lr=-1", "ConfigError", 2),
+        ("resume nowhere", "ConfigError", 2),
+        ("evaluate nowhere", "ConfigError", 2),
+        ("play nowhere --to x.avi", "UsageError", 2),
+        ("list xyz", "UsageError", 2),
+        ("show sed=1", "ConfigError", 2),
+        ("doctor --banana", "UsageError", 2),
+    ],
+)
+def test_json_has_the_error_too(capsys: pytest.CaptureFixture[str], typed: str, kind: str, code: int) -> None:
+    command, *rest = typed.split()
+    assert cli.main([command, "--json", *rest]) == code
+    out, err = capsys.readouterr()
+    error = json.loads(out)["error"]
+    assert (error["kind"], error["exit_code"]) == (kind, code)
+    assert [f"trivium: error: {line}" for line in error["lines"]] == err.splitlines()
+    assert error["lines"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "lines"),
+    [
+        (KeyboardInterrupt(), 130, []),
+        (RuntimeError("a fault\nof ours"), 1, ["RuntimeError: a fault of ours"]),
+        (OSError(28, "No space left on device", "/there"), 1, ["/there: No space left on device"]),
+    ],
+)
+def test_json_has_what_ends_a_command_in_any_way(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+    code: int,
+    lines: list[str],
+) -> None:
+    def fail(options: Any) -> None:
+        raise raised
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", fail)
+    assert cli.main(["doctor", "--json"]) == code
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"error": {"kind": type(raised).__name__, "lines": lines, "exit_code": code}}
+    assert ("Traceback" in err) == isinstance(raised, RuntimeError)
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trivium import cli
+from trivium import cli, command_line
 from trivium.config import compose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ def test_commands_name_what_exists(
 ) -> None:
     write_examples(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    options = cli._parse([word.replace("/shared", str(tmp_path)) for word in words[1:]])
+    options = command_line.parse([word.replace("/shared", str(tmp_path)) for word in words[1:]])
     config = compose(options.overrides, options.config_dir)
     assert config["name"]
 
@@ -67,7 +67,7 @@ def test_commands_are_those_of_trivium_and_make(name: str) -> None:
         if words[0] == "make":
             assert words[1] in targets, words
         elif words[0] == "trivium":
-            cli._parse(words[1:])  # raises for a sub-command or an option that there is not
+            command_line.parse(words[1:])  # raises for a sub-command or an option that there is not
         else:
             assert words[0] == "export", words
 
