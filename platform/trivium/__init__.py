@@ -34,8 +34,8 @@ def train(*overrides: str, dir: Path | str | None = None, config_dir: Path | str
     """
     from trivium import config, launch
 
-    dir, config_dir = (None if path is None else Path(os.path.expanduser(path)) for path in (dir, config_dir))
-    return launch.train(config.compose(overrides, config_dir, dir), dir=dir)
+    dir, config_dir = (None if path is None else os.path.expanduser(path) for path in (dir, config_dir))
+    return launch.train(config.compose(overrides, config_dir, dir), dir=None if dir is None else Path(dir))
 
 
 def resume(dir: Path | str, *overrides: str, trusted: Collection[str] = ()) -> Result:

@@ -63,6 +63,8 @@ def _run(typed: Sequence[str]) -> int:
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         unread = output.failure(sys.stdout) if isinstance(error, OSError) else None
+        if unread is None and isinstance(error, BrokenPipeError) and options.command not in ("train", "resume"):
+            unread = error  # of a `print`, after which nothing may be left that a flush could fail to write
         if unread is None:
             return _failed(error, trace="--trace" in typed, as_json="--json" in typed)
         if unread.errno not in output.GONE:
