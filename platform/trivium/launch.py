@@ -7,11 +7,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from trivium import borrowed, lock, ray_cluster, run_folder, signals, worker
+from trivium import borrowed, ending, lock, ray_cluster, run_folder, signals, worker
 from trivium.budget import Budget
 from trivium.builder import check_learner
 from trivium.config import Config, ConfigError, apply_overrides, read, refuse
@@ -20,7 +20,9 @@ from trivium.learner import Learner
 from trivium.loop import Outcome
 from trivium.progress import Display
 from trivium.run_folder import Result
+from trivium.run_log import RunLog, recording
 from trivium.run_place import Opened, bucket_of, open_run
+from trivium.run_state import RESULT, read_end
 from trivium.storage import Bucket, is_bucket
 from trivium.worker import Task
 
@@ -82,14 +84,14 @@ def resume(
         task = replace(task, config=apply_overrides(config, overrides) if overrides else config)
         if done:
             _refuse_spent(task.config, done)
-        rows = _size(dir / "metrics.jsonl")
-        if overrides:
-            run_folder.become(task, task.config, None)
+        ended, before = read_end(dir), _trained(task)
+        run_folder.become(task, config=task.config if overrides else None, end={})
         try:
             return _launch(task, resume=True, display=display or Display())
-        except BaseException:
-            if overrides and _size(dir / "metrics.jsonl") == rows:  # nothing was trained: the run is what it was
-                run_folder.become(task, config, done)
+        except BaseException as error:
+            if _trained(task) == before:  # nothing: the run is what it was, or has failed before it could go on
+                end = ended if done or isinstance(error, ConfigError) else read_end(dir)
+                run_folder.become(task, config=config if overrides else None, end=end)
             raise
 
 
@@ -120,27 +122,66 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
     """Train in a folder that is made here, or whose lock is held."""
     folder: contextlib.AbstractContextManager[None] = contextlib.nullcontext() if resume else run_folder.new(task)
     try:
-        if task.config["launch"]["engine"] == "ray":
-            check_learner(task.config, trusted=task.trusted)
-            _check_workers(task.config)
-            ray_cluster.prepare()
-            from trivium import ray_driver
+        with recording() as run_log:
+            if task.config["launch"]["engine"] == "ray":
+                check_learner(task.config, trusted=task.trusted)
+                _check_workers(task.config)
+                ray_cluster.prepare()
+                from trivium import ray_driver
 
-            # A Ray that is started for the run is the process's, too: another run's would end with it.
-            alone = contextlib.nullcontext() if ray_cluster.of_the_caller() else borrowed.alone_in_process()
-            with alone, folder:
-                return _close(task, ray_driver.run(task, resume=resume, display=display), None, display)
-        with borrowed.process(task.config, worker.device_of(task.config)), signals.listen() as asked:
-            run = worker.make_run(task.config, task.dir)
-            learner = worker.make_learner(task, run)
-            with folder:
-                display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
-                outcome = worker.work(
-                    task, run, learner, resume=resume, show=display.show, say=display.say, stop_requested=asked
-                )
-                return _close(task, outcome, learner, display)
+                # A Ray that is started for the run is the process's, too: another run's would end with it.
+                alone = contextlib.nullcontext() if ray_cluster.of_the_caller() else borrowed.alone_in_process()
+                with alone, folder, _traced(task, display, run_log):
+                    return _close(task, ray_driver.run(task, resume=resume, display=display), None, display)
+            with (
+                borrowed.process(task.config, worker.device_of(task.config)),
+                signals.listen() as asked,
+                run_log.streams(),
+            ):
+                run = worker.make_run(task.config, task.dir)
+                learner = worker.make_learner(task, run)
+                with folder, _traced(task, display, run_log):
+                    display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
+                    outcome = worker.work(
+                        task, run, learner, resume=resume, show=display.show, say=display.say, stop_requested=asked
+                    )
+                    return _close(task, outcome, learner, display)
     finally:
         display.close()
+
+
+@contextlib.contextmanager
+def _traced(task: Task, display: Display, run_log: RunLog) -> Iterator[None]:
+    """What a run says within is kept in its folder, and how it ends, however it does."""
+    before = _trained(task)
+    run_log.open(task.dir)
+    display.keep = run_log.line
+    try:
+        with _exits_told():
+            yield
+        run_log.line("finished", last=True)
+    except ConfigError as error:
+        display.close()
+        run_log.line(str(error), last=True)
+        if _trained(task) != before:
+            ending.write(task, error, run_log)
+        raise
+    except BaseException as error:
+        display.close()
+        ending.write(task, error, run_log)
+        raise
+    finally:
+        display.close()
+        display.keep = None
+
+
+@contextlib.contextmanager
+def _exits_told() -> Iterator[None]:
+    """A library, or an env, that leaves the program has failed, whatever exit code it chose."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"something in the run asked Python to exit, by SystemExit({error.code!r})") from error
 
 
 def _check_workers(config: Config) -> None:
@@ -161,25 +202,29 @@ def _close(task: Task, outcome: Outcome, learner: Learner | None, display: Displ
     result._learner, result._task = learner, task
     if task.bucket:
         Bucket(task.bucket).pull(task.dir)  # rank 0 may have been on another node
-    run_folder.write_result(result)
+    run_folder.write_end(task.dir, result.as_json())
     _complete(task)
     return result
 
 
 def _complete(task: Task) -> None:
     """Write what a finished run has besides its result, unless it is there: the report, and the copies in a bucket."""
-    report, result = task.dir / "report.html", task.dir / run_folder.RESULT
-    if report.exists() and report.stat().st_mtime_ns >= result.stat().st_mtime_ns:
-        return
-    try:
-        from trivium.report import write_report
+    report, result = task.dir / "report.html", task.dir / RESULT
+    missing = not report.exists() or report.stat().st_mtime_ns < result.stat().st_mtime_ns
+    if missing:
+        try:
+            from trivium.report import write_report
 
-        write_report(task.dir, trusted=task.trusted, place=task.bucket)
-    except Exception as error:  # a run is worth more than its report
-        log.warning("no report was written: %s: %s", type(error).__name__, error)
+            write_report(task.dir, trusted=task.trusted, place=task.bucket)
+        except Exception as error:  # a run is worth more than its report
+            log.warning("no report was written: %s: %s", type(error).__name__, error)
     if task.bucket:
-        Bucket(task.bucket).push(task.dir)
+        bucket = Bucket(task.bucket)
+        if missing or not {report.name, result.name} <= bucket.own_files().keys():
+            bucket.push(task.dir)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _trained(task: Task) -> tuple[int, str | None]:
+    """What there is of a run's training: the length of its rows, and its newest checkpoint."""
+    rows = task.dir / "metrics.jsonl"
+    return rows.stat().st_size if rows.exists() else 0, ending.newest_checkpoint(task)

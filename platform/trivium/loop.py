@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from trivium import failure
 from trivium.agreement import Agreement
 from trivium.averaging import make_buffers_first, modules_of
 from trivium.budget import Budget, Cadence
@@ -154,15 +155,29 @@ class Loop:
         """
         self._reset_clocks()
         try:
-            return self._train()
-        except Abandoned:
-            self._save()
-            raise Interrupted(self.stop_requested() or 0, self.checkpoints.names()[-1]) from None
-        except Exception as error:
+            try:
+                return self._train()
+            except Abandoned:
+                self._save()
+                raise Interrupted(self.stop_requested() or 0, self.checkpoints.names()[-1]) from None
+        except BaseException as error:
+            failure.mark(error, **self._progress())
             error.add_note(f"after {self.updates} updates")
             raise
         finally:
             gc.unfreeze()
+
+    def _progress(self) -> dict[str, Any]:
+        """How far the run is, as plain data."""
+        with contextlib.suppress(Exception):  # of a learner that has just failed
+            return {
+                "updates": self.updates,
+                "step": self.step,
+                "counters": self.learner.counters(),
+                "elapsed_s": self.elapsed_s,
+                "metrics": dict(self.metrics),
+            }
+        return {"updates": self.updates}
 
     def _train(self) -> Outcome:
         if self._pending is not None:

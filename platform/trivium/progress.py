@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -50,7 +51,13 @@ class Display:
     Args:
         stream: where to; a live line if it is a terminal.
         every_s: at least so many seconds between two plain lines.
+
+    Attributes:
+        keep: is given what is shown, quiet or not, for the run's log: what is said, and now and then a status, the less
+            often the longer the run.
     """
+
+    keep: Callable[[str], object] | None = None
 
     def __init__(self, stream: TextIO | None = None, *, every_s: float = 2.0, quiet: bool = False) -> None:
         self.stream = Lasting(stream or sys.stderr)
@@ -59,9 +66,15 @@ class Display:
         self.quiet = quiet
         self._last = -every_s
         self._waiting: Status | None = None
+        self._kept = -every_s
+        self._to_keep: Status | None = None
 
     def show(self, status: Status) -> None:
         """Show a status now, or keep it until a plain line is due."""
+        if self.keep is not None and status.is_row:
+            self._to_keep = status
+            if time.monotonic() - self._kept >= max(self.every_s, status.elapsed_s / 500):
+                self._keep_status()
         if self.quiet:
             return
         if self.live:
@@ -76,6 +89,8 @@ class Display:
     def say(self, text: str) -> None:
         """A line of its own."""
         self.close()
+        if self.keep is not None:
+            self.keep(text)
         if not self.quiet:
             print(text, file=self.stream, flush=True)
 
@@ -85,6 +100,12 @@ class Display:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
         self._print_waiting()
+        self._keep_status()
+
+    def _keep_status(self) -> None:
+        if self._to_keep is not None and self.keep is not None:
+            self.keep(self._to_keep.line())
+            self._to_keep, self._kept = None, time.monotonic()
 
     def _print_waiting(self) -> None:
         if self._waiting:

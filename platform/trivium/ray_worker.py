@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its types do not say so
 
-from trivium import borrowed, shared_sum, worker
+from trivium import borrowed, failure, shared_sum, worker
 from trivium.checkpoint import CheckpointError
 from trivium.config import ConfigError
 from trivium.learner import Learner, Run
@@ -131,7 +131,7 @@ class Worker:
         with contextlib.suppress(OSError):  # on another node there may be no such folder
             os.chdir(cwd)  # paths in the config are relative to where the user stands
         try:
-            with printing_to(self._news.say, place.rank):
+            with printing_to(self._news.say, place.rank), _marked(place.rank):
                 return self._train(task, place)
         except COLLECTIVE as error:
             return error
@@ -162,6 +162,16 @@ class Worker:
                 say=self._news.say,
                 stop_requested=lambda: self._signal if run.rank == 0 else None,
             )
+
+
+@contextlib.contextmanager
+def _marked(rank: int) -> Iterator[None]:
+    """What is raised within says where, also to the driver, which gets it without its traceback."""
+    try:
+        yield
+    except Exception as error:
+        failure.mark(error, rank=rank)
+        raise
 
 
 def may_pass(error: Exception) -> bool:
@@ -248,4 +258,5 @@ def _picklable(error: Exception) -> Exception:
             return error
     other = RuntimeError(f"{type(error).__name__}: {error}")
     other.__notes__ = error.__notes__
+    failure.pass_on(error, other)
     return other

@@ -91,7 +91,6 @@ def size_text(count: int | None) -> str:
 
 
 def _headline(record: Record) -> str:
-    result = record.result
     kind = "test/" if any(k.startswith("test/") for k in record.metrics) else "eval/"
     shown = {k: v for k, v in record.metrics.items() if k.startswith(kind)}
     first = kind + str(record.monitored).partition("/")[2]
@@ -99,24 +98,36 @@ def _headline(record: Record) -> str:
         f"<div><dt>{escape(k)}</dt><dd title={v!r}>{value_text(v)}</dd></div>"
         for k, v in sorted(shown.items(), key=lambda item: item[0] != first)
     ]
-    state = "" if result else "<span class='state open'>unfinished</span>"
-    reason = re.sub(r"\b\d{5,18}\b", lambda digits: f"{int(digits[0]):,}", str(result.get("reason", "")))
-    ended = f"Ended: {escape(reason)}." if reason else ""
-    if not result:
-        ended = "This run has no result yet: it is still running, or was stopped before its end."
-        if numbers and kind == "eval/":
-            ended += " The numbers are those of its last evaluation."
+    state = "" if record.state == "finished" else f"<span class='state open'>{record.state}</span>"
+    ended = _ended(record)
+    if record.state != "finished" and numbers and kind == "eval/":
+        ended += "<p class=soft>The numbers are those of its last evaluation.</p>"
     facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _facts(record))
     return (
-        f"<h1>{escape(record.name)}{state}</h1><p class=soft>{ended}</p>"
+        f"<h1>{escape(record.name)}{state}</h1>{ended}"
         + (f"<dl class=numbers>{''.join(numbers)}</dl>" if numbers else "")
         + (f"<dl class=facts>{facts}</dl>" if facts else "")
     )
 
 
+def _ended(record: Record) -> str:
+    """What ended the run, as HTML."""
+    if record.state == "failed":
+        error, place = (escape(str(record.result.get(key) or "")) for key in ("error", "place"))
+        return f"<div class=note><pre>{error}</pre>" + (f"<p class=soft>at {place}</p>" if place else "") + "</div>"
+    if record.state == "running":
+        return "<p class=soft>This run has not ended yet.</p>"
+    if record.state == "killed":
+        return "<p class=soft>This run has no result, and no process here trains it: it was killed.</p>"
+    reason = re.sub(r"\b\d{5,18}\b", lambda digits: f"{int(digits[0]):,}", str(record.result.get("reason", "")))
+    return f"<p class=soft>Ended: {escape(reason)}.</p>" if reason else ""
+
+
 def _facts(record: Record) -> Iterator[tuple[str, str]]:
     """Names and values, as HTML."""
     result, last = record.result, record.rows[-1] if record.rows else {}
+    if record.state != "finished" and (progress := record.progress):
+        yield "Progress", escape(progress)
     elapsed_s = number(result.get("elapsed_s")) or record.metrics.get("time/elapsed_s")
     if elapsed_s is not None and elapsed_s >= 0:
         yield "Training time", duration(elapsed_s)
@@ -126,7 +137,7 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     for unit, value in counters.items():
         if (count := number(value)) is not None:
             yield escape(str(unit).replace("_", " ").capitalize()), value_text(count)
-    if checkpoint := result.get("checkpoint"):
+    if record.state == "finished" and (checkpoint := result.get("checkpoint")):
         yield "Result of checkpoint", escape(str(checkpoint)) + escape(_which(record, str(checkpoint)))
     elif record.checkpoints:
         yield "Newest checkpoint", escape(record.checkpoints[-1])
@@ -202,7 +213,7 @@ def _repeat(record: Record) -> str:
     commands = {"Train another run with this config": repeats} if repeats else {}
     if recorded and quoted != repeats:
         commands["The command that started this run"] = quoted
-    if not record.result:
+    if record.state != "finished":
         commands["Continue this run"] = f"trivium resume {shlex.quote(record.place or str(record.dir.absolute()))}"
     blocks = "".join(
         f"<h3>{title}</h3><div class=command><code>{escape(mask(command))}</code><button>Copy</button></div>"

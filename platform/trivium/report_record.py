@@ -13,6 +13,7 @@ from typing import Any
 
 from trivium import untrusted
 from trivium.report_curves import Point, best_index, number
+from trivium.run_state import State, state_of
 from trivium.storage import checkpoint_names
 from trivium.tracking import Row, read_rows
 
@@ -40,8 +41,12 @@ class Record:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """Empty for an unfinished run."""
+        """How the run ended; empty while it has not, or was killed."""
         return self._json("result.json")
+
+    @cached_property
+    def state(self) -> State:
+        return state_of(self.dir)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -76,6 +81,27 @@ class Record:
     @property
     def last_step(self) -> float | None:
         return number(self.rows[-1]["step"]) if self.rows else None
+
+    @property
+    def progress(self) -> str | None:
+        """How much of the budget is spent, of the unit of which most is: `42 % of 1,000 updates`."""
+        last = self.rows[-1] if self.rows else {}
+        reached = {
+            "epochs": last.get("epochs"),
+            "updates": last.get("updates"),
+            self.axis.replace(" ", "_"): last.get("step"),
+        }
+        reached |= {"minutes": (self.metrics.get("time/elapsed_s") or 0.0) / 60}
+        reached |= as_dict(self.result.get("counters")) | {"updates": self.result.get("updates", last.get("updates"))}
+        spent = []
+        for unit, limit in as_dict(self.config.get("budget")).items():
+            most, value = number(limit), number(reached.get(unit))
+            if most is not None and most > 0 and value is not None:
+                spent.append((value / most, f"{most:,.6g} {unit.replace('_', ' ')}"))
+        if not spent:
+            return None
+        fraction, budget = max(spent)
+        return f"{min(max(fraction, 0.0), 1.0):.0%} of {budget}"
 
     @cached_property
     def checkpoints(self) -> list[str]:

@@ -6,24 +6,24 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from trivium import environment, lock, strict_json, untrusted
+from trivium import environment, lock, run_log, strict_json, untrusted
 from trivium.config import Config, ConfigError, refuse
 from trivium.config_check import Found, check_run_folder
 from trivium.learner import Learner
 from trivium.loop import Outcome
 from trivium.run_place import COPY_OF, Opened, mark_copy, reach
+from trivium.run_state import RESULT
 from trivium.storage import Bucket, is_checkpoint_name
 from trivium.untrusted import by_name, count, finite, text
 from trivium.worker import Task
 
-RESULT = "result.json"
 MADE = ("config.yaml", "environment.json")  # before a run begins
 log = logging.getLogger("trivium")
 
@@ -35,10 +35,12 @@ class Result(Outcome):
     Attributes:
         dir: the run folder.
         name: the experiment's.
+        state: `finished`; what else result.json may say is in `run_state`.
     """
 
     dir: Path
     name: str
+    state: Literal["finished"] = "finished"
 
     @property
     def learner(self) -> Learner:
@@ -62,9 +64,11 @@ class Result(Outcome):
 
 def read_result(dir: Path, *, quiet: bool = False) -> Result | None:
     """The result of a finished run; None of one that is not, or, with a warning unless `quiet`, if it is not what
-    `write_result` writes."""
+    Trivium writes."""
     try:
         content = untrusted.read_json(dir / RESULT)
+        if isinstance(content, dict) and content.get("state", "finished") != "finished":
+            return None
         untrusted.require(content, _RESULT, RESULT)
     except FileNotFoundError:
         return None
@@ -130,21 +134,26 @@ def new(task: Task) -> Iterator[None]:
         raise
 
 
-def become(task: Task, config: Config, result: Result | None) -> None:
-    """Make a run folder, and its copy in a bucket, that of this config, with this result or unfinished."""
-    _write_config(task.dir, config)
-    if result:
-        write_result(result)
+def become(task: Task, *, config: Config | None, end: dict[str, Any]) -> None:
+    """Make a run folder, and its copy in a bucket, that of a run that ended so; empty: of one that has not ended.
+
+    Args:
+        config: None leaves the one that is there.
+    """
+    if config is not None:
+        _write_config(task.dir, config)
+    if end:
+        write_end(task.dir, end)
     else:
         (task.dir / RESULT).unlink(missing_ok=True)
     if task.bucket:
         bucket = Bucket(task.bucket)
-        reach(task.bucket, lambda: bucket.push(task.dir) if result else bucket.remove(RESULT))
+        reach(task.bucket, lambda: bucket.push(task.dir) if end else bucket.remove(RESULT))
 
 
-def write_result(result: Result) -> None:
-    """Into the run's folder, which counts as finished by it."""
-    _write(result.dir / RESULT, strict_json.dumps(result.as_json(), indent=1))
+def write_end(dir: Path, end: Mapping[str, Any]) -> None:
+    """Write result.json: how a run ended."""
+    _write(dir / RESULT, strict_json.dumps(end, indent=1))
 
 
 def _make(task: Task) -> None:
@@ -161,7 +170,7 @@ def _make(task: Task) -> None:
 
 def _take_away(task: Task) -> None:
     """All that is there of a run before its first row, and nothing else."""
-    for name in (*MADE, *lock.NAMES, COPY_OF):
+    for name in (*MADE, run_log.NAME, *lock.NAMES, COPY_OF):
         (task.dir / name).unlink(missing_ok=True)
     if task.bucket:
         with contextlib.suppress(OSError, ValueError):

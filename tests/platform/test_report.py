@@ -253,9 +253,45 @@ def test_unfinished_run_with_a_torn_row(tmp_path: Path) -> None:
     with open(dir / "metrics.jsonl", "a") as stream:
         stream.write('{"step": 70, "eval/loss": 0.0')
     html = report_of(dir)
-    assert "unfinished" in html
+    assert "<span class='state open'>killed</span>" in html
     assert "<dt>eval/loss</dt><dd title=0.7>0.7</dd>" in html
     assert f"trivium resume {shlex.quote(str(dir))}".replace("'", "&#x27;") in html
+
+
+@pytest.mark.parametrize(
+    ("budget", "result", "progress"),
+    [
+        ({"updates": 12, "epochs": None}, {}, "50% of 12 updates"),
+        ({"updates": 4_000, "samples": 90.0}, {}, "67% of 90 samples"),
+        ({"minutes": 10, "target": "eval/loss<=0.1"}, {}, "5% of 10 minutes"),
+        ({"epochs": 2, "updates": 100}, {"counters": {"epochs": 1.5}, "updates": 10}, "75% of 2 epochs"),
+        ({"updates": 3}, {}, "100% of 3 updates"),
+        ({"updates": 0, "epochs": "many", "samples": -3}, {"counters": []}, None),
+        ({}, {}, None),
+        (None, None, None),
+    ],
+)
+def test_progress_is_of_what_is_nearest_to_spent(
+    tmp_path: Path, budget: Any, result: Any, progress: str | None
+) -> None:
+    dir = make_run(tmp_path / "run", finished=False)  # 6 updates, 60 samples
+    with open(dir / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 60, "updates": 6, "time/elapsed_s": 30.0}\n')
+    (dir / "config.yaml").write_text(yaml.safe_dump({"budget": budget}))
+    (dir / "result.json").write_text(json.dumps(result))
+    assert Record(dir).progress == progress
+
+
+def test_failed_run(tmp_path: Path) -> None:
+    dir = make_run(tmp_path / "run", finished=False)
+    failed = {"state": "failed", "error": HOSTILE, "place": HOSTILE, "updates": 6, "checkpoint": "step-000000000020"}
+    (dir / "result.json").write_text(json.dumps(failed))
+    html = report_of(dir)
+    assert "<span class='state open'>failed</span>" in html
+    assert HOSTILE not in html
+    assert html.count("&quot;&gt;&lt;script&gt;") == 2
+    assert "Result of checkpoint" not in html
+    assert "trivium resume" in html
 
 
 @pytest.mark.parametrize("lines", ["", "\n", '[1]\n"x"\n3\n{"no": "step"}\n', "\x00\xff"])
