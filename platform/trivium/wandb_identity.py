@@ -6,7 +6,6 @@ may have the same. Of the user's variables WANDB_RUN_ID is the id of a new run, 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -14,7 +13,7 @@ import secrets
 from pathlib import Path
 from typing import NamedTuple
 
-from trivium import strict_json
+from trivium import strict_json, untrusted
 
 KEPT = Path("wandb", "run.json")  # in the run folder
 OWN = ("WANDB_PROJECT", "WANDB_NAME", "WANDB_RUN_ID", "WANDB_DIR", "WANDB_RESUME")  # what Trivium says to W&B itself
@@ -71,10 +70,8 @@ def say_overridden(identity: Identity, *, project: str) -> None:
 def _read(path: Path) -> Identity | None:
     """What is kept, None if it is missing, damaged or not of Trivium's making."""
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > 10_000:
-            return None
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        kept = None if path.is_symlink() else untrusted.read_json(path, limit=10_000)
+    except (OSError, untrusted.Refused):
         return None
     run_id, name = (kept.get("id"), kept.get("name")) if isinstance(kept, dict) else (None, None)
     if isinstance(run_id, str) and is_id(run_id) and isinstance(name, str):

@@ -90,7 +90,7 @@ def _open(dir: Path, settings: dict[str, Any]) -> tuple[Any, int]:
     import wandb
 
     while any(
-        path.name.endswith(time.strftime(f"%Y%m%d_%H%M%S-{settings['id']}")) for path in (dir / "wandb").glob("*")
+        path.name.endswith(f"{time.strftime('%Y%m%d_%H%M%S')}-{settings['id']}") for path in (dir / "wandb").glob("*")
     ):
         time.sleep(0.1)  # W&B names folders by the second, and would write over the one of this second
     mode = choose_mode()
