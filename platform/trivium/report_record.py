@@ -115,11 +115,21 @@ class Record:
 
     @cached_property
     def best(self) -> tuple[float, float] | None:
-        """Step and value of the best evaluation, if the config says what is best."""
+        """Step and value of the best evaluation, if one is known."""
         monitor = as_dict(self.config.get("monitor"))
         points = [(x, y) for x, y in series_of(self.rows, str(self.monitored)) if y is not None]
+        if monitor.get("mode") is None:  # the learner said which values are better
+            return next((point for point in points if point[0] == self._step_kept_as_best()), None)
         index = best_index([y for _, y in points], str(monitor.get("mode")), number(monitor.get("min_delta")) or 0.0)
         return None if index is None else points[index]
+
+    def _step_kept_as_best(self) -> int | None:
+        """Where the run has its best evaluation, by its newest checkpoint or its result."""
+        newest = self.checkpoints[-1:]
+        kept = [self._json(f"checkpoints/{name}/manifest.json").get("best") for name in newest]
+        kept.append(self.result.get("checkpoint"))
+        steps = (re.fullmatch(r"step-(\d{1,18})", str(name)) for name in kept)
+        return next((int(step[1]) for step in steps if step), None)
 
     def _text(self, name: str) -> str:
         with contextlib.suppress(OSError, untrusted.Refused):

@@ -157,6 +157,22 @@ def test_trend_is_the_mean_of_each_bin() -> None:
     assert bin_means(points, 3) == [(0.5, 2.0), (2.5, 5.0), (4.5, None)]
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_where_the_learner_says_what_is_better_the_run_has_kept_its_best(tmp_path: Path, finished: bool) -> None:
+    """By the manifest of its newest checkpoint while it trains, by its result afterwards."""
+    dir = make_run(tmp_path / "run", finished=finished)
+    config = {"name": "a", "monitor": {"metric": "eval/loss", "mode": None, "min_delta": 0.0}}
+    (dir / "config.yaml").write_text(yaml.safe_dump(config))
+    assert Record(dir).best == ((20.0, 0.5) if finished else None)
+    for step, best in ((20, None), (40, "step-000000000040")):
+        folder = dir / "checkpoints" / f"step-{step:012d}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"best": best}))
+    assert Record(dir).best == (40.0, 0.6)
+    (folder / "manifest.json").write_text(json.dumps({"best": "../x"}))
+    assert Record(dir).best == ((20.0, 0.5) if finished else None)
+
+
 def test_best_is_what_is_not_improved_on_by_min_delta_and_the_last_of_equals() -> None:
     assert best_index([0.5, 0.9, 0.9, 0.8], "max") == 2
     assert best_index([500.0, 480.0, 500.0, 500.0, 490.0], "max") == 3
