@@ -25,10 +25,10 @@ class Budget:
 
     def __init__(self, limits: Mapping[str, Any], counted: Mapping[str, float]) -> None:
         self.target = limits["target"]
-        self._limits = {unit: limit for unit, limit in limits.items() if unit != "target" and limit is not None}
-        self._counted = [(unit, limit) for unit, limit in self._limits.items() if unit not in ("updates", "minutes")]
-        self._updates = self._limits.get("updates", math.inf)
-        self.minutes: float = self._limits.get("minutes", math.inf)
+        self.limits = {unit: limit for unit, limit in limits.items() if unit != "target" and limit is not None}
+        self._counted = [(unit, limit) for unit, limit in self.limits.items() if unit not in ("updates", "minutes")]
+        self._updates = self.limits.get("updates", math.inf)
+        self.minutes: float = self.limits.get("minutes", math.inf)
         unknown = sorted({unit for unit, _ in self._counted} - set(counted))
         if unknown:
             raise ConfigError([f"budget.{u}: this learner counts {', '.join(counted)} and updates" for u in unknown])
@@ -45,7 +45,7 @@ class Budget:
     def fraction(self, counters: Mapping[str, float], updates: int, elapsed_s: float) -> float:
         """How much is spent of the limit that is nearest, in [0, 1]."""
         done = {**counters, "updates": updates, "minutes": elapsed_s / 60}
-        return min(1.0, max((done[unit] / limit for unit, limit in self._limits.items()), default=0.0))
+        return min(1.0, max((done[unit] / limit for unit, limit in self.limits.items()), default=0.0))
 
     def met(self, values: Mapping[str, float]) -> bool:
         """Whether an evaluation meets the target."""

@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from trivium import borrowed, ending, lock, ray_cluster, run_folder, signals, worker
-from trivium.budget import Budget
+from trivium import borrowed, ending, finished, lock, ray_cluster, run_folder, signals, worker
 from trivium.builder import check_learner
 from trivium.config import Config, ConfigError, apply_overrides, read, refuse
 from trivium.config_check import Found, check_run_folder, check_workers
@@ -60,7 +59,7 @@ def resume(
     trusted: Collection[str] = (),
     display: Display | None = None,
 ) -> Result:
-    """Continue a run from its newest sound checkpoint; a finished one only with a larger budget.
+    """Continue a run from its newest sound checkpoint; a finished one only with more of what has ended it.
 
     Args:
         place: the run folder, or its URL in a bucket.
@@ -83,7 +82,7 @@ def resume(
             return _as_it_is(task, done, display)
         task = replace(task, config=apply_overrides(config, overrides) if overrides else config)
         if done:
-            _refuse_spent(task.config, done)
+            finished.refuse_no_more(config, task.config, done)
         ended, before = read_end(dir), _trained(task)
         run_folder.become(task, config=task.config if overrides else None, end={})
         try:
@@ -99,23 +98,10 @@ def _as_it_is(task: Task, done: Result, display: Display | None, *, busy: bool =
     """A finished run, with what a kill may have kept from being written, unless another process is busy with it."""
     done._task = task
     if display:
-        display.say(f"finished already, with {done.reason}; a larger budget continues it: budget.<unit>=<more>")
+        display.say(f"finished already, with {done.reason}; {finished.what_continues(task.config, done)}")
     if not busy:
         _complete(task)
     return done
-
-
-def _refuse_spent(config: Config, done: Result) -> None:
-    """
-    Raises:
-        ConfigError: the budget is one that a finished run has spent already.
-    """
-    budget = Budget(config["budget"], done.counters)
-    over = done.elapsed_s >= 60 * budget.minutes
-    if spent := budget.spent(done.counters, done.updates, time_over=over):
-        raise ConfigError(
-            [f"{done.dir} has finished with {done.reason}, and {spent} are spent; budget.<unit>=<more> continues it"]
-        )
 
 
 def _launch(task: Task, *, resume: bool, display: Display) -> Result:

@@ -56,12 +56,16 @@ class Monitor:
 
     def satisfied(self) -> str | None:
         """Why the last evaluation ends the run, if it does, in words."""
-        patience = self._config["patience"]
         if self._target_met:
             return f"target {self._budget.target} reached"
-        if patience is not None and self._without_improvement >= patience:
+        if self._out_of_patience():
+            patience = self._config["patience"]
             return f"no improvement of {self._config['metric']} in {patience} evaluation{'s' * (patience != 1)}"
         return None
+
+    def _out_of_patience(self) -> bool:
+        patience = self._config["patience"]
+        return patience is not None and self._without_improvement >= patience
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -73,12 +77,16 @@ class Monitor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`; what was found by another measure, which a resumed run may have, counts no more."""
+        """Go on from `state_dict`. A resumed run may be judged by another measure: what the former one found then no
+        longer counts. One that its patience ended has all of it again with another budget."""
         now, before = self._judged_by(), state["judged_by"]
         if now["monitor"] == before["monitor"]:
             self._best, self.best_step = state["best"], state["best_step"]
             self._without_improvement = state["without_improvement"]
+        if self._out_of_patience() and now["budget"] != before.get("budget"):
+            self._without_improvement = 0
         self._target_met = state["target_met"] and now["target"] == before["target"]
 
     def _judged_by(self) -> dict[str, Any]:
-        return {"monitor": [self._config["metric"], self._mode], "target": self._budget.target}
+        monitor = [self._config["metric"], self._mode]
+        return {"monitor": monitor, "target": self._budget.target, "budget": dict(self._budget.limits)}

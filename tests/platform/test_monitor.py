@@ -14,9 +14,11 @@ from trivium.monitor import Monitor
 NAN, INF = math.nan, math.inf
 
 
-def monitor(mode: str | None = None, evaluates: Iterable[str] | None = None, **changes: Any) -> Monitor:
+def monitor(
+    mode: str | None = None, evaluates: Iterable[str] | None = None, *, updates: int = 1, **changes: Any
+) -> Monitor:
     config = {"metric": "eval/score", "mode": mode, "patience": None, "min_delta": 0.0} | changes
-    return Monitor(config, Budget({"updates": 1, "target": None}, {}), evaluates)
+    return Monitor(config, Budget({"updates": updates, "target": None}, {}), evaluates)
 
 
 def best_of(monitor: Monitor, scores: Iterable[float]) -> int | None:
@@ -62,3 +64,36 @@ def test_what_another_direction_found_counts_no_more(before: str, after: str, ke
     best_of(first, [1.0, 2.0, 1.5])
     second.load_state_dict(first.state_dict())
     assert second.best_step == kept
+
+
+@pytest.mark.parametrize(
+    ("changed", "evaluations"),
+    [
+        ({}, 0),  # killed between its last checkpoint and its result: it ends as it did
+        ({"updates": 9}, 2),  # a larger budget: all of its patience again
+        ({"patience": 3}, 1),
+        ({"patience": 3, "updates": 9}, 1),
+        ({"patience": None}, None),
+    ],
+)
+def test_a_run_that_its_patience_ended_goes_on_with_more(changed: dict[str, Any], evaluations: int | None) -> None:
+    ended = monitor("max", patience=2)
+    best_of(ended, [3.0, 1.0, 2.0])
+    assert ended.satisfied()
+    resumed = monitor("max", **{"patience": 2, **changed})
+    resumed.load_state_dict(ended.state_dict())
+    made = 0
+    while not resumed.satisfied() and made < 10:
+        resumed.judge({"eval/score": 0.0}, 10 + made)
+        made += 1
+    assert made == (10 if evaluations is None else evaluations)
+    assert resumed.best_step == 0
+
+
+def test_patience_that_is_left_is_not_renewed_by_another_budget() -> None:
+    running = monitor("max", patience=3)
+    best_of(running, [3.0, 1.0, 2.0])
+    resumed = monitor("max", patience=3, updates=9)
+    resumed.load_state_dict(running.state_dict())
+    resumed.judge({"eval/score": 0.0}, 10)
+    assert resumed.satisfied()
