@@ -58,6 +58,43 @@ def confusion_figure(confusion: Tensor, class_names: Sequence[str], *, title: st
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def residual_figure(
+    target_NK: Tensor, prediction_NK: Tensor, names: Sequence[str], *, title: str = "", width: int = 720
+) -> np.ndarray:
+    """Predictions against targets, a panel for each of the first four targets; on the diagonal nothing is wrong.
+
+    Args:
+        target_NK, prediction_NK: float [N, K] in the targets' units, on any device.
+        names: K names.
+        title: stands above.
+        width: of the picture, in pixels.
+
+    Returns:
+        uint8 [H, width, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = min(4, len(names))
+    columns = 1 if shown == 1 else 2
+    rows = -(-shown // columns)
+    figure = Figure(figsize=(width / 100, width / 100 * rows / columns), dpi=100, facecolor=PAPER, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for k in range(shown):
+        axes = figure.add_subplot(rows, columns, k + 1)
+        target, prediction = target_NK[:, k].cpu().numpy(), prediction_NK[:, k].cpu().numpy()
+        ends = [min(target.min(), prediction.min()), max(target.max(), prediction.max())]
+        axes.plot(ends, ends, color=FAINT, linewidth=1)
+        axes.scatter(target, prediction, s=12, alpha=0.5, color="#0b7285", linewidths=0)
+        axes.set_title(names[k] if shown > 1 or not title else f"{title}: {names[k]}", color=INK, fontsize=12)
+        axes.set_xlabel("true", color=INK)
+        axes.set_ylabel("predicted", color=INK)
+        for spine in axes.spines.values():
+            spine.set_color(FAINT)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def _shade(share: np.ndarray, right: np.ndarray) -> np.ndarray:
     """From paper to green on the diagonal and to red beside it: float [C, C, 3]."""
     full = np.where(right[..., None], (0.05, 0.45, 0.35), (0.75, 0.15, 0.12))

@@ -45,7 +45,7 @@ class Supervised:
         batch_size: samples per update, over all workers and micro-batches.
         lr: the learning rate, or its peak where there is a schedule.
         schedule: how the rate falls, see `trivium.schedules.scheduled`.
-        warmup_samples: the rate rises from 0 over these.
+        warmup_epochs: the rate rises over these; None: no warm-up.
         decay_epochs: the fall ends after this many epochs, usually the budget; None: the rate does not fall.
         final_lr_ratio: of `lr`, what is left when the fall ends, in [0, 1].
         accumulate: micro-batches per update, one after the other, for batches that do not fit in memory.
@@ -72,7 +72,7 @@ class Supervised:
         lr: float,
         task: Callable[..., Task] | None = None,
         schedule: Shape = "cosine",
-        warmup_samples: int = 0,
+        warmup_epochs: float | None = None,
         decay_epochs: float | None = None,
         final_lr_ratio: float = 0.0,
         accumulate: int = 1,
@@ -101,16 +101,17 @@ class Supervised:
         self.average = Average(self.model, decay=ema) if ema else None
         self._forward = run.wrap(self.model)
 
+        warmup, decay = (None if e is None else round(e * len(data.train)) for e in (warmup_epochs, decay_epochs))
         self._lr_at = functools.partial(
             scheduled,
             peak=lr,
             shape=schedule,
-            warmup=warmup_samples,
-            decay=None if decay_epochs is None else round(decay_epochs * len(data.train)),
+            warmup=warmup or 0,
+            decay=decay,
             final_ratio=final_lr_ratio,
         )
         self._lr_at(0)  # raises now, not later
-        self._scheduled = warmup_samples > 0 or (decay_epochs is not None and schedule != "constant")
+        self._scheduled = warmup_epochs is not None or (decay_epochs is not None and schedule != "constant")
         self.accumulate = accumulate
         self.max_grad_norm = max_grad_norm
         self._shares: dict[int, Tensor] = {}  # by number of targets, see `_share`
@@ -187,6 +188,8 @@ class Supervised:
                 batch = source.batch(index_B)
                 with self.run.autocast():
                     output = model(*self._inputs(batch))
+                    if getattr(self.task, "generates", False):
+                        batch = {**batch, "generated": model.generate(batch)}  # type: ignore[operator]
                 for name, value in self.task.totals(output, batch).items():
                     totals[name] = totals[name] + value if name in totals else value
                 if final:

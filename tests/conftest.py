@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stand_ins import write_data
 
 os.environ["WANDB_MODE"] = "offline"
 # Ray reads its token once in a process: one for all that tests start.
@@ -28,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif item.path.name in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest group first
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _data(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Stand-ins for the data that experiments name."""
+    folder = tmp_path_factory.mktemp("datasets")
+    write_data(folder)
+    os.environ["TRIVIUM_DATASETS"] = str(folder)
 
 
 @pytest.fixture(autouse=True)

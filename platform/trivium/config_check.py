@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from trivium import constructors, credentials, env_ids, hints, valid
+from trivium.data.places import VARIABLE, find_data
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
 from trivium.storage import is_bucket
 from trivium.tree import get, has, is_free, leaves
@@ -167,8 +168,8 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
     expected = valid.problem(path, value, default) if own else valid.wrong_scalar(value, default)
     if expected:
         yield path, value, expected
-    elif isinstance(value, str) and path != "storage" and is_path(path) and not Path(value).exists():
-        yield path, value, "a file or folder that exists"
+    elif isinstance(value, str) and path != "storage" and is_path(path) and not find_data(value).exists():
+        yield path, value, f"a file or folder that exists, here or in the folder that {VARIABLE} names"
 
 
 LEFT = (".lock", ".config.yaml")  # by a run that was killed as it began

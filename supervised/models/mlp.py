@@ -1,17 +1,19 @@
-"""A multilayer perceptron for inputs of any shape."""
+"""A multilayer perceptron for inputs of any shape, and for tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class MLP(nn.Module):
-    """Linear layers with an activation and dropout between them, on the flattened input.
+    """Linear layers with an activation and dropout between them, on the flattened input and an embedding of each
+    category.
 
     Weights are orthogonal (arXiv:1312.6120), with the gain of the activation (gelu and silu: that of relu); in the
     last layer 0.1, so that the first predictions are nearly uniform. Biases are 0.
@@ -22,6 +24,8 @@ class MLP(nn.Module):
         hidden: widths of the hidden layers; none gives a linear model.
         dropout: the probability of zeroing a hidden unit while training, in [0, 1).
         activation: relu, gelu, silu or tanh.
+        cardinalities: how many categories each categorical column of a table has.
+        embedding: numbers for each category, at most half as many as there are categories.
 
     Raises:
         ValueError: `dropout`, `activation` or a width is out of range.
@@ -35,6 +39,8 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (128,),
         dropout: float = 0.0,
         activation: str = "relu",
+        cardinalities: Sequence[int] = (),
+        embedding: int = 16,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -44,8 +50,10 @@ class MLP(nn.Module):
         if any(width < 1 for width in hidden):
             raise ValueError(f"hidden={list(hidden)} must be widths of at least 1")
         gain = nn.init.calculate_gain("tanh" if activation == "tanh" else "relu")
+        sizes = [min(embedding, -(-n // 2)) for n in cardinalities]
+        self.embeds = nn.ModuleList(nn.Embedding(n, size) for n, size in zip(cardinalities, sizes, strict=True))
         layers: list[nn.Module] = [nn.Flatten()]
-        width_in = math.prod(input_shape)
+        width_in = math.prod(input_shape) + sum(sizes)
         for width in hidden:
             layers += [_linear(width_in, width, gain), ACTIVATIONS[activation]()]
             if dropout:
@@ -54,8 +62,11 @@ class MLP(nn.Module):
         layers.append(_linear(width_in, num_outputs, 0.1))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """float [B, *input_shape] -> float [B, num_outputs]."""
+    def forward(self, x: Tensor, categories: Tensor | None = None) -> Tensor:
+        """float [B, *input_shape], and int64 [B, columns] where there are categories -> float [B, num_outputs]."""
+        if categories is not None:
+            embedded = [embed(column) for embed, column in zip(self.embeds, categories.unbind(1), strict=True)]
+            x = torch.cat([x.flatten(1), *embedded], dim=1)
         y: Tensor = self.layers(x)
         return y
 

@@ -25,6 +25,9 @@ Rows = dict[str, Tensor]
 
 TASKS = {
     "classification": "trivium.supervised.tasks.classification.Classification",
+    "regression": "trivium.supervised.tasks.regression.Regression",
+    "language_modelling": "trivium.supervised.tasks.language_modelling.LanguageModelling",
+    "sequence_to_sequence": "trivium.supervised.tasks.sequence_to_sequence.SequenceToSequence",
 }
 """The tasks that a data set's signature may name, with their default settings."""
 
@@ -38,6 +41,8 @@ class Task(Protocol):
 
     Attributes:
         evaluates: see `trivium.learner.Learner`.
+        generates: optional; True for a task that judges what the model writes by itself: `totals` and `rows` then find
+            it in the batch as `generated`, what `model.generate(batch)` returned.
     """
 
     evaluates: Mapping[str, Direction]

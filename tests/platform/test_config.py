@@ -133,7 +133,10 @@ TYPED = [
     ("experiment=ppo_cartpole env.id=Pong-v5", ["env.id=Pong-v5: gymnasium knows no such id; see trivium list envs"]),
     ("experiment=ppo_cartpole env.id=LunarLander-v9", ["LunarLander-v9: .*'LunarLander-v3'"]),
     ("experiment=ppo_cartpole env.num_envs=0", ["env.num_envs=0: must be an integer >= 1"]),
-    ("data=mnist", ["data.path=datasets/mnist: must be a file or folder that exists .configs/data/mnist.yaml"]),
+    (
+        "data=mnist data.path=mnits",
+        ["data.path=mnits: must be a file or folder that exists, here or in the folder"],
+    ),
     ("data.val_fraction=0.9 data.test_fraction=0.9", ["val_fraction=0.9 and test_fraction=0.9"]),
     ("name=a/b", ["name=a/b: must be a name of letters"]),
     ("learner.decay_epochs=${budget.epocs}", ["learner.decay_epochs: .*budget.epocs"]),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import functools
 import io
 from typing import Any
@@ -12,9 +13,11 @@ from torch.nn import functional as F
 
 from trivium.data.batches import Batches
 from trivium.data.digits import digits
+from trivium.data.reversal import reversal
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.learner import Learner, Run
 from trivium.supervised.learner import Supervised
+from trivium.supervised.models.attention_rnn import AttentionRNN
 from trivium.supervised.models.mlp import MLP
 from trivium.supervised.tasks.classification import Classification
 
@@ -106,7 +109,7 @@ def test_two_workers_average_to_the_gradient_of_the_whole_batch(data: Splits) ->
 @pytest.mark.parametrize("updates", [7, 19, 20], ids=["mid-epoch", "before the epoch's end", "across it"])
 def test_a_resumed_run_ends_with_the_same_bits(data: Splits, updates: int) -> None:
     keywords: dict[str, Any] = {
-        "dropout": 0.3, "warmup_samples": 640, "decay_epochs": 3.05, "max_grad_norm": 0.5, "accumulate": 2,
+        "dropout": 0.3, "warmup_epochs": 640 / 1257, "decay_epochs": 3.05, "max_grad_norm": 0.5, "accumulate": 2,
     }  # fmt: skip
     uninterrupted = build(data, **keywords)
     logs = []
@@ -214,7 +217,7 @@ def test_it_learns_in_every_precision(data: Splits, precision: Any) -> None:
 
 
 def test_logs_the_rate_and_the_norm_when_they_are_used(data: Splits) -> None:
-    classifier = build(data, lr=0.4, warmup_samples=128, decay_epochs=128 * 3 / 1257, max_grad_norm=1e-3)
+    classifier = build(data, lr=0.4, warmup_epochs=128 / 1257, decay_epochs=128 * 3 / 1257, max_grad_norm=1e-3)
     rates = []
     for _ in range(6):
         logs = classifier.step()
@@ -267,9 +270,61 @@ def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Split
         ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm=0\.0 must be positive"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1\.0"),
-        ({"warmup_samples": 9, "decay_epochs": 5 / 1257}, "warmup=9"),
+        ({"warmup_epochs": 9 / 1257, "decay_epochs": 5 / 1257}, "warmup=9"),
     ],
 )
 def test_wrong_values_are_named(data: Splits, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(data, **keywords)
+
+
+def test_padding_accumulation_and_workers_change_nothing_where_counts_differ() -> None:
+    data = reversal(num_samples=64, max_length=6, val_samples=8)
+
+    def learner(**keywords: Any) -> Supervised:
+        model = functools.partial(AttentionRNN, hidden_size=8, embedding=8)
+        return build(data, model=model, batch_size=32, optimizer=torch.optim.SGD, lr=0.1, **keywords)
+
+    def gradient(learner: Supervised) -> torch.Tensor:
+        return torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
+
+    class Half(Run):  # a rank without its process group, that knows what the other one counts
+        def wrap(self, module: Any) -> Any:
+            return module
+
+        def sum(self, value: torch.Tensor) -> torch.Tensor:
+            whole = data.train.batch(Batches(64, 32, run=Run()).next())
+            return (whole["y"] != 0).sum()
+
+    whole, parts = learner(), learner(accumulate=4)
+    loss, again = whole.step()["loss"], parts.step()["loss"]
+    torch.testing.assert_close(again, loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient(parts), gradient(whole), rtol=1e-3, atol=1e-6)
+    halves = [learner(run=Half(rank=rank, world_size=2)) for rank in range(2)]
+    losses = [half.step()["loss"] for half in halves]
+    torch.testing.assert_close(sum(losses) / 2, loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sum(map(gradient, halves)) / 2, gradient(whole), rtol=1e-3, atol=1e-6)
+
+
+def test_the_averaged_weights_are_evaluated_and_resume(data: Splits) -> None:
+    learner = build(data, ema=0.9)
+    for _ in range(30):
+        learner.step()
+    assert learner.average is not None
+    own = copy.deepcopy(learner.model)
+    with learner.average.applied():
+        averaged = copy.deepcopy(learner.model)
+    assert not same_bits(dict(own.state_dict()), dict(averaged.state_dict()))
+    scores = learner.evaluate()
+    assert same_bits(dict(learner.model.state_dict()), dict(own.state_dict()))
+    assert scores == build(data, model=lambda: averaged).evaluate()
+    resumed = build(data, ema=0.9)
+    resumed.load_state_dict(through_a_file(learner.state_dict()))
+    assert resumed.evaluate() == scores
+    assert same_bits([resumed.step() for _ in range(3)], [learner.step() for _ in range(3)])
+
+
+def test_norms_and_biases_are_spared_from_weight_decay_on_request(data: Splits) -> None:
+    learner = build(data, decay_norms=False)
+    groups = [([p.ndim for p in group["params"]], group["weight_decay"]) for group in learner.optimizer.param_groups]
+    assert groups == [([2, 2], 0.01), ([1, 1], 0.0)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trivium.data.images import labelled_images
+from trivium.data.places import find_data
 from trivium.data.source import Splits
 
 
@@ -20,7 +21,7 @@ def mnist(
     `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, each gzipped (`.gz`) or not.
 
     Args:
-        path: the folder.
+        path: the folder, see `find_data`.
         val_samples: the last ones of the training images, which become the validation split.
         normalize: see `labelled_images`.
         class_names: in the order of the labels; by default the numbers themselves.
@@ -29,7 +30,7 @@ def mnist(
         ValueError: a file is missing or is not IDX, or the numbers of images, labels and names do not agree; the
             message names the file.
     """
-    folder = Path(path)
+    folder = find_data(path)
     train_x, train_y = _idx(folder, "train-images-idx3-ubyte"), _idx(folder, "train-labels-idx1-ubyte")
     test_x, test_y = _idx(folder, "t10k-images-idx3-ubyte"), _idx(folder, "t10k-labels-idx1-ubyte")
     if (len(train_x), len(test_x)) != (len(train_y), len(test_y)):

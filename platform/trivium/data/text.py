@@ -1,0 +1,110 @@
+"""Texts, cut into windows of tokens, of which a model predicts the next."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trivium.data.places import find_data
+from trivium.data.source import Batch, Signature, Splits
+
+Tokens = Literal["characters", "bytes"]
+
+
+class Windows:
+    """Windows of a text: row i is the tokens from `i * stride` on.
+
+    Args:
+        tokens: int64 [n], the text.
+        context: T, tokens of a window.
+        stride: between the beginnings of two windows; `context` makes them disjoint.
+
+    Raises:
+        ValueError: the text is shorter than a window and the token after it.
+    """
+
+    def __init__(self, tokens: Tensor, *, context: int, stride: int) -> None:
+        if len(tokens) <= context:
+            raise ValueError(f"context={context} needs a text of more tokens; this one has {len(tokens):,}")
+        self.tokens, self.context, self.stride = tokens, context, stride
+        self._offsets = torch.arange(context + 1, device=tokens.device)
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - self.context - 1) // self.stride + 1
+
+    def batch(self, index_B: Tensor) -> Batch:
+        """`x` and `y`, the tokens after those of x: int64 [B, T] each."""
+        window_BT = self.tokens[index_B[:, None] * self.stride + self._offsets]
+        return {"x": window_BT[:, :-1], "y": window_BT[:, 1:]}
+
+    def to(self, device: torch.device) -> Windows:
+        return Windows(self.tokens.to(device), context=self.context, stride=self.stride)
+
+
+def text(
+    *,
+    path: str | None = None,
+    context: int = 64,
+    tokens: Tokens = "characters",
+    stride: int | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float | None = None,
+) -> Splits:
+    """A text file, its beginning to learn from, its end to judge on.
+
+    Args:
+        path: the file, UTF-8, see `find_data`; None: the source of some modules of Python's standard library.
+        context: tokens of a window.
+        tokens: `characters`, those that occur in the file, or `bytes`, always 256 of them.
+        stride: between the beginnings of two windows to learn from; None: `context`, disjoint ones. Windows that
+            are judged on are disjoint and cover their whole split.
+        val_fraction, test_fraction: of the text, the part before its end and its end; without a test part the
+            validation part is judged on at the end too.
+
+    Raises:
+        ValueError: the file can't be read or is no UTF-8, or a part is shorter than a window; names the file.
+    """
+    at_end = test_fraction or 0.0
+    if not (0 < val_fraction < 1 and 0 <= at_end < 1 and val_fraction + at_end < 1):
+        raise ValueError(f"val_fraction={val_fraction} and test_fraction={test_fraction} must sum to less than 1")
+    raw = _standard_library() if path is None else _read(path)
+    vocabulary: list[str] | None = None
+    if tokens == "bytes":
+        ids = np.frombuffer(raw.encode(), np.uint8).astype(np.int64)
+    elif tokens == "characters":
+        vocabulary = sorted(set(raw))
+        codes = np.frombuffer(raw.encode("utf-32-le"), np.uint32)
+        ids = np.searchsorted(np.array([ord(c) for c in vocabulary], np.uint32), codes).astype(np.int64)
+    else:
+        raise ValueError(f"tokens={tokens} must be one of characters, bytes")
+
+    ends = [round(len(ids) * (1 - val_fraction - at_end)), round(len(ids) * (1 - at_end))]
+    train, val, test = (torch.from_numpy(part.copy()) for part in np.split(ids, ends))
+    signature = Signature(
+        task="language_modelling",
+        offers={"vocab_size": len(vocabulary) if vocabulary else 256, "context": context},
+        preparation={"kind": "text", "tokens": tokens, "vocabulary": vocabulary},
+    )
+    judged = [Windows(part, context=context, stride=context) for part in ([val, test] if at_end else [val])]
+    return Splits(Windows(train, context=context, stride=stride or context), judged[0], judged[-1], signature)
+
+
+def _read(path: str) -> str:
+    try:
+        return find_data(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"path={path} can't be read as UTF-8 text: {error}") from error
+
+
+def _standard_library() -> str:
+    import argparse
+    import ast
+    import inspect
+    import statistics
+    import textwrap
+    import typing
+
+    return "\n".join(inspect.getsource(module) for module in (argparse, ast, inspect, statistics, textwrap, typing))

@@ -1,0 +1,58 @@
+"""The next token of a text.
+
+Shapes: B batch, T time, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trivium.data.source import Batch
+from trivium.learner import Picture
+from trivium.supervised.tasks.task import Rows, Totals
+
+
+class LanguageModelling:
+    """Cross-entropy of logits, float [B, T, V], with the tokens that follow, int64 [B, T].
+
+    Scores: `loss` (nats per token), `perplexity` (its exponential), `accuracy`.
+
+    Args:
+        vocab_size: V.
+    """
+
+    evaluates: ClassVar = {"loss": "min", "perplexity": "min", "accuracy": "max"}
+
+    def __init__(self, *, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def count(self, batch: Batch) -> int:
+        return batch["y"].numel()
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(output.flatten(0, 1), batch["y"].flatten(), reduction="sum")
+
+    def totals(self, output: Tensor, batch: Batch) -> Totals:
+        y_BT = batch["y"]
+        return {
+            "loss": F.cross_entropy(output.flatten(0, 1).float(), y_BT.flatten(), reduction="sum"),
+            "count": torch.tensor(y_BT.numel(), device=y_BT.device),
+            "right": (output.argmax(-1) == y_BT).sum(),
+        }
+
+    def scores(self, totals: Totals) -> dict[str, Tensor]:
+        loss = totals["loss"] / totals["count"]
+        return {"loss": loss, "perplexity": loss.exp(), "accuracy": totals["right"] / totals["count"]}
+
+    def rows(self, output: Tensor, batch: Batch) -> Rows:
+        return {}
+
+    def final_scores(self, totals: Totals, rows: Rows) -> dict[str, Tensor]:
+        return {}
+
+    def figures(self, totals: Totals, rows: Rows, split: str) -> dict[str, Picture]:
+        return {}

@@ -1,0 +1,69 @@
+"""A sequence for a sequence: translation, reversal, transcription.
+
+Shapes: B batch, S length of the sources, T of the targets, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trivium.data.pairs import PAD
+from trivium.data.source import Batch
+from trivium.learner import Picture
+from trivium.supervised.tasks.task import Rows, Totals
+
+
+class SequenceToSequence:
+    """Cross-entropy of logits, float [B, T, V], with the target's tokens, int64 [B, T], where padding does not
+    count.
+
+    Scores: `loss` (nats per token), `token_accuracy` (given the target's tokens so far), `exact_match` (the share of
+    targets that the model writes without a mistake when it reads its own tokens).
+
+    Args:
+        vocab_size: V.
+    """
+
+    evaluates: ClassVar = {"loss": "min", "token_accuracy": "max", "exact_match": "max"}
+    generates = True
+
+    def __init__(self, *, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def count(self, batch: Batch) -> Tensor:
+        return (batch["y"] != PAD).sum()
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(output.flatten(0, 1), batch["y"].flatten(), ignore_index=PAD, reduction="sum")
+
+    def totals(self, output: Tensor, batch: Batch) -> Totals:
+        y_BT = batch["y"]
+        valid_BT = y_BT != PAD
+        written_BT = batch["generated"][:, : y_BT.shape[1]]
+        return {
+            "loss": F.cross_entropy(output.flatten(0, 1).float(), y_BT.flatten(), ignore_index=PAD, reduction="sum"),
+            "count": valid_BT.sum(),
+            "right": ((output.argmax(-1) == y_BT) & valid_BT).sum(),
+            "sequences": torch.tensor(len(y_BT), device=y_BT.device),
+            "exact": ((written_BT == y_BT) | ~valid_BT).all(1).sum(),
+        }
+
+    def scores(self, totals: Totals) -> dict[str, Tensor]:
+        return {
+            "loss": totals["loss"] / totals["count"],
+            "token_accuracy": totals["right"] / totals["count"],
+            "exact_match": totals["exact"] / totals["sequences"],
+        }
+
+    def rows(self, output: Tensor, batch: Batch) -> Rows:
+        return {}
+
+    def final_scores(self, totals: Totals, rows: Rows) -> dict[str, Tensor]:
+        return {}
+
+    def figures(self, totals: Totals, rows: Rows, split: str) -> dict[str, Picture]:
+        return {}

@@ -1,0 +1,20 @@
+"""Small files in place of the data sets that experiments name and Trivium does not ship."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+
+def write_data(folder: Path) -> None:
+    """MNIST of noise in its four files, and a text."""
+    random = np.random.default_rng(0)
+    (folder / "mnist").mkdir()
+    for name, count in (("train", 5300), ("t10k", 40)):
+        images = random.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (folder / "mnist" / f"{name}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    (folder / "tinyshakespeare.txt").write_text("To be, or not to be: that is the question.\n" * 500)
