@@ -9,6 +9,7 @@ import inspect
 import io
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from trivium.agents.wrapper_state import State
 from trivium.learner import Run
 
 log = logging.getLogger("trivium")
+
+CUT_S = 5.0  # of an evaluation that may pass before it is said that episodes did not end
 
 Generators = torch.Generator | Sequence[torch.Generator]  # one for all envs, or one for each
 
@@ -64,7 +67,7 @@ class Evaluation:
         self.last_returns: list[float] = []  # of the episodes of the last call, over all workers
         self.kept: State = {}  # what wrappers begin each episode with, see `wrapper_state`; rank 0's counts
         self._began: dict[str, tuple[State, Tensor]] = {}  # by stream, what the last evaluation began with
-        self._warned = False
+        self._warned = self._warned_of_cut = False
         self._envs: tuple[str, Any] | None = None  # those of one stream: two would be twice as many as were asked for
 
     @torch.no_grad()
@@ -81,20 +84,41 @@ class Evaluation:
         rank, size = self.run.rank, self.run.world_size
         episodes = range(total * rank // size, total * (rank + 1) // size)
         self.kept = self._of_rank_0(self.kept)
-        result_E2 = torch.zeros(0, 2, dtype=torch.float64, device=self.run.device)
+        began = time.monotonic()
+        result_E3 = torch.zeros(0, 3, dtype=torch.float64, device=self.run.device)
         if episodes:
             stream = "test" if final else "eval"
             envs = self._envs_of(stream, episodes)
             getattr(envs, "freeze", lambda kept: None)(self.kept)
             if getattr(envs, "playing_N", None) is None:
-                result_E2 = self._play_at_once(stream, envs, act, state_size)
+                result_E3 = self._play_at_once(stream, envs, act, state_size)
             else:
-                result_E2 = self._play_in_turn(stream, envs, episodes, act, state_size)
-        returns, lengths = self.run.gather(result_E2).unbind(1)
+                result_E3 = self._play_in_turn(stream, envs, episodes, act, state_size)
+        returns, lengths, cut = self.run.gather(result_E3).unbind(1)
+        self._warn_of_cut(int(cut.sum()), total, time.monotonic() - began)
         self.last_returns = returns.tolist()
         std_err = returns.std().item() / math.sqrt(total) if total > 1 else math.nan
         values = (returns.mean().item(), std_err, returns.min().item(), returns.max().item(), lengths.mean().item())
         return dict(zip(EVALUATED, values, strict=True))
+
+    def _warn_of_cut(self, cut: int, total: int, passed_s: float) -> None:
+        """Say so, once, where most of the time went into episodes that do not end."""
+        if cut and passed_s > CUT_S and not self._warned_of_cut and self.run.rank == 0:
+            self._warned_of_cut = True
+            log.warning(
+                "an evaluation took %.0f s: %d of its %d episodes did not end and were cut after "
+                "agent.max_eval_steps=%d steps; with fewer they are cut sooner",
+                passed_s,
+                cut,
+                total,
+                self.max_steps,
+            )
+
+    def _say(self, ended: int, episodes: int, steps: int) -> None:
+        of = "" if self.run.world_size == 1 else " of this worker"
+        self.run.doing(
+            f"evaluating: {ended} of {episodes} episodes{of}, now at step {steps:,} of at most {self.max_steps:,}"
+        )
 
     def close(self) -> None:
         """End what the envs hold beside memory; another call makes new ones."""
@@ -138,14 +162,14 @@ class Evaluation:
         return envs
 
     def _play_at_once(self, stream: str, envs: Envs, act: Act, state_size: int) -> Tensor:
-        """The first episode of each env: float64 [N, 2], return and length."""
-        device, episodes = self.run.device, envs.num_envs
+        """The first episode of each env: float64 [N, 3], return, length, and 1 where it was cut."""
+        device, episodes, doing = self.run.device, envs.num_envs, self.run.doing
         generator = self.run.generator("act", stream, self.run.rank, device=device)
         obs = envs.reset(reseed=True)
         result_N2 = torch.zeros(episodes, 2, dtype=torch.float64, device=device)
         running_N = torch.ones(episodes, dtype=torch.bool, device=device)
         state_NM = torch.zeros(episodes, state_size, device=device)
-        for _ in range(self.max_steps):
+        for t in range(self.max_steps):
             action, state_NM = act(obs, state_NM, generator)
             step = envs.step(action)
             gain_N2 = torch.stack((step.reward, torch.ones_like(step.reward)), 1)
@@ -154,14 +178,16 @@ class Evaluation:
             obs = step.obs
             if not running_N.any():
                 break
-        return result_N2
+            if doing.due():
+                self._say(episodes - int(running_N.sum()), episodes, t + 1)
+        return torch.cat((result_N2, running_N.unsqueeze(1)), 1)
 
     def _play_in_turn(self, stream: str, envs: Any, episodes: range, act: Act, state_size: int) -> Tensor:
-        """All episodes, by envs that may be fewer: float64 [E, 2], return and length."""
-        device = self.run.device
+        """All episodes, by envs that may be fewer: float64 [E, 3] as above."""
+        device, doing = self.run.device, self.run.doing
         obs = envs.reset(reseed=True)
         self._compare(stream, obs)
-        result_E2 = np.zeros((len(episodes) + 1, 2))  # the last row is for envs without an episode
+        result_E3 = np.zeros((len(episodes) + 1, 3))  # the last row is for envs without an episode
         state_NM = torch.zeros(envs.num_envs, state_size, device=device)
         generators = [torch.Generator(device) for _ in range(envs.num_envs)]
         before_N = np.full(envs.num_envs, NONE)
@@ -174,9 +200,15 @@ class Evaluation:
                     generators[i].manual_seed(self.run.seed_for("act", stream, episodes[playing_N[i]]))
             action, state_NM = act(obs, state_NM, generators)
             step = envs.step(action)
-            result_E2[playing_N] += np.stack((step.reward.cpu().numpy(), np.ones(len(playing_N))), 1)
+            result_E3[playing_N, 0] += step.reward.cpu().numpy()
+            result_E3[playing_N, 1] += 1
             obs, before_N = step.obs, playing_N
-            long_N = (result_E2[playing_N, 1] >= self.max_steps) & (envs.playing_N == playing_N) & (playing_N != NONE)
+            long_N = (result_E3[playing_N, 1] >= self.max_steps) & (envs.playing_N == playing_N) & (playing_N != NONE)
             if long_N.any():
+                result_E3[playing_N[long_N], 2] = 1
                 obs = envs.skip(long_N)
-        return torch.from_numpy(result_E2[:-1]).to(device)
+            if doing.due():
+                now = envs.playing_N[envs.playing_N != NONE]
+                ended = int((result_E3[:-1, 1] > 0).sum()) - int((result_E3[now, 1] > 0).sum())
+                self._say(ended, len(episodes), int(result_E3[now, 1].max(initial=0)))
+        return torch.from_numpy(result_E3[:-1]).to(device)

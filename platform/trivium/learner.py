@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from trivium import valid
 from trivium.averaging import Averaging
 from trivium.shared_sum import all_reduce
+
+DOING_S = 0.5  # how often a step or an evaluation says what it is at
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -95,6 +98,35 @@ class UserCodeError(ValueError):
     begun."""
 
 
+class Doing:
+    """What a step or an evaluation that takes long is at: the loop lets the user see it. It does not travel between
+    processes: a copy shows nothing.
+
+    Attributes:
+        show: shows a text to the user; None: nobody is there.
+        stop_requested: the signal that asks the run to stop, if any; a step that takes long may end by `Abandoned`.
+    """
+
+    def __init__(self) -> None:
+        self.show: Callable[[str], None] | None = None
+        self.stop_requested: Callable[[], int | None] = lambda: None
+        self._due = 0.0
+
+    def __reduce__(self) -> tuple[type[Doing], tuple[()]]:
+        return Doing, ()
+
+    def due(self) -> bool:
+        """Whether it is time to say where one is, about twice a second; quick, to be asked at every moment."""
+        if self.show is None or time.monotonic() < self._due:
+            return False
+        self._due = time.monotonic() + DOING_S
+        return True
+
+    def __call__(self, text: str) -> None:
+        if self.show is not None:
+            self.show(text)
+
+
 @dataclass(frozen=True)
 class Run:
     """All that a learner knows of where it runs.
@@ -110,6 +142,7 @@ class Run:
         precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with a gradient scaler).
         compile: whether `wrap` compiles.
         dir: the run folder, for learners that must spill to disk; None when there is none.
+        doing: called with what takes long.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -119,6 +152,7 @@ class Run:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     dir: Path | None = None
+    doing: Doing = field(default_factory=Doing, compare=False, repr=False)
 
     def share(self, total: int, name: str) -> int:
         """This worker's part of a size that the config states for the whole run.

@@ -151,9 +151,13 @@ class Loop:
         """Train until the budget is spent, evaluate, and measure what one would publish.
 
         Raises:
-            NonFiniteLoss, Interrupted, CheckpointError: as they say.
+                NonFiniteLoss, Interrupted, CheckpointError: as they say.
         """
         self._reset_clocks()
+        doing = self.run.doing
+        doing.stop_requested = self.stop_requested
+        if self.run.rank == 0:
+            doing.show = self._show_doing
         try:
             try:
                 return self._train()
@@ -165,6 +169,7 @@ class Loop:
             error.add_note(f"after {self.updates} updates")
             raise
         finally:
+            doing.show, doing.stop_requested = None, lambda: None
             gc.unfreeze()
 
     def _progress(self) -> dict[str, Any]:
@@ -256,6 +261,12 @@ class Loop:
         now = time.monotonic()
         if row is None and now - self._shown < SHOW_S:
             return
+        self._show_now(now, is_row=row is not None)
+
+    def _show_doing(self, text: str) -> None:
+        self._show_now(time.monotonic(), doing=text)
+
+    def _show_now(self, now: float, *, is_row: bool = False, doing: str = "") -> None:
         self._shown = now
         since, first = self._first_step
         self.tracker.show(
@@ -268,7 +279,8 @@ class Loop:
                 elapsed_s=self.elapsed_s,
                 left_s=self._left_s(now - since),
                 metrics={k: v for k, v in self.metrics.items() if not k.startswith(("time/", "system/"))},
-                is_row=row is not None,
+                is_row=is_row,
+                doing=doing,
             )
         )
 

@@ -11,6 +11,9 @@ from typing import TextIO
 
 from trivium.output import Lasting
 
+DOING_S = 5.0  # what takes longer has plain lines of its own, further and further apart,
+DOING_MOST_S = 60.0  # but no further than this
+
 
 @dataclass(frozen=True)
 class Status:
@@ -22,6 +25,7 @@ class Status:
         left_s: estimated seconds to the end; None while unknown.
         metrics: the last value of each.
         is_row: whether a row was logged at this moment.
+        doing: what takes long now, such as an evaluation; empty for updates.
     """
 
     name: str
@@ -33,16 +37,19 @@ class Status:
     left_s: float | None
     metrics: dict[str, float] = field(default_factory=dict)
     is_row: bool = False
+    doing: str = ""
 
     def line(self, *, num_metrics: int = 4) -> str:
-        """`mlp_digits  42% | 5,376 samples | 81.2k/s | 3 s left | eval/accuracy 0.961 ...`."""
+        """`mlp_digits  42% | 5,376 samples | 81.2k/s | 3 s left | eval/accuracy 0.961 ...`; while something takes long,
+        that in place of the pace."""
         left = "" if self.left_s is None or self.fraction >= 1 else f" | {_duration(self.left_s)} left"
         order = sorted(
             self.metrics, key=lambda k: (not k.startswith("test/"), not k.startswith("eval/"), not _headline(k))
         )
         shown = "  ".join(f"{k} {self.metrics[k]:.4g}" for k in order[:num_metrics])
         axis = self.axis.replace("_", " ")
-        return f"{self.name} {self.fraction:4.0%} | {self.step:,} {axis} | {_short(self.per_s)}/s{left} | {shown}"
+        pace = self.doing or f"{_short(self.per_s)}/s{left}"
+        return f"{self.name} {self.fraction:4.0%} | {self.step:,} {axis} | {pace} | {shown}"
 
 
 class Display:
@@ -65,6 +72,7 @@ class Display:
         self.every_s = every_s
         self.quiet = quiet
         self._last = -every_s
+        self._doing_pause, self._doing_from = DOING_S, time.monotonic() + DOING_S
         self._waiting: Status | None = None
         self._kept = -every_s
         self._to_keep: Status | None = None
@@ -81,10 +89,24 @@ class Display:
             width = shutil.get_terminal_size().columns - 1
             self.stream.write("\r\x1b[K" + status.line()[:width])
             self.stream.flush()
-        elif status.is_row:
-            self._waiting = status
-            if time.monotonic() - self._last >= self.every_s:
+            return
+        now = time.monotonic()
+        if status.doing:
+            if now >= self._doing_from:
                 self._print_waiting()
+                print(status.line(), file=self.stream, flush=True)
+                self._doing_pause = min(2 * self._doing_pause, DOING_MOST_S)
+                self._doing_from = now + self._doing_pause
+            return
+        self._busy(now)
+        if status.is_row:
+            self._waiting = status
+            if now - self._last >= self.every_s:
+                self._print_waiting()
+
+    def _busy(self, now: float) -> None:
+        """Updates are made: the first plain line on what takes long comes `DOING_S` after the last of them."""
+        self._doing_pause, self._doing_from = DOING_S, now + DOING_S
 
     def say(self, text: str) -> None:
         """A line of its own."""

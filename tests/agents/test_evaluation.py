@@ -15,6 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
+from trivium import learner
 from trivium.agents.classic_control import ClassicControl
 from trivium.agents.envs import Envs, make
 from trivium.agents.episodes import NONE, Episodes
@@ -260,3 +261,32 @@ def test_envs_of_a_users_own_are_asked_for_one_an_episode() -> None:
     assert judge(zero, final=False)["return_min"] >= 1
     assert asked == [{"stream": "eval", "num_envs": 3}]
     assert len(judge.last_returns) == 3
+
+
+@pytest.mark.parametrize("id", ["Endless-v0", "CartPole-v1"])
+def test_it_says_how_far_it_is(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    judge = evaluation(id=id, num_envs=2, max_steps=5, episodes=3)
+    judge.run.doing.show = said.append
+    monkeypatch.setattr(learner, "DOING_S", 0.0)
+    judge(zero, final=False)
+    if id == "CartPole-v1":  # all at once
+        assert said == [f"evaluating: 0 of 3 episodes, now at step {t} of at most 5" for t in range(1, 6)]
+    else:
+        first = [f"evaluating: 0 of 3 episodes, now at step {t} of at most 5" for t in range(1, 5)]
+        last = [f"evaluating: 2 of 3 episodes, now at step {t} of at most 5" for t in range(5)]
+        assert said == [*first, *last, "evaluating: 3 of 3 episodes, now at step 0 of at most 5"]
+
+
+def test_time_that_went_into_episodes_without_an_end_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = evaluation(id="Endless-v0", num_envs=2, max_steps=5, episodes=3)
+    judge(zero, final=False)
+    assert not caplog.records, "it was quick"
+    monkeypatch.setattr("trivium.agents.evaluation.CUT_S", 0.0)
+    returns(evaluation(num_envs=2))
+    assert not caplog.records, "all episodes ended"
+    judge(zero, final=False)
+    judge(zero, final=False)
+    assert [record.args[1:] for record in caplog.records if isinstance(record.args, tuple)] == [(3, 3, 5)]

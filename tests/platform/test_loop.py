@@ -413,3 +413,30 @@ def test_a_resumed_run_takes_as_many_threads_and_says_what_it_cannot_have(
     again.load_state_dict({**state, "computed_by": {**state["computed_by"], "torch": "1.0", "compile": True}})
     (message,) = [record.getMessage() for record in caplog.records]
     assert f"torch 1.0, now {torch.__version__}; compile True, now False" in message
+
+
+def test_what_takes_long_is_shown_while_it_goes_on_and_may_end_the_step(tmp_path: Path) -> None:
+    shown: list[tuple[str, int]] = []
+    asked: list[int] = []
+
+    class Slow(Counting):
+        def step(self) -> dict[str, torch.Tensor]:
+            self.run.doing(f"in step {self.steps + 1}")
+            if self.steps == 2:
+                asked.append(signal.SIGTERM)
+            if self.run.doing.stop_requested():
+                raise signals.Abandoned
+            return super().step()
+
+    run = Run()
+    OPEN.append(RunTracker(tmp_path, show=lambda status: shown.append((status.doing, status.step))))
+    learner = Slow(run=run)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", run)
+    conf = config(budget={"updates": 9}, checkpoint={"every_updates": 1})
+    with pytest.raises(Interrupted) as stopped:
+        Loop(learner, run, conf, checkpoints, OPEN[-1], stop_requested=lambda: asked[0] if asked else None).train()
+    assert stopped.value.signal == signal.SIGTERM
+    assert stopped.value.checkpoint == checkpoints.names()[-1]
+    assert [doing for doing, _ in shown if doing] == ["in step 1", "in step 2", "in step 3"]
+    assert run.doing.show is None, "nobody listens any more"
+    assert run.doing.stop_requested() is None
