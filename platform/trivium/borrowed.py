@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from trivium import environment
 from trivium.config import Config
 
 log = logging.getLogger("trivium")
@@ -35,13 +34,12 @@ def alone_in_process() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def process(config: Config, device: torch.device, *, processes_on_node: int = 1) -> Iterator[None]:
+def process(config: Config, device: torch.device) -> Iterator[None]:
     """The process as a run wants it; afterwards, in whatever way the run has ended, as the caller had it.
 
     Args:
-        config: for `threads` and `deterministic`.
+        config: for `threads`, of which there is one as long as it is `auto`, and `deterministic`.
         device: the run's, whose generator it seeds.
-        processes_on_node: how many workers of the run share this machine's cores.
     """
     with alone_in_process(), contextlib.ExitStack() as given_back:
         given_back.enter_context(generators_kept(device))
@@ -49,8 +47,7 @@ def process(config: Config, device: torch.device, *, processes_on_node: int = 1)
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "trivium", "compiled"))
         given_back.callback(torch.set_num_threads, torch.get_num_threads())
-        asked = config["threads"]
-        torch.set_num_threads(max(1, environment.cores() // processes_on_node) if asked == "auto" else int(asked))
+        torch.set_num_threads(1 if config["threads"] == "auto" else int(config["threads"]))
         if config["deterministic"]:  # setting it imports torch's compiler, which takes a second
             given_back.callback(
                 torch.use_deterministic_algorithms,

@@ -113,7 +113,7 @@ def doctor() -> tuple[list[tuple[str, Any, str]], list[str]]:
         (
             "threads",
             {"default": threads, "auto": cores()},
-            f"{threads} by torch's default; threads=auto gives a run {cores()}",
+            f"{threads} by torch's default; threads=auto gives a run at most {cores()}",
         ),
         ("compiler", compiler, compiler or "none"),
         ("ray runs", address, f"the cluster at {address}" if address else "one is started here when launch=ray"),

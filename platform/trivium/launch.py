@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from trivium import borrowed, ending, finished, lock, ray_cluster, run_folder, signals, worker
+from trivium import borrowed, ending, environment, finished, lock, ray_cluster, run_folder, signals, worker
 from trivium.builder import check_learner
 from trivium.config import Config, ConfigError, apply_overrides, read, refuse
 from trivium.config_check import Found, check_run_folder, check_workers
@@ -129,7 +129,15 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
                 with folder, _traced(task, display, run_log):
                     display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
                     outcome = worker.work(
-                        task, run, learner, resume=resume, show=display.show, say=display.say, stop_requested=asked
+                        task,
+                        run,
+                        learner,
+                        resume=resume,
+                        show=display.show,
+                        say=display.say,
+                        stop_requested=asked,
+                        most_threads=environment.cores(),
+                        keep=lambda config: run_folder.write_config(task.dir, config),
                     )
                     return _close(task, outcome, learner, display)
     finally:

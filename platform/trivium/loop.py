@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from trivium import failure
+from trivium import failure, threads
 from trivium.agreement import Agreement
 from trivium.averaging import make_buffers_first, modules_of
 from trivium.budget import Budget, Cadence
@@ -92,6 +92,7 @@ class Loop:
         tracker: where rows go; does nothing on ranks other than 0.
         stop_requested: asked between updates on rank 0 for the signal that asks the run to stop, if any.
         leaving: around evaluations, which a signal ends by `Abandoned`; does nothing where signals come otherwise.
+        first_update_tells: is told how large the products of the first update are, see `trivium.threads`.
     """
 
     learner: Learner
@@ -101,6 +102,7 @@ class Loop:
     tracker: Tracker
     stop_requested: Callable[[], int | None] = lambda: None
     leaving: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    first_update_tells: Callable[[float], None] | None = None
 
     updates: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -189,9 +191,11 @@ class Loop:
             self._end_row(self._pending, evaluate=True)
         reason = self._spent() or self._monitor.satisfied()
         first = self.updates + 1
+        step = self._first_update if first == 1 else self.learner.step
         while reason is None:
-            self._window.append(self.learner.step())
+            self._window.append(step())
             self.updates += 1
+            step = self.learner.step
             if self.updates == first:
                 # What is there by now, torch and its compiler included, stays: Python's garbage collector would look
                 # through all of it every few hundred updates, a tenth of the time of small ones.
@@ -207,6 +211,14 @@ class Loop:
                 raise Interrupted(signal, self.checkpoints.names()[-1])
             self._show()
         return self._finish(reason)
+
+    def _first_update(self) -> dict[str, torch.Tensor]:
+        if self.first_update_tells is None:
+            return self.learner.step()
+        with threads.counted(compile=self.run.compile) as work:
+            logs = self.learner.step()
+        self.first_update_tells(work.typical_flop)
+        return logs
 
     # ------------------------------------------------------------------------------------------- deciding
 

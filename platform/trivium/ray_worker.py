@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its types do not say so
 
-from trivium import borrowed, failure, shared_sum, worker
+from trivium import borrowed, environment, failure, run_folder, shared_sum, worker
 from trivium.checkpoint import CheckpointError
 from trivium.config import ConfigError
 from trivium.learner import Learner, Run
@@ -147,7 +147,7 @@ class Worker:
         # Not left to the config: who has no GPU of its own sees all of the machine's, the others only theirs.
         device = torch.device("cuda" if self._gpu else "cpu")
         with (
-            borrowed.process(task.config, device, processes_on_node=place.workers_here),
+            borrowed.process(task.config, device),
             _process_group(place, self._store, "nccl" if self._gpu else "gloo"),
         ):
             run = worker.make_run(task.config, task.dir, device=device, rank=place.rank, world_size=place.world_size)
@@ -161,6 +161,8 @@ class Worker:
                 show=self._news.show,
                 say=self._news.say,
                 stop_requested=lambda: self._signal if run.rank == 0 else None,
+                most_threads=max(1, environment.cores() // place.workers_here),
+                keep=lambda config: run_folder.write_config(task.dir, config),
             )
 
 

@@ -141,7 +141,7 @@ def become(task: Task, *, config: Config | None, end: dict[str, Any]) -> None:
         config: None leaves the one that is there.
     """
     if config is not None:
-        _write_config(task.dir, config)
+        write_config(task.dir, config)
     if end:
         write_end(task.dir, end)
     else:
@@ -159,7 +159,7 @@ def write_end(dir: Path, end: Mapping[str, Any]) -> None:
 def _make(task: Task) -> None:
     try:
         task.dir.mkdir(parents=True, exist_ok=True)
-        _write_config(task.dir, task.config)
+        write_config(task.dir, task.config)
         _write(task.dir / "environment.json", strict_json.dumps(environment.describe(), indent=1))
     except OSError as error:
         raise ConfigError([f"the run folder {task.dir} can't be written: {error.strerror or error}"]) from error
@@ -178,7 +178,8 @@ def _take_away(task: Task) -> None:
                 Bucket(task.bucket).remove(name)
 
 
-def _write_config(dir: Path, config: Config) -> None:
+def write_config(dir: Path, config: Config) -> None:
+    """Into a run's folder, whole or not at all."""
     _write(dir / "config.yaml", yaml.dump(config, Dumper=_Dumper, sort_keys=False))
 
 

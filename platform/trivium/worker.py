@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from trivium import borrowed, credentials, lock, strict_json, untrusted
+from trivium import borrowed, credentials, environment, lock, strict_json, threads, untrusted
 from trivium.budget import Budget
 from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
@@ -101,6 +101,8 @@ def work(
     show: Callable[[Status], None],
     say: Callable[[str], None],
     stop_requested: Callable[[], int | None],
+    most_threads: int,
+    keep: Callable[[Config], None],
 ) -> Outcome:
     """Train as one worker; all workers of the run call it.
 
@@ -108,12 +110,24 @@ def work(
         resume: continue from the newest sound checkpoint, or from the start if there is none.
         show, say: let the user see a status, a sentence; called on rank 0.
         stop_requested: see `trivium.loop.Loop`.
+        most_threads: how many of this machine's cores are this worker's.
+        keep: writes the config into the run folder, once it says how many threads `auto` has come to; called on rank 0.
     """
     with contextlib.ExitStack() as held:
         if run.rank == 0:
             held.enter_context(lock.alone_in(task.dir, lock.RANK_0))
         held.callback(getattr(learner, "close", lambda: None))
-        return _work(task, run, learner, resume=resume, show=show, say=say, stop_requested=stop_requested)
+        return _work(
+            task,
+            run,
+            learner,
+            resume=resume,
+            show=show,
+            say=say,
+            stop_requested=stop_requested,
+            most_threads=most_threads,
+            keep=keep,
+        )
 
 
 def _work(
@@ -125,6 +139,8 @@ def _work(
     show: Callable[[Status], None],
     say: Callable[[str], None],
     stop_requested: Callable[[], int | None],
+    most_threads: int,
+    keep: Callable[[Config], None],
 ) -> Outcome:
     checkpoints = Checkpoints(task.checkpoints_place, run, keep=task.config["checkpoint"]["keep"])
     loop = Loop(
@@ -152,10 +168,12 @@ def _work(
                 say(f"resuming from {state['checkpoint']}")
             else:
                 log.warning("%s holds no checkpoint: the run starts from the beginning", task.checkpoints_place)
-    tracker = _tracker(task, run, show, resumed_step=_step(state)) if run.rank == 0 else Tracker()
+    tracker = _tracker(task, run, show, keep, resumed_step=_step(state)) if run.rank == 0 else Tracker()
     loop.tracker = tracker
     failed = True
     try:
+        if task.config["threads"] == "auto" and not state:
+            _let_choose_threads(loop, most_threads)
         if state:
             loop.go_on(state)
         outcome = loop.train()
@@ -165,8 +183,34 @@ def _work(
     return outcome
 
 
-def _tracker(task: Task, run: Run, show: Callable[[Status], None], *, resumed_step: int | None) -> RunTracker:
-    tracking = task.config["tracking"]
+def _let_choose_threads(loop: Loop, most: int) -> None:
+    """Let the first update tell, see `trivium.threads`, where there is a choice: on a GPU threads have little to do.
+    All workers take as many, the fewest that one of them would."""
+    run = loop.run
+
+    def least(number: int) -> int:
+        return int(run.gather(torch.tensor([number], device=run.device)).min())
+
+    most = least(most)
+    if most > 1 and run.device.type == "cpu":
+        loop.first_update_tells = lambda flop: torch.set_num_threads(least(threads.worth(flop, most)))
+    else:
+        torch.set_num_threads(most)
+
+
+def _tracker(
+    task: Task,
+    run: Run,
+    show: Callable[[Status], None],
+    keep: Callable[[Config], None],
+    *,
+    resumed_step: int | None,
+) -> RunTracker:
+    tracking, kept = task.config["tracking"], False
+
+    def config() -> Config:
+        """The run's, with what `auto` has come to since it was composed."""
+        return {**task.config, "threads": torch.get_num_threads()}
 
     def open_sinks() -> list[Sink]:
         sinks: list[Sink] = []
@@ -177,27 +221,31 @@ def _tracker(task: Task, run: Run, show: Callable[[Status], None], *, resumed_st
             project = tracking["project"]
             known = wandb_identity.identity(task.dir, name=f"{task.config['name']}/{task.dir.name}")
             wandb_identity.say_overridden(known, project=project)
-            config = _wandb_config(task)
-            sinks.append(WandbSink(task.dir, run_id=known.id, name=known.name, project=project, config=config))
+            described = _wandb_config(config(), task.dir)
+            sinks.append(WandbSink(task.dir, run_id=known.id, name=known.name, project=project, config=described))
         if tracking["tensorboard"]:
             sinks.append(TensorBoard(task.dir, resumed_step=resumed_step))
         return sinks
 
-    def push() -> None:
+    def checkpointed() -> None:
+        nonlocal kept
+        if not kept and task.config["threads"] == "auto":  # not before: a run that begins anew must choose anew
+            keep(config())
+        kept = True
         if task.bucket:
             try:
                 Bucket(task.bucket).push(task.dir)
             except OSError as error:  # the checkpoint itself is there; the next push brings the rest
                 log.warning("the run folder could not be copied to %s: %s", credentials.mask(task.bucket), error)
 
-    return RunTracker(task.dir, open_sinks=open_sinks, show=show, device=run.device, on_checkpoint=push)
+    return RunTracker(task.dir, open_sinks=open_sinks, show=show, device=run.device, on_checkpoint=checkpointed)
 
 
-def _wandb_config(task: Task) -> dict[str, Any]:
-    path = task.dir / "environment.json"
+def _wandb_config(config: Config, dir: Path) -> dict[str, Any]:
+    path = dir / "environment.json"
     described = untrusted.read_json(path) if path.exists() else {}
-    config = strict_json.finite(task.config, as_text=True)
-    masked: dict[str, Any] = credentials.masked({**config, "environment": described})
+    finite = strict_json.finite(config, as_text=True)
+    masked: dict[str, Any] = credentials.masked({**finite, "environment": described})
     return masked
 
 
@@ -257,7 +305,10 @@ def _eager_s(task: Task) -> float:
     with borrowed.process(config, device_of(config)), contextlib.ExitStack() as held:
         learner = make_learner(Task(config, task.dir, task.trusted), make_run(config, None))
         held.callback(getattr(learner, "close", lambda: None))
-        learner.step()  # warms up, and may collect more than the others
+        with threads.counted(compile=False) as work:
+            learner.step()  # warms up, and may collect more than the others
+        if config["threads"] == "auto":
+            torch.set_num_threads(threads.worth(work.typical_flop, environment.cores()))
         budget, began, updates = Budget(config["budget"], learner.counters()), time.monotonic(), 0
         before = budget.fraction(learner.counters(), updates, 0.0)
         passed = 0.0
