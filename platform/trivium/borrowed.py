@@ -43,9 +43,7 @@ def process(config: Config, device: torch.device) -> Iterator[None]:
     """
     with alone_in_process(), contextlib.ExitStack() as given_back:
         given_back.enter_context(generators_kept(device))
-        # What was compiled is kept between runs; by default that would be in a folder that goes with the next start.
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "trivium", "compiled"))
+        _keep_what_is_compiled()
         given_back.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1 if config["threads"] == "auto" else int(config["threads"]))
         if config["deterministic"]:  # setting it imports torch's compiler, which takes a second
@@ -59,6 +57,24 @@ def process(config: Config, device: torch.device) -> Iterator[None]:
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
         yield
+
+
+def _keep_what_is_compiled() -> None:
+    """Between runs, where the user's cache can be written; torch's own place for it goes with the machine's next start.
+    torch makes the folder as soon as an optimizer is built, and fails where it can't."""
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    folder = named or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "trivium", "compiled"
+    )
+    with contextlib.suppress(OSError):
+        if named or os.path.isabs(folder):  # no home is known where ~ stays ~
+            os.makedirs(folder, exist_ok=True)
+            if os.access(folder, os.W_OK | os.X_OK):
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+                return
+    if named:
+        log.warning("TORCHINDUCTOR_CACHE_DIR=%s can't be written: what is compiled is kept elsewhere", named)
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
 
 
 @contextlib.contextmanager

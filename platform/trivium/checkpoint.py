@@ -180,9 +180,14 @@ class Checkpoints:
                     self.storage.delete(name)
         except OSError as error:  # those that are kept are safe
             log.warning("old checkpoints in %s can't be removed: %s", self.place, _reason(error))
-        self.storage.point("last", names[-1])
+        if names:  # somebody may have removed them all
+            self.storage.point("last", names[-1])
         if best in names:
             self.storage.point("best", best)
+
+    def has(self, step: int) -> bool:
+        """Whether the checkpoint of a step is there, as rank 0 sees it; all ranks call it."""
+        return bool(self._agreed(checkpoint_name(step) in self.names()))
 
     def names(self) -> list[str]:
         """The names of the checkpoints that are there, oldest first."""

@@ -61,6 +61,8 @@ def _run(typed: Sequence[str]) -> int:
         if options.json:
             print(strict_json.dumps(result))
         sys.stdout.flush()
+        if options.command in ("train", "resume") and result["lost"]:
+            return 1
     except (Exception, KeyboardInterrupt) as error:
         unread = output.failure(sys.stdout) if isinstance(error, OSError) else None
         if unread is None and isinstance(error, BrokenPipeError) and options.command not in ("train", "resume"):
@@ -354,6 +356,8 @@ def _show_result(result: Any, options: argparse.Namespace) -> Any:
         names = [n for n in result.metrics if n.startswith("test/")]
         _print_table([(n, f"{result.metrics[n]:.6g}") for n in names])
         _print_table([("run", str(result.dir)), ("report", str(result.dir / "report.html"))])
+    for sentence in result.lost:
+        print(f"trivium: error: {sentence}", file=sys.stderr)
     return result.as_json()
 
 

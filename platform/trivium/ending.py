@@ -8,6 +8,7 @@ from typing import Any
 
 from trivium import failure, run_folder
 from trivium.credentials import masked
+from trivium.lock import Held
 from trivium.loop import Interrupted
 from trivium.report import write_report
 from trivium.run_log import RunLog
@@ -18,12 +19,13 @@ from trivium.worker import Task
 log = logging.getLogger("trivium")
 
 
-def write(task: Task, error: BaseException, run_log: RunLog) -> None:
+def write(task: Task, held: Held, error: BaseException, run_log: RunLog) -> None:
     """Leave a trace of how a run ended, as far as the disk lets us: what ended it is raised all the same."""
     happened = failure.of(error)
     stopped = isinstance(error, Interrupted | KeyboardInterrupt)
     run_log.line(str(error) if stopped else f"failed\n{happened.trace}", last=True)
     try:
+        held.keep()  # else it is another run's folder
         if task.bucket:
             with contextlib.suppress(OSError, ValueError):
                 Bucket(task.bucket).pull(task.dir)  # rank 0 may have been on another node

@@ -49,7 +49,7 @@ def train(config: Config, *, dir: Path | None = None, display: Display | None = 
     refuse(found)
     task = Task(config, dir, bucket=bucket_of(config, dir))
     task = replace(task, config={**config, "compile": worker.decide_compile(task)})
-    return _launch(task, resume=False, display=display or Display())
+    return _launch(task, None, display=display or Display())
 
 
 def resume(
@@ -76,7 +76,7 @@ def resume(
         raise ConfigError([f"the run folder {dir} can't be written"])
     if done and not overrides:
         return _as_it_is(task, done, display, busy=lock.is_held(dir))
-    with lock.alone_in(dir):
+    with lock.alone_in(dir) as held:
         config, done = read(dir), run_folder.read_result(dir)  # which nobody changes any more
         if done and not overrides:
             return _as_it_is(task, done, display)
@@ -86,7 +86,7 @@ def resume(
         ended, before = read_end(dir), _trained(task)
         run_folder.become(task, config=task.config if overrides else None, end={})
         try:
-            return _launch(task, resume=True, display=display or Display())
+            return _launch(task, held, display=display or Display())
         except BaseException as error:
             if _trained(task) == before:  # nothing: the run is what it was, or has failed before it could go on
                 end = ended if done or isinstance(error, ConfigError) else read_end(dir)
@@ -104,9 +104,10 @@ def _as_it_is(task: Task, done: Result, display: Display | None, *, busy: bool =
     return done
 
 
-def _launch(task: Task, *, resume: bool, display: Display) -> Result:
-    """Train in a folder that is made here, or whose lock is held."""
-    folder: contextlib.AbstractContextManager[None] = contextlib.nullcontext() if resume else run_folder.new(task)
+def _launch(task: Task, held: lock.Held | None, *, display: Display) -> Result:
+    """Train in a folder whose lock is held, or that is made here."""
+    resume = held is not None
+    folder = contextlib.nullcontext(held) if held else run_folder.new(task)
     try:
         with recording() as run_log:
             if task.config["launch"]["engine"] == "ray":
@@ -117,8 +118,8 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
 
                 # A Ray that is started for the run is the process's, too: another run's would end with it.
                 alone = contextlib.nullcontext() if ray_cluster.of_the_caller() else borrowed.alone_in_process()
-                with alone, folder, _traced(task, display, run_log):
-                    return _close(task, ray_driver.run(task, resume=resume, display=display), None, display)
+                with alone, folder as held, _traced(task, held, display, run_log):
+                    return _close(task, held, ray_driver.run(task, resume=resume, display=display), None, display)
             with (
                 borrowed.process(task.config, worker.device_of(task.config)),
                 signals.listen() as asked,
@@ -126,7 +127,7 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
             ):
                 run = worker.make_run(task.config, task.dir)
                 learner = worker.make_learner(task, run)
-                with folder, _traced(task, display, run_log):
+                with folder as held, _traced(task, held, display, run_log):
                     display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
                     outcome = worker.work(
                         task,
@@ -139,13 +140,13 @@ def _launch(task: Task, *, resume: bool, display: Display) -> Result:
                         most_threads=environment.cores(),
                         keep=lambda config: run_folder.write_config(task.dir, config),
                     )
-                    return _close(task, outcome, learner, display)
+                    return _close(task, held, outcome, learner, display)
     finally:
         display.close()
 
 
 @contextlib.contextmanager
-def _traced(task: Task, display: Display, run_log: RunLog) -> Iterator[None]:
+def _traced(task: Task, held: lock.Held, display: Display, run_log: RunLog) -> Iterator[None]:
     """What a run says within is kept in its folder, and how it ends, however it does."""
     before = _trained(task)
     run_log.open(task.dir)
@@ -158,11 +159,11 @@ def _traced(task: Task, display: Display, run_log: RunLog) -> Iterator[None]:
         display.close()
         run_log.line(str(error), last=True)
         if _trained(task) != before:
-            ending.write(task, error, run_log)
+            ending.write(task, held, error, run_log)
         raise
     except BaseException as error:
         display.close()
-        ending.write(task, error, run_log)
+        ending.write(task, held, error, run_log)
         raise
     finally:
         display.close()
@@ -189,9 +190,10 @@ def _check_workers(config: Config) -> None:
     refuse(found)
 
 
-def _close(task: Task, outcome: Outcome, learner: Learner | None, display: Display) -> Result:
+def _close(task: Task, held: lock.Held, outcome: Outcome, learner: Learner | None, display: Display) -> Result:
     """Write the result and the report; without a result a run counts as unfinished."""
     display.close()
+    held.keep()
     result = Result(dir=task.dir, name=task.config["name"], **asdict(outcome))
     result._learner, result._task = learner, task
     if task.bucket:

@@ -28,23 +28,62 @@ ASKED_S = 0.2  # longer than `is_held` may hold one
 log = logging.getLogger("trivium")
 
 
+class Taken(Exception):
+    """A run folder was removed while its run trained, and another process trains there now."""
+
+
+class Held:
+    """A lock that this process holds.
+
+    Args:
+        dir: the run folder.
+        name: of the lock's file.
+        descriptor: of that file.
+    """
+
+    def __init__(self, dir: Path, name: str, descriptor: int) -> None:
+        self._dir, self._name = dir, name
+        self._descriptor = descriptor
+
+    def keep(self) -> None:
+        """Take the lock again if its file was removed.
+
+        Raises:
+            Taken: another process was first.
+            OSError: it can't be written.
+        """
+        if _is_at(self._descriptor, self._dir / self._name):
+            return
+        try:
+            again = _locked(self._dir, self._name)
+        except BlockingIOError:
+            what = f"{self._dir} was removed, and is another run's now{_holder(self._dir / self._name)}"
+            raise Taken(f"{what}: this run stops here") from None
+        os.close(self._descriptor)
+        self._descriptor = again
+
+    def release(self) -> None:
+        """Let others have it."""
+        os.close(self._descriptor)
+
+
 @contextlib.contextmanager
-def alone_in(dir: Path, name: str = RUN) -> Iterator[None]:
+def alone_in(dir: Path, name: str = RUN) -> Iterator[Held]:
     """Hold one of a run folder's locks; the folder is made if it is not there.
 
     Raises:
         ConfigError: another process holds it, or it can't be written.
     """
     try:
-        descriptor = _locked(dir, name)
+        held = Held(dir, name, _locked(dir, name))
     except BlockingIOError:
         raise ConfigError([f"{dir} is being trained by another process{_holder(dir / name)}"]) from None
     except OSError as error:
         raise ConfigError([f"the run folder {dir} can't be written: {error.strerror or error}"]) from error
     try:
-        yield
+        yield held
     finally:
-        os.close(descriptor)
+        held.release()
 
 
 def is_held(dir: Path, *names: str) -> bool:

@@ -28,6 +28,7 @@ from trivium.loop_state import SHAPE, counters_problem
 from trivium.monitor import Monitor
 from trivium.progress import Status
 from trivium.signals import Abandoned
+from trivium.storage import checkpoint_name
 from trivium.tracking import Row, Tracker
 from trivium.untrusted import Refused, require
 from trivium.window import Window
@@ -70,6 +71,7 @@ class Outcome:
         updates: how many were made.
         elapsed_s: seconds of training, over all resumes.
         checkpoint: the name of the checkpoint that `test/...` was measured on.
+        lost: what was deleted or changed by others while the run trained and could not be brought back, in sentences.
     """
 
     reason: str
@@ -78,6 +80,7 @@ class Outcome:
     updates: int
     elapsed_s: float
     checkpoint: str
+    lost: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -378,15 +381,18 @@ class Loop:
         (signal,) = self._agreement.reach([self.stop_requested() or 0], self.updates)
         if signal:
             raise Interrupted(signal, name)
+        lost = []
         if self._monitor.best_step is not None and self._monitor.best_step != self.step:
             best = self.checkpoints.load("best", into=self._take_weights)
             name = best["checkpoint"] if best is not None else name
+            if name != (wanted := checkpoint_name(self._monitor.best_step)):
+                lost.append(f"the best checkpoint, {wanted}, is gone or damaged: test/... was measured on {name}")
         self._agree_on_buffers()
         with self._rng_untouched(), self.leaving():
             test = {f"test/{k}": float(v) for k, v in self.learner.evaluate(final=True).items()}
         self._log({"step": self.step, "updates": self.updates, **test})
         self._draw_figures(always=True)
-        return Outcome(reason, dict(self.metrics), self.learner.counters(), self.updates, elapsed_s, name)
+        return Outcome(reason, dict(self.metrics), self.learner.counters(), self.updates, elapsed_s, name, lost)
 
     def _take_weights(self, state: Mapping[str, Any]) -> None:
         self.learner.load_weights(state["learner"])
@@ -394,7 +400,7 @@ class Loop:
     # ------------------------------------------------------------------------------------------- state
 
     def _save(self) -> None:
-        if self._saved_at == self.updates:
+        if self._saved_at == self.updates and self.checkpoints.has(self.step):
             return
         self._guard()
         self._guard_weights()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from trivium import environment, lock, run_log, strict_json, untrusted
 from trivium.config import Config, ConfigError, refuse
 from trivium.config_check import Found, check_run_folder
+from trivium.kept_files import write_whole
 from trivium.learner import Learner
 from trivium.loop import Outcome
 from trivium.run_place import COPY_OF, Opened, mark_copy, reach
@@ -107,7 +107,7 @@ _RESULT = {
 
 
 @contextlib.contextmanager
-def new(task: Task) -> Iterator[None]:
+def new(task: Task) -> Iterator[lock.Held]:
     """Make a run's folder and hold its lock. If its config turns out to be impossible before the first row, take away
     what was made.
 
@@ -116,13 +116,13 @@ def new(task: Task) -> Iterator[None]:
     """
     made = [path for path in (task.dir, *task.dir.parents) if not path.exists()]
     try:
-        with lock.alone_in(task.dir):
+        with lock.alone_in(task.dir) as held:
             found = Found()
             check_run_folder(task.dir, found)  # another process may have had the folder since it was checked
             refuse(found)
             try:
                 _make(task)
-                yield
+                yield held
             except ConfigError:
                 if not (task.dir / "metrics.jsonl").exists():
                     _take_away(task)
@@ -190,10 +190,4 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _write(path: Path, text: str) -> None:
-    staged = path.with_name(f".{path.name}")
-    staged.unlink(missing_ok=True)
-    with open(staged, "x") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staged.replace(path)
+    write_whole(path, text.encode()).close()

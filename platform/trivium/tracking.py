@@ -6,11 +6,11 @@ resumed run cuts it back and writes the same rows again. The others are fed from
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import logging
 import math
-import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +19,13 @@ import psutil
 import torch
 
 from trivium import strict_json, untrusted
+from trivium.kept_files import GrowingFile
 from trivium.learner import VIDEO_FPS, Picture
 from trivium.progress import Status
 
 log = logging.getLogger("trivium")
 
+LOOK_S = 1.0  # how often the run's files are looked after while rows are written
 Row = dict[str, Any]
 """`step` and `updates` (ints), perhaps `epochs`, and metrics: floats by name. Read back, None is an infinite
 one; one that was NaN is not there."""
@@ -68,6 +70,11 @@ class Tracker:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
 
+    @property
+    def lost(self) -> list[str]:
+        """What of the run's files could not be kept, in sentences."""
+        return []
+
     def finish(self, *, failed: bool = False) -> None:
         """Close everything."""
 
@@ -81,6 +88,7 @@ class RunTracker(Tracker):
         show: shows a status to the user.
         device: whose memory `system/` tells.
         on_checkpoint: called after each checkpoint (a run in a bucket copies its files there).
+        look: called now and then, and before a checkpoint, to look after what else the folder must hold.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class RunTracker(Tracker):
         show: Callable[[Status], None] = lambda status: None,
         device: torch.device | None = None,
         on_checkpoint: Callable[[], None] = lambda: None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self.dir = dir
         self.path = dir / "metrics.jsonl"
@@ -99,17 +108,20 @@ class RunTracker(Tracker):
         self._show = show
         self._device = device
         self._on_checkpoint = on_checkpoint
+        self._look_after_others = look
+        self._looked = -LOOK_S
         self._process = psutil.Process()
-        self._file: io.FileIO | None = None
+        self._file: GrowingFile | None = None
+        self._lost: list[str] = []
 
     def log(self, row: Row) -> None:
         self._start()
         row = strict_json.finite({k: v for k, v in row.items() if not (isinstance(v, float) and math.isnan(v))})
         assert self._file is not None
+        if time.monotonic() - self._looked > LOOK_S:
+            self._look()
         try:
-            left = strict_json.dumps(row).encode() + b"\n"
-            while left:
-                left = left[self._file.write(left) :]
+            self._file.write(strict_json.dumps(row).encode() + b"\n")
         except OSError as error:  # a run without its rows is not the run that was asked for
             lost = f"{error.strerror}: the run stops here; trivium resume continues from its last checkpoint"
             raise OSError(error.errno, lost, str(self.path)) from error
@@ -140,31 +152,46 @@ class RunTracker(Tracker):
     def state_dict(self) -> dict[str, Any]:
         self._start()
         assert self._file is not None
-        os.fsync(self._file.fileno())  # rows before a checkpoint survive whatever the checkpoint survives
-        return {"metrics_bytes": self._file.tell()}
+        self._look()
+        self._file.flush_to_disk()  # rows before a checkpoint survive whatever the checkpoint survives
+        return {"metrics_bytes": self._file.size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._start(state["metrics_bytes"])
+
+    @property
+    def lost(self) -> list[str]:
+        return [*self._lost, *(self._file.lost if self._file else ())]
 
     def finish(self, *, failed: bool = False) -> None:
         self._tell(lambda sink: sink.finish(failed=failed))
         self._sinks = []
         if self._file:
-            self._file.close()
-            self._file = None
+            try:
+                with contextlib.suppress(*(Exception,) if failed else ()):  # what it has failed of counts
+                    self._look()
+            finally:
+                self._lost += self._file.lost
+                self._file.close()
+                self._file = None
+
+    def _look(self) -> None:
+        """Look after what the folder must hold, which somebody may have removed."""
+        assert self._file is not None
+        self._looked = time.monotonic()
+        self._look_after_others()
+        self._file.look()
 
     def _start(self, length: int = 0) -> None:
         """Cut the file back to where the run starts, then open the sinks, which may read it."""
         if self._file is None:
-            # Nothing waits in a buffer: a row is in the file at once, or its writing has failed.
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by finish)
-            there = self._file.tell()
+            self._file = GrowingFile(self.path)
+            there = self._file.size
             if there < length:
                 log.warning("%s is %d bytes short of its checkpoint: rows are missing", self.path, length - there)
                 rows = untrusted.read_bytes(self.path, untrusted.MAX_ROWS_BYTES)
                 length = rows.rfind(b"\n") + 1  # no row begins in the middle of another
             self._file.truncate(length)
-            self._file.seek(0, os.SEEK_END)
             try:
                 self._sinks = list(self._open_sinks())
             except Exception as error:

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from trivium.builder import EVERYTHING, build_learner
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, refuse
 from trivium.config_check import Found, check_metrics
+from trivium.kept_files import KeptFiles
 from trivium.learner import Learner, Run
 from trivium.loop import Loop, Outcome
 from trivium.progress import Status
@@ -113,14 +114,14 @@ def work(
         most_threads: how many of this machine's cores are this worker's.
         keep: writes the config into the run folder, once it says how many threads `auto` has come to; called on rank 0.
     """
-    with contextlib.ExitStack() as held:
-        if run.rank == 0:
-            held.enter_context(lock.alone_in(task.dir, lock.RANK_0))
-        held.callback(getattr(learner, "close", lambda: None))
+    with contextlib.ExitStack() as closing:
+        held = closing.enter_context(lock.alone_in(task.dir, lock.RANK_0)) if run.rank == 0 else None
+        closing.callback(getattr(learner, "close", lambda: None))
         return _work(
             task,
             run,
             learner,
+            held,
             resume=resume,
             show=show,
             say=say,
@@ -134,6 +135,7 @@ def _work(
     task: Task,
     run: Run,
     learner: Learner,
+    held: lock.Held | None,
     *,
     resume: bool,
     show: Callable[[Status], None],
@@ -168,7 +170,7 @@ def _work(
                 say(f"resuming from {state['checkpoint']}")
             else:
                 log.warning("%s holds no checkpoint: the run starts from the beginning", task.checkpoints_place)
-    tracker = _tracker(task, run, show, keep, resumed_step=_step(state)) if run.rank == 0 else Tracker()
+    tracker = _tracker(task, run, held, show, keep, resumed_step=_step(state)) if held else Tracker()
     loop.tracker = tracker
     failed = True
     try:
@@ -180,7 +182,7 @@ def _work(
         failed = False
     finally:
         tracker.finish(failed=failed)
-    return outcome
+    return replace(outcome, lost=[*outcome.lost, *tracker.lost])
 
 
 def _let_choose_threads(loop: Loop, most: int) -> None:
@@ -201,12 +203,18 @@ def _let_choose_threads(loop: Loop, most: int) -> None:
 def _tracker(
     task: Task,
     run: Run,
+    held: lock.Held,
     show: Callable[[Status], None],
     keep: Callable[[Config], None],
     *,
     resumed_step: int | None,
 ) -> RunTracker:
     tracking, kept = task.config["tracking"], False
+    looked_after = KeptFiles(task.dir, ("config.yaml", "environment.json"))
+
+    def look() -> None:
+        held.keep()
+        looked_after.look()
 
     def config() -> Config:
         """The run's, with what `auto` has come to since it was composed."""
@@ -231,6 +239,7 @@ def _tracker(
         nonlocal kept
         if not kept and task.config["threads"] == "auto":  # not before: a run that begins anew must choose anew
             keep(config())
+            looked_after.read()
         kept = True
         if task.bucket:
             try:
@@ -238,7 +247,9 @@ def _tracker(
             except OSError as error:  # the checkpoint itself is there; the next push brings the rest
                 log.warning("the run folder could not be copied to %s: %s", credentials.mask(task.bucket), error)
 
-    return RunTracker(task.dir, open_sinks=open_sinks, show=show, device=run.device, on_checkpoint=checkpointed)
+    return RunTracker(
+        task.dir, open_sinks=open_sinks, show=show, device=run.device, on_checkpoint=checkpointed, look=look
+    )
 
 
 def _wandb_config(config: Config, dir: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import sys
 import threading
@@ -146,3 +147,38 @@ def test_trying_out_whether_to_compile_closes_what_it_made(monkeypatch: pytest.M
     before = drawn()
     worker.decide_compile(launch.Task({**tiny(), "compile": "auto"}, tmp_path / "run"))
     assert (closed, drawn()) == ([True], before)
+
+
+@pytest.mark.parametrize("home", ["/proc/nohome", "unknown", "a file"])
+def test_a_home_that_can_not_be_written_is_not_needed(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if home == "unknown":  # a user that the system has no entry of
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    elif home == "a file":
+        (tmp_path / "home").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "home") if home == "a file" else home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    before = sorted(tmp_path.iterdir())
+    borrowed._keep_what_is_compiled()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ, "torch chooses a place"
+    assert sorted(tmp_path.iterdir()) == before
+    assert not caplog.messages
+
+
+def test_what_is_compiled_is_kept_where_the_user_says_if_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    borrowed._keep_what_is_compiled()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "trivium" / "compiled")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    borrowed._keep_what_is_compiled()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
+    assert not caplog.messages
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc/nowhere")
+    borrowed._keep_what_is_compiled()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    assert "/proc/nowhere" in caplog.text
