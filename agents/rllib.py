@@ -16,8 +16,10 @@ import os
 import re
 import shutil
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ from trivium.agents.evaluation import EVALUATED, Evaluation
 from trivium.agents.rllib_state import pack, unpack
 from trivium.agents.wrapper_state import statistics_of
 from trivium.learner import Run
+from trivium.signals import Abandoned
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -49,6 +52,7 @@ NAMES = {  # as Trivium's own agents call them
     "default_optimizer_learning_rate": "lr",
     "gradients_default_optimizer_global_norm": "grad_norm",
 }
+SHOW_S = 0.5  # how often the user sees where a training iteration is
 TRIES = 1000  # training iterations without an update before a step gives up
 
 
@@ -68,6 +72,9 @@ class RLlib:
         hidden: widths of the hidden layers; null: RLlib's own default.
         iteration_env_steps: a training iteration goes on for at least so many env steps. An on-policy algorithm goes on
             for a batch in any case.
+        planned_env_steps: of the whole run, usually its budget, beyond which it is not to go far: an iteration, and, if
+            not set, the batch of an on-policy algorithm and what others collect before their first update, take at most
+            a tenth of it. None: not known.
         settings: keywords of the methods of RLlib's `AlgorithmConfig`, by method, see `rllib_config.SECTIONS`.
         eval_episodes, test_episodes, max_eval_steps: see `Evaluation`. The policy acts by its mode.
 
@@ -90,6 +97,7 @@ class RLlib:
         batch_size: int | None = None,
         hidden: Sequence[int] | None = None,
         iteration_env_steps: int = 1000,
+        planned_env_steps: int | None = None,
         settings: Mapping[str, Any] = MappingProxyType({}),
         eval_episodes: int = 10,
         test_episodes: int = 100,
@@ -104,11 +112,12 @@ class RLlib:
             ("env_runners", env_runners, 0),
             ("learners", learners, 0),
             ("iteration_env_steps", iteration_env_steps, 1),
+            ("planned_env_steps", planned_env_steps, 1),
             ("eval_episodes", eval_episodes, 1),
             ("test_episodes", test_episodes, 1),
             ("max_eval_steps", max_eval_steps, 1),
         ):
-            if value < low:
+            if value is not None and value < low:
                 raise ValueError(f"agent.{name}={value} must be >= {low}")
         made = getattr(env, "keywords", {})
         if not isinstance(made.get("id"), str) or "num_envs" not in made:
@@ -145,6 +154,7 @@ class RLlib:
             batch_size=batch_size,
             hidden=None if hidden is None else list(hidden),
             iteration_env_steps=iteration_env_steps,
+            planned_env_steps=planned_env_steps,
             settings=settings,
         )
         getattr(one, "close", lambda: None)()
@@ -160,6 +170,9 @@ class RLlib:
         self._acting: dict[str, Any] | None = None  # loaded weights, to be evaluated in place of the algorithm's
         self._state: dict[str, Any] | None = None  # RLlib's, taken once a step: some algorithms learn on meanwhile
         self._held = contextlib.ExitStack()
+        self._abandoned = False  # the last step, by a signal
+        self._thread = 0  # that makes a step
+        self._env_steps = self._gradients = 0  # of the present iteration, as far as they are made here
 
     @property
     def algorithm(self) -> Algorithm:
@@ -171,12 +184,71 @@ class RLlib:
                 warnings.filterwarnings("ignore", ".*Overriding environment", UserWarning)  # RLlib's only name for envs
                 self._algorithm = self.config.build_algo()
             self._held.callback(self._stop)
+            # Moments of a training iteration, as far as it goes on in this process.
+            if self.config.num_env_runners == 0:
+                self._attend(self._algorithm.env_runner.env, "step", self.config.num_envs_per_env_runner, 0)
+            if self.config.num_learners == 0:
+                self._on_learner(lambda learner: self._attend(learner, "apply_gradients", 0, 1))
         return self._algorithm
 
     def step(self) -> dict[str, Tensor]:
+        if self._abandoned:  # in the middle of RLlib's work: only what it saves is sure to be whole
+            self.load_state_dict(self.state_dict())
+        self._abandoned, self._env_steps, self._gradients = False, 0, 0
+        try:
+            with self._shown():
+                return self._step()
+        except Abandoned:
+            self._abandoned = True
+            raise
+
+    def _attend(self, owner: Any, name: str, env_steps: int, gradients: int) -> None:
+        """Count what a method does, and end the iteration after it when a signal asks for that."""
+        method, stepping = getattr(owner, name), self._stepping
+
+        def attended(*args: Any, **keywords: Any) -> Any:
+            result = method(*args, **keywords)
+            self._env_steps += env_steps
+            self._gradients += gradients
+            # Some algorithms learn in a thread of their own.
+            if stepping() and self.run.doing.stop_requested():
+                raise Abandoned
+            return result
+
+        setattr(owner, name, attended)
+
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Let the user see where a training iteration is while it goes on."""
+        over, began = threading.Event(), time.monotonic()
+
+        def show() -> None:
+            while not over.wait(SHOW_S):
+                done = [f"{self._env_steps:,} env steps"] * bool(self._env_steps)
+                done += [f"{self._gradients:,} gradients"] * bool(self._gradients)
+                self.run.doing(f"RLlib, since {time.monotonic() - began:.0f} s: {', '.join(done) or 'begins'}")
+
+        thread = threading.Thread(target=show, daemon=True)
+        thread.start()
+        self._thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._thread = 0
+            over.set()
+            thread.join()
+
+    def _stepping(self) -> bool:
+        """Whether it is the thread that makes a step."""
+        return self._thread == threading.get_ident()
+
+    def _step(self) -> dict[str, Tensor]:
         self._acting = self._state = None
         for _ in range(TRIES):
-            result = self.algorithm.train()
+            algorithm = self.algorithm
+            if self.run.doing.stop_requested():
+                raise Abandoned
+            result = algorithm.train()
             self.env_steps = int(result["num_env_steps_sampled_lifetime"])
             said = scalars(result.get("learners", {}).get(MODULE, {}))
             trained = result.get("learners", {}).get(MODULE, {}).get("num_module_steps_trained_lifetime", math.nan)

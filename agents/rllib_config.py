@@ -12,7 +12,7 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -81,6 +81,7 @@ def make_config(
     batch_size: int | None,
     hidden: list[int] | None,
     iteration_env_steps: int,
+    planned_env_steps: int | None,
     settings: Mapping[str, Any],
 ) -> AlgorithmConfig:
     """The config of an algorithm, checked; see `RLlib` for the arguments.
@@ -103,8 +104,13 @@ def make_config(
         config.debugging(seed=seed, log_level="ERROR")
         config.env_runners(num_env_runners=env_runners, num_envs_per_env_runner=num_envs // share)
         config.learners(num_learners=learners, num_gpus_per_learner=int(gpu))
-        config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=iteration_env_steps)
         given: dict[str, Any] = {"lr": lr, "gamma": gamma, "train_batch_size_per_learner": batch_size}
+        if planned_env_steps is not None:
+            share = max(1, planned_env_steps // 10)
+            iteration_env_steps = min(iteration_env_steps, share)
+            known = {name for name, value in given.items() if value is not None} | set(checked.get("training", {}))
+            config.training(**within(config, max(num_envs, share // max(1, learners)), known))
+        config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=iteration_env_steps)
         config.training(**{name: value for name, value in given.items() if value is not None})
     model = dict(checked.get("rl_module", {}).get("model_config") or {})
     if hidden is not None:
@@ -118,6 +124,25 @@ def make_config(
     with _one_line(f"agent.algorithm={algorithm}"):
         config.validate()
     return config
+
+
+def within(config: AlgorithmConfig, env_steps: int, given: Collection[str]) -> dict[str, Any]:
+    """Keywords of `training` with which an algorithm collects no more than so many env steps for a batch of its own, or
+    before its first update where it learns from old ones.
+
+    Args:
+        given: the keywords that the user has set, and keeps.
+    """
+    if hasattr(config, "replay_buffer_config"):
+        name = "num_steps_sampled_before_learning_starts"
+        default = getattr(config, name, None)
+        return {name: min(default, env_steps)} if default is not None and name not in given else {}
+    if {"train_batch_size_per_learner", "train_batch_size", "minibatch_size"} & set(given):
+        return {}
+    batch = min(config.train_batch_size_per_learner, env_steps)
+    minibatch = getattr(config, "minibatch_size", None)  # no batch may be smaller
+    smaller = {"minibatch_size": min(minibatch, batch)} if isinstance(minibatch, int) else {}
+    return {"train_batch_size_per_learner": batch, **smaller}
 
 
 def cpus(config: AlgorithmConfig) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from trivium.agents.envs import make
 from trivium.agents.rllib import RLlib, metric_name, scalars
 from trivium.config import ConfigError, compose
 from trivium.learner import Learner, Run
+from trivium.signals import Abandoned
 
 pytestmark = [
     pytest.mark.ray,
@@ -39,9 +41,11 @@ SMALL: dict[str, dict[str, Any]] = {
 ENVS = {"SAC": "Pendulum-v1"}
 
 
-def build(algorithm: str = "PPO", *, id: str | None = None, num_envs: int = 4, **keywords: Any) -> RLlib:
+def build(
+    algorithm: str = "PPO", *, id: str | None = None, num_envs: int = 4, wrappers: Any = (), **keywords: Any
+) -> RLlib:
     small = {"hidden": [16], "iteration_env_steps": 64, "eval_episodes": 3, "max_eval_steps": 50}
-    env = partial(make, id=id or ENVS.get(algorithm, "CartPole-v1"), num_envs=num_envs)
+    env = partial(make, id=id or ENVS.get(algorithm, "CartPole-v1"), num_envs=num_envs, wrappers=wrappers)
     run = keywords.pop("run", Run())
     return RLlib(run=run, env=env, algorithm=algorithm, **(small | SMALL[algorithm] | keywords))
 
@@ -124,6 +128,8 @@ def test_rllib_is_imported_only_when_used() -> None:
         ({"env_runners": 3}, "agent.env_runners=3 must divide env.num_envs = 4"),
         ({"env_runners": -1}, "agent.env_runners=-1 must be >= 0"),
         ({"run": Run(rank=0, world_size=2)}, "launch.workers=2 must be 1"),
+        ({"planned_env_steps": 0}, "agent.planned_env_steps=0 must be >= 1"),
+        ({"wrappers": ["NormalizeObservation"]}, "env.wrappers: NormalizeObservation would keep running statistics"),
         ({"algorithm": "DQN", "id": "Pendulum-v1"}, "agent.algorithm=DQN can't serve the action space Box"),
     ],
     ids=str,
@@ -149,6 +155,33 @@ def test_mistakes_are_told_in_one_line(keywords: dict[str, Any], message: str) -
 def test_no_string_in_the_settings_names_a_class(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="RLlib might import and run it"):
         build("DQN", settings=settings)
+
+
+def test_what_is_not_set_takes_a_tenth_of_what_is_planned() -> None:
+    planned: dict[str, Any] = {"planned_env_steps": 1600, "iteration_env_steps": 1000, "num_envs": 4}
+
+    def config(algorithm: str = "PPO", **keywords: Any) -> Any:
+        return build(algorithm, **{"batch_size": None, "settings": {}, **planned, **keywords}).config
+
+    ppo = config()
+    assert (ppo.total_train_batch_size, ppo.minibatch_size) == (160, 128)
+    assert ppo.min_sample_timesteps_per_iteration == 160
+    assert config(learners=2).train_batch_size_per_learner == 80
+    assert config(planned_env_steps=10).train_batch_size_per_learner == 4, "a step of each env"
+    large = config(planned_env_steps=10**6)
+    assert (large.total_train_batch_size, large.min_sample_timesteps_per_iteration) == (4000, 1000)
+    assert config(planned_env_steps=None).total_train_batch_size == 4000
+    assert config(batch_size=1024).total_train_batch_size == 1024, "what is set stays"
+    assert config(settings={"training": {"minibatch_size": 200}}).total_train_batch_size == 4000
+    assert config("DQN").num_steps_sampled_before_learning_starts == 160
+    assert config("DQN").total_train_batch_size == 32, "of old transitions"
+    chosen = {"training": {"num_steps_sampled_before_learning_starts": 500}}
+    assert config("DQN", settings=chosen).num_steps_sampled_before_learning_starts == 500
+
+
+def test_the_budget_is_what_is_planned() -> None:
+    assert compose(["agent=rllib", "budget.env_steps=1600"])["agent"]["planned_env_steps"] == 1600
+    assert compose(["agent=rllib", "budget.updates=3"])["agent"]["planned_env_steps"] is None
 
 
 def test_a_class_of_the_user_s_own_is_named_as_everywhere() -> None:
@@ -248,6 +281,44 @@ def test_it_resumes_in_a_new_process(
     assert (after["replay"] is not None) == (algorithm in ("DQN", "SAC"))
     assert after["metrics"].keys() == before["metrics"][0].keys()
     assert before["counters"]["env_steps"] < after["after"]["env_steps"] < before["counters"]["env_steps"] + 1000
+
+
+def test_an_iteration_is_seen_and_ends_when_a_signal_asks_for_it(
+    ray_: None, saved: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trivium.agents.rllib.SHOW_S", 0.01)
+    learner = build(batch_size=None, settings={"training": {"num_epochs": 5}}, planned_env_steps=3000)
+    said: list[str] = []
+    learner.run.doing.show = said.append
+    train(learner, 1)
+    assert 300 <= learner.counters()["env_steps"] < 310
+    assert said[0].endswith("begins")
+    assert re.search(r"3\d\d env steps, \d+ gradients", said[-1])
+
+    asked: list[int] = []
+    for moment in ("env steps", "gradients"):
+        asked.clear()
+        learner.run.doing.show = lambda text, moment=moment: asked.extend([15] * (f" {moment}" in text))  # type: ignore[misc]
+        learner.run.doing.stop_requested = lambda: asked[0] if asked else None
+        with pytest.raises(Abandoned):
+            learner.step()
+    state = saved(learner.state_dict())
+    learner.run.doing.show, learner.run.doing.stop_requested = None, lambda: None
+    assert learner.counters()["env_steps"] < 310, "what was counted is whole iterations"
+    train(learner, 1)
+    assert learner.counters()["env_steps"] > 600
+    learner.close()
+    resumed = build(batch_size=None, settings={"training": {"num_epochs": 5}}, planned_env_steps=3000)
+    resumed.load_state_dict(state)
+    assert resumed.counters()["env_steps"] < 310
+    train(resumed, 1)
+    resumed.close()
+
+
+def test_the_envs_are_wrapped_as_the_config_says(ray_: None) -> None:
+    learner = build(wrappers=[{"TimeLimit": {"max_episode_steps": 3}}])
+    assert train(learner, 1)[0]["episode_length"] == 3
+    learner.close()
 
 
 def test_what_rllib_leaves_out_of_its_state_is_kept(ray_: None, saved: Callable[[Any], Any]) -> None:
