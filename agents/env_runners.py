@@ -23,7 +23,7 @@ from trivium.agents.attributes import to_arrays, to_tensors
 from trivium.agents.collector import Act, Collector, Rollout
 from trivium.agents.envs import Envs
 from trivium.agents.wrapper_state import State, merged
-from trivium.learner import Run
+from trivium.learner import Run, UserCodeError
 
 log = logging.getLogger("trivium")
 
@@ -206,7 +206,7 @@ class EnvRunners:
                 return self._get(k, begun.answers[k])
             except _Died as died:
                 if attempt == ATTEMPTS:
-                    raise ValueError(f"env runner {k} died {ATTEMPTS} times: {died}") from None
+                    raise UserCodeError(f"env runner {k} died {ATTEMPTS} times: {died}") from None
                 log.warning("env runner %d died and is replaced; its part of the rollout is done again", k)
                 self._actors[k] = self._make(self._parts[k])
                 self._given[k] = self._states[k]
@@ -222,10 +222,11 @@ class EnvRunners:
         except ray.exceptions.GetTimeoutError:
             free = ray.available_resources().get("CPU", 0)
             why = "one of its envs hangs" if self._states else f"Ray has {free:g} free CPUs, one is needed for each"
-            raise ValueError(f"env runner {k} did not answer in {timeout_s:g} s: {why}") from None
+            raise UserCodeError(f"env runner {k} did not answer in {timeout_s:g} s: {why}") from None
         except ray.exceptions.RayTaskError as error:
             text = str(error.cause or error).strip().splitlines()[-1]
-            raise ValueError(f"env runner {k}: {text}") from None
+            kind = UserCodeError if isinstance(error.cause, UserCodeError) else ValueError
+            raise kind(f"env runner {k}: {text}") from None
         except ray.exceptions.RayActorError as error:
             raise _Died(str(error).strip().splitlines()[-1]) from None
 

@@ -46,7 +46,8 @@ class Envs(Protocol):
 
     Observations of Box spaces are float32, or uint8 where the space is; of Discrete ones int64 in [0, n); composed
     ones are packed, see `observations`. Discrete actions are int64 [N] in [0, n), whatever the space's `start`;
-    MultiDiscrete and MultiBinary ones int64 [N, H]; Box ones float [N, *shape], within the bounds.
+    MultiDiscrete and MultiBinary ones int64 [N, H]; Box ones float [N, *shape], which envs of gymnasium's API get
+    clipped to the bounds, in the space's dtype, and rounded if that is of integers (`env_api.actions_to_numpy`).
 
     Attributes:
         num_envs: N.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import re
 import struct
 import warnings
 import zlib
@@ -19,18 +20,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trivium.agents import env_api
 from trivium.agents.attributes import to_arrays, to_tensors
+from trivium.agents.env_api import (
+    NotDrawable,
+    actions_to_numpy,
+    at,
+    call,
+    checked_mask,
+    mask_source,
+    named,
+    one_by_one,
+    raised,
+)
 from trivium.agents.envs import Step
 from trivium.agents.episodes import NONE, Episodes
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
-from trivium.agents.policies import ACTION_SPACES, head_sizes
+from trivium.agents.policies import head_sizes
 from trivium.agents.wrapper_state import Kept, State, keeping, merged
 from trivium.agents.wrappers import as_annotated, wrapped
 from trivium.env_ids import REGISTERED_BY, nearest
+from trivium.learner import UserCodeError
 
-
-class NotDrawable(ValueError):
-    """The env can't be drawn here; the text says why."""
+OF_KEYWORDS = (
+    "unexpected keyword|takes .*argument|missing .*argument|multiple values"  # in what TypeErrors of calls say
+)
 
 
 class GymEnvs:
@@ -54,8 +68,9 @@ class GymEnvs:
             env for each seed, which goes on in its stream of randomness.
 
     Raises:
-        ValueError: see `envs.make`; and in `reset` and `step`, when the env raises an exception, or returns an
-            observation of another shape than its space says, a NaN, or a mask that forbids everything.
+        ValueError: see `envs.make`.
+        UserCodeError: also in `reset` and `step`, when the env raises an exception, or returns what is not of its
+            spaces or not finite, or a mask that forbids everything.
     """
 
     def __init__(
@@ -78,7 +93,7 @@ class GymEnvs:
         with contextlib.ExitStack() as made:
             for _ in seeds:
                 env = make_one(id, wrappers, settings or {}, make_env)
-                made.callback(_close, env)
+                made.callback(env_api.close, env)
                 if isinstance(env, Kept) and self._schedule is not None:
                     env.freeze({})
                 envs.append(env)
@@ -88,15 +103,16 @@ class GymEnvs:
     def _begin_first(self, envs: Sequence[gym.Env], seeds: Sequence[int]) -> None:
         self.action_space: gym.Space = envs[0].action_space
         with named(self._id):
-            check_action_space(self.action_space)
-            first = call(envs[0].reset, seed=seeds[0])
+            env_api.check_action_space(self.action_space)
+            first = env_api.reset(envs[0], seed=seeds[0])
             masks = mask_source(envs[0], first[1])
             self.observation_space: gym.Space = envs[0].observation_space
             if masks in ("info", "method"):
                 self.observation_space = with_mask(self.observation_space, sum(head_sizes(self.action_space)))
-            layout = Layout(self.observation_space)
-            self._episodes = [_Episode(env, seed, layout, masks) for env, seed in zip(envs, seeds, strict=True)]
-            began = [first, *(call(env.reset, seed=seed) for env, seed in zip(envs[1:], seeds[1:], strict=True))]
+            self._layout = Layout(self.observation_space)
+            self._episodes = [_Episode(env, seed, self._layout, masks) for env, seed in zip(envs, seeds, strict=True)]
+            others = zip(envs[1:], seeds[1:], strict=True)
+            began = [first, *(env_api.reset(env, seed=seed) for env, seed in others)]
             rows = [one.begun(result, seeded=True) for one, result in zip(self._episodes, began, strict=True)]
         self._obs = self._to_device(rows)
         self._untouched = True
@@ -142,35 +158,43 @@ class GymEnvs:
 
     def step(self, action: Tensor) -> Step:
         self._untouched = False
-        obs: list[np.ndarray] = []
-        next_obs: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
         rewards: list[float] = []
         terminations: list[bool] = []
         truncations: list[bool] = []
-        actions: Any = actions_to_numpy(self.action_space, action)
-        if isinstance(self.action_space, gym.spaces.Discrete):
-            actions = actions.tolist()
+        actions = actions_to_numpy(self.action_space, action)
+        given = one_by_one(self.action_space, actions.copy())  # an env may write to it
         with named(self._id):
-            for i, (episode, one) in enumerate(zip(self._episodes, actions, strict=True)):
+            for i, (episode, one, kept) in enumerate(zip(self._episodes, given, actions, strict=True)):
                 if self._schedule is not None and self._schedule.playing_N[i] == NONE:
-                    last_obs, reward, terminated, truncated = self._obs[i].cpu().numpy(), 0.0, False, False
+                    row, reward, terminated, truncated = self._obs[i].cpu().numpy(), 0.0, False, False
                 else:
-                    last_obs, reward, terminated, truncated = episode.step(one)
-                next_obs.append(last_obs)
-                obs.append(self._next(i, last_obs) if terminated or truncated else last_obs)
+                    row, reward, terminated, truncated = episode.step(one, kept)
+                rows.append(row)
                 rewards.append(reward)
                 terminations.append(terminated)
                 truncations.append(truncated)
-        self._obs = self._to_device(obs)
-        ended = any(terminations) or any(truncations)
-        next_obs_N = self._to_device(next_obs) if ended else self._obs
+            next_obs, reward_N = np.stack(rows), np.array(rewards)
+            self._check(next_obs, reward_N)
+            ended = [i for i in range(self.num_envs) if terminations[i] or truncations[i]]
+            for i in ended:
+                rows[i] = self._next(i, rows[i])
+        next_obs_N = torch.from_numpy(next_obs).to(self._device)
+        self._obs = self._to_device(rows) if ended else next_obs_N
         return Step(
             self._obs,
-            torch.tensor(rewards, dtype=torch.float32, device=self._device),
+            torch.from_numpy(reward_N.astype(np.float32)).to(self._device),
             torch.tensor(terminations, device=self._device),
             torch.tensor(truncations, device=self._device),
             next_obs_N,
         )
+
+    def _check(self, obs: np.ndarray, reward_N: np.ndarray) -> None:
+        """What all envs returned in a step, at once: is it finite and within its space?"""
+        found = self._layout.problem(obs) or env_api.reward_problem(reward_N)
+        if found is not None:
+            i, problem = found
+            raise UserCodeError(f"at step {self._episodes[i].length} {problem}")
 
     def kept(self) -> State:
         """What evaluation needs of what the envs' wrappers keep, see `wrapper_state.merged`."""
@@ -229,25 +253,42 @@ class _Episode:
 
     def begin(self, *, seed: bool = False) -> np.ndarray:
         self._rng = "" if seed else json.dumps(self._bit_generator().state, default=np.ndarray.tolist)
-        return self.begun(call(self.env.reset, seed=self.seed if seed else None), seeded=seed)
+        return self.begun(env_api.reset(self.env, seed=self.seed if seed else None), seeded=seed)
 
     def begun(self, result: tuple[Any, Mapping[str, Any]], *, seeded: bool) -> np.ndarray:
         """The observation that a reset returned."""
         if seeded:
             self._rng = ""
-        obs = self._pack(*result, ended=False)
+        try:
+            obs = self._pack(*result, ended=False)
+            if found := self._layout.problem(obs[None]):
+                raise UserCodeError(found[1])
+        except UserCodeError as error:
+            raise at("reset", error) from error.__cause__
         self._actions = []
         self._checksum = zlib.crc32(obs.tobytes())
         return obs
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool]:
-        raw_obs, raw_reward, terminated, truncated, info = call(self.env.step, action)
-        obs, reward = self._pack(raw_obs, info, ended=terminated or truncated), float(raw_reward)
-        if reward != reward:
-            raise ValueError("it returned the reward NaN")
-        self._actions.append(action)
+    @property
+    def length(self) -> int:
+        """How many steps the episode has had."""
+        return len(self._actions)
+
+    def step(self, action: Any, kept: Any) -> tuple[np.ndarray, float, bool, bool]:
+        """A step, whose numbers are checked later, with those of the other envs.
+
+        Args:
+            action: as the env takes it.
+            kept: a copy of it.
+        """
+        self._actions.append(kept)
+        try:
+            raw, reward, terminated, truncated, info = env_api.step(self.env, action)
+            obs = self._pack(raw, info, ended=terminated or truncated)
+        except UserCodeError as error:
+            raise at(f"step {self.length}", error) from error.__cause__
         self._checksum = zlib.crc32(obs.tobytes() + struct.pack("d", reward), self._checksum)
-        return obs, reward, bool(terminated), bool(truncated)
+        return obs, reward, terminated, truncated
 
     def state_dict(self) -> dict[str, Any]:
         actions = torch.from_numpy(np.array(self._actions))
@@ -267,10 +308,10 @@ class _Episode:
             obs = self.begin()
         ended = False
         actions = state["actions"].numpy()
-        for action in actions.tolist() if actions.ndim == 1 and actions.dtype == np.int64 else actions:
+        for action, kept in zip(one_by_one(self.env.action_space, actions.copy()), actions, strict=True):
             if ended:
                 return None
-            obs, _, terminated, truncated = self.step(action)
+            obs, _, terminated, truncated = self.step(action, kept)
             ended = terminated or truncated
         return None if ended or self._checksum != state["checksum"] else obs
 
@@ -297,84 +338,6 @@ class _Episode:
         return self._layout.pack({**parts, ACTION_MASK: mask})
 
 
-@contextlib.contextmanager
-def named(id: str) -> Iterator[None]:
-    """Say of which env an error is."""
-    try:
-        yield
-    except NotDrawable:
-        raise
-    except ValueError as error:
-        raise ValueError(f"env.id={id!r}: {error}") from error.__cause__
-
-
-def _close(env: gym.Env) -> None:
-    with contextlib.suppress(Exception):  # whatever it raises, it is not needed any more
-        env.close()
-
-
-def check_action_space(space: gym.Space) -> None:
-    """
-    Raises:
-        ValueError: agents have no actions of this kind.
-    """
-    if not isinstance(space, gym.spaces.Box) and not head_sizes(space):
-        raise ValueError(f"the action space {space}: valid are {', '.join(ACTION_SPACES)}")
-
-
-def actions_to_numpy(space: gym.Space, action: Tensor) -> np.ndarray:
-    """The actions of N envs as the envs take them, [N, ...]: of the space's own dtype, beginning at its start."""
-    # A copy: neither the env nor a log of actions may share memory with the caller.
-    array = action.cpu().numpy().astype(space.dtype)
-    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-        array += np.asarray(space.start, dtype=space.dtype).reshape(-1)
-    return array.reshape(len(array), *(space.shape or ()))
-
-
-def checked_mask(mask: np.ndarray, heads: Sequence[int], *, ended: bool = False) -> np.ndarray:
-    """An env's mask of the valid actions as bool, all True after the last step of an episode.
-
-    Args:
-        mask: numbers [S], flat over the heads.
-        heads: how many actions each head has.
-
-    Raises:
-        ValueError: of another size, or it forbids every action of a head.
-    """
-    size = sum(heads)
-    if ended:
-        return np.ones(size, dtype=bool)
-    if mask.shape != (size,):
-        raise ValueError(f"it gave an action mask of {mask.size} numbers, its actions are {size}")
-    mask = mask.astype(bool)
-    if not all(head.any() for head in np.split(mask, np.cumsum(heads)[:-1])):
-        raise ValueError(f"its action mask forbids every action: {mask.astype(int).tolist()}")
-    return mask
-
-
-def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call the env; what it raises becomes a ValueError of one line."""
-    try:
-        return method(*args, **kwargs)
-    except NotDrawable:
-        raise
-    except Exception as error:
-        text = str(error).strip().partition("\n")[0]
-        raise ValueError(f"its {method.__name__}() raised {type(error).__name__}: {text}") from error
-
-
-def mask_source(env: gym.Env, info: Mapping[str, Any]) -> str:
-    """Where an env's action masks are: `key`, `method`, `info` or `none`."""
-    space = env.observation_space
-    if isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces:
-        return "key"
-    if not head_sizes(env.action_space):
-        return "none"
-    if env.has_wrapper_attr("action_masks"):
-        return "method"
-    return "info" if ACTION_MASK in info else "none"
-
-
 def unknown_id(id: str, what: str, known: Iterable[str]) -> ValueError:
     """The error that it is not `what`, with the nearest that are."""
     near = nearest(id, known, n=3, cutoff=0.5)
@@ -385,7 +348,7 @@ def unknown_id(id: str, what: str, known: Iterable[str]) -> ValueError:
 def register(id: str) -> None:
     """Import what registers the id, as its namespace or its module says."""
     module, _, name = id.rpartition(":")
-    with contextlib.suppress(Exception):  # it comes again, and is told, when gymnasium makes the env
+    with contextlib.suppress(Exception, SystemExit):  # it comes again, and is told, when gymnasium makes the env
         importlib.import_module(module or REGISTERED_BY.get(name.partition("/")[0], "gymnasium"))
 
 
@@ -399,16 +362,11 @@ def constructor(id: str) -> Callable[..., Any]:
     return entry if callable(entry) else object
 
 
-def make_one(
-    id: str,
-    wrappers: Sequence[str | Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    make_env: Callable[..., gym.Env] = gym.make,
-) -> gym.Env:
-    """A single env; see `envs.make`."""
-    register(id)
+@contextlib.contextmanager
+def making(id: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Say in a line why an env can't be made; see `make_one`."""
     try:
-        env = make_env(id, disable_env_checker=True, **as_annotated(constructor(id), settings))
+        yield
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"env.id={id!r} needs a package that is not installed: {error}") from None
     except ModuleNotFoundError as error:
@@ -417,6 +375,29 @@ def make_one(
         raise ValueError(f"env.id={id!r} needs a package that is not installed: {error}") from None
     except gym.error.UnregisteredEnv as error:
         raise unknown_id(id, f"a gymnasium id ({error})", gym.registry) from None
-    except TypeError as error:
-        raise ValueError(f"env.settings={dict(settings)}: {error}") from None
+    except (NotDrawable, UserCodeError):
+        raise
+    except (Exception, SystemExit) as error:
+        text = str(error).partition(" was raised from the environment creator")[0]
+        of_keywords = isinstance(error, TypeError) and re.search(OF_KEYWORDS, text)
+        if of_keywords or isinstance(error, gym.error.Error):
+            raise ValueError(f"env.settings={dict(settings)}: {error}") from None
+        raise UserCodeError(f"env.id={id!r}: {raised('its constructor', error)}") from error
+
+
+def make_one(
+    id: str,
+    wrappers: Sequence[str | Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    make_env: Callable[..., gym.Env] = gym.make,
+) -> gym.Env:
+    """A single env; see `envs.make`.
+
+    Raises:
+        ValueError: see `envs.make`.
+        UserCodeError: its constructor raised an exception.
+    """
+    register(id)
+    with making(id, settings):
+        env = make_env(id, disable_env_checker=True, **as_annotated(constructor(id), settings))
     return keeping(wrapped(env, wrappers))

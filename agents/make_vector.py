@@ -10,19 +10,23 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
 
-from trivium.agents.gym_envs import call, make_one, mask_source, named, register, unknown_id
-from trivium.agents.observations import ACTION_MASK
+from trivium.agents import env_api
+from trivium.agents.env_api import Checked, mask_source, named
+from trivium.agents.gym_envs import make_one, making, register, unknown_id
+from trivium.agents.observations import ACTION_MASK, Layout
 from trivium.agents.vector_envs import SEED_FORMS, SEEDS, VectorEnvs, seed_of
 from trivium.agents.wrapper_state import Kept
 from trivium.agents.wrappers import as_annotated
+from trivium.learner import UserCodeError
 from trivium.output import lasting_streams
 
 
@@ -77,6 +81,34 @@ class Pool(gym.vector.VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         if self._pool is not None:
             self._pool.close()
+
+
+class Processes(gym.vector.AsyncVectorEnv):
+    """Gymnasium's, which waits for ever where one of its processes has ended: then the others end too."""
+
+    def reset(self, **keywords: Any) -> Any:
+        with _alive(self):
+            return super().reset(**keywords)
+
+    def step(self, actions: Any) -> Any:
+        with _alive(self):
+            return super().step(actions)
+
+    def _raise_if_errors(self, successes: Any) -> None:
+        with warnings.catch_warnings():  # of each exception that it raises
+            warnings.simplefilter("ignore")
+            super()._raise_if_errors(successes)
+
+
+@contextlib.contextmanager
+def _alive(vector: Processes | None = None) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        if vector is not None:
+            vector._state = AsyncState.DEFAULT  # nothing is waited for any more
+            vector.close(terminate=True)
+        raise UserCodeError("the process of one of its envs has ended") from error
 
 
 class Singles(gym.vector.VectorEnv):
@@ -152,12 +184,12 @@ def make_vector_envs(
         ValueError: the id is unknown, has no vector env of its own, or a keyword is not known to the env.
     """
     settings, vector_settings = dict(settings or {}), dict(vector_settings or {})
-    make: Callable[..., gym.vector.VectorEnv]
     if kind in ("own", "envpool"):
         for name, given in (("wrappers", wrappers), ("vector_settings", vector_settings)):
             if given:
                 raise ValueError(f"env.{name}: env.vector={kind} takes none, sync and async do")
         number = at_once or len(seeds)
+        make: Callable[[], gym.vector.VectorEnv]
         if kind == "own":
             make = functools.partial(_own if at_once is None else _own_by_seeds, id, number, settings)
         elif at_once is None:
@@ -176,16 +208,25 @@ def make_vector_envs(
         if at_once is None:  # those that play a list of episodes begin each of them by its seed
             mode = names[str(asked).lower()]
     makers = [functools.partial(_make_in_worker, os.getpid(), id, wrappers, settings)] * (at_once or len(seeds))
-    vector: Any = gym.vector.SyncVectorEnv if kind == "sync" else gym.vector.AsyncVectorEnv
+    vector: Any = gym.vector.SyncVectorEnv if kind == "sync" else Processes
     unknown = sorted(set(vector_settings) - set(inspect.signature(vector).parameters))
     if unknown:
         valid = [name for name in inspect.signature(vector).parameters if name != "env_fns"]
-        raise ValueError(f"env.vector_settings: {vector.__name__} knows no {unknown[0]}; valid are {', '.join(valid)}")
-    make = functools.partial(vector, makers, autoreset_mode=mode, **vector_settings)
-    with contextlib.closing(make_one(id, wrappers, settings)) as probe, named(id):
-        masks = mask_source(probe, call(probe.reset, seed=seeds[0])[1])
+        name = "SyncVectorEnv" if kind == "sync" else "AsyncVectorEnv"
+        raise ValueError(f"env.vector_settings: {name} knows no {unknown[0]}; valid are {', '.join(valid)}")
+    with contextlib.ExitStack() as made, named(id):
+        probe = make_one(id, wrappers, settings)
+        made.callback(env_api.close, probe)
+        env_api.check_action_space(probe.action_space)
+        Layout(probe.observation_space)
+        masks = mask_source(probe, env_api.reset(probe, seed=seeds[0])[1])
     keeps = isinstance(probe, Kept)
-    return VectorEnvs(id=id, make=make, seeds=seeds, device=device, masks=masks, at_once=at_once, keeps=keeps)
+
+    def started() -> gym.vector.VectorEnv:
+        with named(id), _alive():
+            return vector(makers, autoreset_mode=mode, **vector_settings)  # type: ignore[no-any-return]
+
+    return VectorEnvs(id=id, make=started, seeds=seeds, device=device, masks=masks, at_once=at_once, keeps=keeps)
 
 
 def _make_in_worker(parent: int, *args: Any) -> gym.Env:
@@ -204,7 +245,7 @@ def _make_in_worker(parent: int, *args: Any) -> gym.Env:
             os._exit(1)
 
         threading.Thread(target=end_with_parent, daemon=True).start()
-    return make_one(*args)
+    return Checked(make_one(*args))
 
 
 def _own(id: str, num_envs: int, settings: Mapping[str, Any]) -> gym.vector.VectorEnv:
@@ -218,10 +259,8 @@ def _own(id: str, num_envs: int, settings: Mapping[str, Any]) -> gym.vector.Vect
         raise ValueError(f"env.vector=own: {id} has no vector env of its own; sync and async make one of any id")
     entry: Any = spec.vector_entry_point
     entry = entry if callable(entry) else gym.envs.registration.load_env_creator(entry)
-    try:
+    with making(id, settings):
         return gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **as_annotated(entry, settings))
-    except (TypeError, gym.error.Error) as error:
-        raise ValueError(f"env.settings={dict(settings)}: {error}") from None
 
 
 def _own_by_seeds(id: str, num_envs: int, settings: Mapping[str, Any]) -> gym.vector.VectorEnv:

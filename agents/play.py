@@ -18,8 +18,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from trivium.agents.env_api import NotDrawable
 from trivium.agents.evaluation import Act, Evaluation
-from trivium.agents.gym_envs import NotDrawable
 from trivium.agents.observations import Layout
 from trivium.learner import VIDEO_FPS, Episode, Picture
 

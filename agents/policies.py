@@ -215,8 +215,9 @@ class Actions(nn.Module):
         if isinstance(space, gym.spaces.Box):
             self.num_logits = math.prod(space.shape)
             # They move with the network that holds them, and are the space's: no part of its state.
-            self.register_buffer("low", torch.tensor(space.low).float(), persistent=False)
-            self.register_buffer("high", torch.tensor(space.high).float(), persistent=False)
+            low, high = _bounds(space)
+            self.register_buffer("low", low, persistent=False)
+            self.register_buffer("high", high, persistent=False)
             self.register_buffer("logistic_2K", LOGISTIC_2K.clone(), persistent=False)
             if squash and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
                 raise ValueError(f"agent.squash=true needs bounds, the action space is {space}")
@@ -247,13 +248,26 @@ class Actions(nn.Module):
         return exponential.log_().neg_()  # -log of an exponential is a Gumbel variable
 
     def to_env(self, action: Tensor) -> Tensor:
-        """A sampled action as an env takes it: Box actions within the bounds and in the space's shape."""
+        """A sampled action as `Envs` take it: Box actions within the bounds and in the space's shape. Those of
+        integers, which `Envs` round, may be up to 1/2 outside, so that the outer ones have their share."""
         if not self.is_box:
             return action
         action = action.unflatten(-1, self.space.shape) if self.space.shape != () else action.squeeze(-1)
         if self.squash:
-            action = self.low + (self.high - self.low) * (0.5 + 0.5 * action.tanh())  # rounding may leave the bounds
+            part = 0.5 * action.to(self.low.dtype).tanh()
+            action = self.low * (0.5 - part) + self.high * (
+                0.5 + part
+            )  # high - low may be inf; rounding may leave them
         return action.clamp(self.low, self.high)
+
+
+def _bounds(space: gym.spaces.Box) -> tuple[Tensor, Tensor]:
+    """Between what a Box's actions are, see `Actions.to_env`: float32, or float64 where its dtype holds more than that,
+    and finite where the space's bounds are."""
+    dtype = np.dtype(space.dtype)
+    kind = np.float32 if dtype in (np.float16, np.float32) else np.float64
+    half = 0.5 if dtype.kind in "iu" else 0.0
+    return torch.tensor(space.low.astype(kind)) - half, torch.tensor(space.high.astype(kind)) + half
 
 
 def head_sizes(space: gym.Space) -> tuple[int, ...]:

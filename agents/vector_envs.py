@@ -24,13 +24,15 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from trivium.agents import env_api
 from trivium.agents.attributes import to_arrays, to_tensors
+from trivium.agents.env_api import actions_to_numpy, call, checked_mask, named
 from trivium.agents.envs import Step
 from trivium.agents.episodes import NONE, Episodes
-from trivium.agents.gym_envs import actions_to_numpy, call, check_action_space, checked_mask, named
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import head_sizes
 from trivium.agents.wrapper_state import State, WrapperState, merged, statistics_of
+from trivium.learner import UserCodeError
 
 SEEDS = 2**31  # some simulators take no larger ones
 SEED_FORMS: tuple[Callable[[Sequence[Any]], Any], ...] = (list, np.array, lambda seeds: seeds[0])
@@ -61,7 +63,7 @@ class VectorEnvs:
         dead_steps: whether in a step of its own.
 
     Raises:
-        ValueError: as of `gym_envs.GymEnvs`.
+        ValueError, UserCodeError: as of `gym_envs.GymEnvs`.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class VectorEnvs:
         self._episodes = [0] * self.num_envs  # how many were begun
         self._replayed: list[State] = []  # what wrappers kept when saved episodes began, while they are played again
         self._wrapped_envs = keeps
+        self._length_N = np.zeros(self.num_envs, dtype=np.int64)  # of the episodes in progress
         self.vector: Any = make()
         # Wrappers of the vector env itself, or of each of the vector envs that it is made of.
         self._states = [WrapperState(one) for one in getattr(self.vector, "parts", [self.vector])]
@@ -107,7 +110,7 @@ class VectorEnvs:
         self.dead_steps = self.mode is AutoresetMode.NEXT_STEP
         self._composed = isinstance(space, gym.spaces.Dict)
         self._masks = masks or "none"
-        check_action_space(self.action_space)
+        env_api.check_action_space(self.action_space)
         self._heads = head_sizes(self.action_space)
         self._mask_NS = np.ones((self.num_envs, sum(self._heads)), dtype=bool)
         self._exact = self._rounds = False
@@ -255,17 +258,17 @@ class VectorEnvs:
                     state.set(self._frozen)
                     state.stop_statistics()
 
-    def _reset(self, seeds: Sequence[int | None]) -> tuple[Any, dict[str, Any]]:
+    def _reset(self, seeds: Sequence[int | None]) -> tuple[Any, Mapping[str, Any]]:
         """A reset of all envs, with the seeds in the first form that the vector env accepts."""
         if seeds[0] is None:
-            return call(self.vector.reset)  # type: ignore[no-any-return]
+            return env_api.reset(self.vector)
         for form in self._forms[:-1]:
-            with contextlib.suppress(Exception):  # the last form's error is told
-                result: tuple[Any, dict[str, Any]] = self.vector.reset(seed=form(seeds))
+            with contextlib.suppress(UserCodeError):  # the last form's error is told
+                result = env_api.reset(self.vector, seed=form(seeds))
                 self._forms = (form,)
                 return result
         self._forms = self._forms[-1:]
-        return call(self.vector.reset, seed=self._forms[0](seeds))  # type: ignore[no-any-return]
+        return env_api.reset(self.vector, seed=self._forms[0](seeds))
 
     def _next_seeds(self, which_N: np.ndarray) -> list[int | None]:
         """For the next episode of some envs; None for the others."""
@@ -280,6 +283,7 @@ class VectorEnvs:
     def _first(self) -> None:
         """Take in the first observations of new episodes in all envs."""
         self._mask_NS = self._read_masks(np.zeros(self.num_envs, dtype=bool))
+        self._length_N[:] = 0
         self._packed = self._pack(self._raw)
         self._actions: list[list[Any]] = [[] for _ in range(self.num_envs)]
         self._checksums = [zlib.crc32(row.tobytes()) for row in self._packed] if self._exact else []
@@ -289,8 +293,9 @@ class VectorEnvs:
         seeds = {} if self._rounds else {"seed": self._next_seeds(which_N)}
         options = {"reset_mask": which_N.copy()}
         self._give_begun(which_N)
-        self._raw, self._info = call(self.vector.reset, options=options, **(seeds if self._exact else {}))
+        self._raw, self._info = env_api.reset(self.vector, options=options, **(seeds if self._exact else {}))
         self._mask_NS = self._read_masks(np.zeros(self.num_envs, dtype=bool))
+        self._length_N[which_N] = 0
         self._packed = self._pack(self._raw)
         for i in np.flatnonzero(which_N) if self._exact else ():
             self._actions[i] = []
@@ -298,13 +303,13 @@ class VectorEnvs:
 
     def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One step of the vector env, as it is: reward, terminated and truncated, [N] each."""
-        with warnings.catch_warnings():  # an async vector env warns of each exception that it raises
-            warnings.simplefilter("ignore")
-            self._raw, reward, terminated, truncated, self._info = call(self.vector.step, actions)
-        reward_N = np.asarray(reward, dtype=np.float64)
-        if np.isnan(reward_N).any():
-            raise ValueError("it returned the reward NaN")
-        terminated_N, truncated_N = np.array(terminated, dtype=bool), np.array(truncated, dtype=bool)
+        result = env_api.stepped(call(self.vector.step, actions.copy()))  # an env may write to it
+        self._raw, reward, terminated, truncated, self._info = result
+        self._length_N += 1
+        reward_N = env_api.of_envs("reward", reward, self.num_envs, np.float64)
+        terminated_N = env_api.of_envs("terminated", terminated, self.num_envs, np.bool_)
+        truncated_N = env_api.of_envs("truncated", truncated, self.num_envs, np.bool_)
+        self._check(env_api.reward_problem(reward_N))
         nothing_to_do_N = (terminated_N | truncated_N) & (self.mode is not AutoresetMode.SAME_STEP)
         self._mask_NS = self._read_masks(nothing_to_do_N)
         self._packed = self._pack(self._raw)
@@ -320,12 +325,14 @@ class VectorEnvs:
         reward_N, terminated_N, truncated_N = self._advance(actions)
         ended_N, next_packed, live = terminated_N | truncated_N, self._packed, None
         if self.dead_steps:
+            self._length_N[dead_N] = 0
             self._ended_N, live = ended_N, self._to_device(~dead_N)
         elif ended_N.any():
             if self.mode is AutoresetMode.DISABLED:
                 self._begin(ended_N)
             else:
                 next_packed = self._with_final(ended_N)
+                self._length_N[ended_N] = 0
         next_obs = self._to_device(next_packed)
         if self._rounds and ended_N.any():
             self._end(ended_N)
@@ -349,13 +356,14 @@ class VectorEnvs:
     def _with_final(self, ended_N: np.ndarray) -> np.ndarray:
         """The observations, with the last one of the ended episodes where the first one of the next is."""
         if "final_obs" not in self._info:
-            raise ValueError("it resets in the same step but returns no info['final_obs']")
+            raise UserCodeError("it resets in the same step but returns no info['final_obs']")
         packed = self._packed.copy()
         for i in np.flatnonzero(ended_N):
             raw = _of_env(self._info["final_obs"], int(i))
             if self._masks != "none":
                 raw = {**(raw if self._composed else {"obs": raw}), ACTION_MASK: np.ones(sum(self._heads), dtype=bool)}
             packed[i] = self._layout.pack(raw)
+        self._check(self._layout.problem(packed))
         return packed
 
     def _replay(self, state: Mapping[str, Any]) -> np.ndarray:
@@ -407,7 +415,10 @@ class VectorEnvs:
         if self._masks == "key":
             given: Any = self._raw[ACTION_MASK]
         elif self._masks == "method":
-            given = self.vector.call("action_masks")  # Sync and Async ones have it
+            try:
+                given = self.vector.call("action_masks")  # Sync and Async ones have it
+            except Exception as error:
+                raise env_api.raised("its action_masks()", error) from error
         else:
             given = self._info.get(ACTION_MASK, ())
         told_N = self._info.get(f"_{ACTION_MASK}") if self._masks == "info" else None
@@ -425,7 +436,14 @@ class VectorEnvs:
         """Observations of all envs as one array, with their masks."""
         if self._masks != "none":
             raw = {**(raw if self._composed else {"obs": raw}), ACTION_MASK: self._mask_NS}
-        return self._layout.pack(raw, batch=(self.num_envs,))
+        packed = self._layout.pack(raw, batch=(self.num_envs,))
+        self._check(self._layout.problem(packed))
+        return packed
+
+    def _check(self, found: tuple[int, str] | None) -> None:
+        if found is not None:
+            length = self._length_N[found[0]]
+            raise env_api.at(f"step {length}" if length else "reset", UserCodeError(found[1]))
 
     def _to_device(self, packed: np.ndarray) -> Tensor:
         return torch.from_numpy(packed).to(self._device)

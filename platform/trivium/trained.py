@@ -10,7 +10,7 @@ from typing import Any
 from trivium import borrowed, worker
 from trivium.checkpoint import Checkpoints
 from trivium.config import Config, ConfigError
-from trivium.learner import Episode, Film, Learner
+from trivium.learner import Episode, Film, Learner, UserCodeError
 from trivium.run_place import Opened, open_run, require_checkpoint
 from trivium.video import GIF_FPS, write_video
 from trivium.worker import Task
@@ -109,6 +109,8 @@ def play(
                     pass
             else:
                 write_video(to, film, film.fps)
+        except UserCodeError:
+            raise
         except ValueError as error:
             raise ConfigError([str(error)]) from error
         except ImportError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import tiny_envs
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from trivium.agents.classic_control import ClassicControl
 from trivium.agents.envs import Envs, Step, make
 from trivium.agents.gym_envs import GymEnvs
 from trivium.agents.observations import Layout
+from trivium.agents.policies import Actions
 from trivium.agents.wrappers import as_annotated
 from trivium.learner import Run
 
@@ -179,11 +181,11 @@ def test_module_ids_and_dtypes() -> None:
         ("no_such_module:Env-v0", "no_such_module"),
         ("Zzyzx", "module:id"),
         ("Words-v0", "Words-v0': the observation space Text.*valid are Box, Discrete"),
-        ("tiny_envs:Shapeless-v0", r"Shapeless-v0': it returned an observation of shape \(\), .* says \(1,\)"),
-        ("Broken-v0", "Broken-v0': it returned an observation with NaN"),
-        ("BrokenReward-v0", "BrokenReward-v0': it returned the reward NaN"),
-        ("Raises-v0", r"Raises-v0': its step\(\) raised RuntimeError: the simulator is$"),
-        ("Forbidding-v0", r"Forbidding-v0': its action mask forbids every action: \[0, 0, 0, 0\]"),
+        ("tiny_envs:Shapeless-v0", r"Shapeless-v0': at reset it returned an observation of shape \(\), .* says \(1,\)"),
+        ("Broken-v0", "Broken-v0': at step 2 it returned an observation with NaN"),
+        ("BrokenReward-v0", "BrokenReward-v0': at step 1 it returned the reward NaN"),
+        ("Raises-v0", r"Raises-v0': at step 2 its step\(\) raised RuntimeError: the simulator is$"),
+        ("Forbidding-v0", r"Forbidding-v0': at step 1 its action mask forbids every action: \[0, 0, 0, 0\]"),
     ],
 )
 def test_what_is_wrong_with_an_env_is_said_with_its_name(id: str, message: str) -> None:
@@ -350,7 +352,7 @@ def test_what_is_wrong_with_the_settings_is_named() -> None:
     ("id", "message"),
     [
         ("Short-v0", "env.id='Short-v0': .*4"),
-        ("Keyless-v0", "env.id='Keyless-v0': it returned an observation without 'b'"),
+        ("Keyless-v0", "env.id='Keyless-v0': at reset it returned an observation without 'b'"),
     ],
 )
 def test_an_env_that_breaks_the_api_is_named_in_one_line(id: str, message: str) -> None:
@@ -374,5 +376,41 @@ def test_an_exception_in_action_masks_is_one_line(monkeypatch: pytest.MonkeyPatc
 
     spec = gym.envs.registration.EnvSpec("Masks-v0", entry_point=Broken, kwargs={"source": "method"})
     monkeypatch.setitem(gym.registry, "Masks-v0", spec)
-    with pytest.raises(ValueError, match=r"^env.id='Masks-v0': its action_masks\(\) raised RuntimeError: no$"):
+    with pytest.raises(ValueError, match=r"^env.id='Masks-v0': at reset its action_masks\(\) raised RuntimeError: no$"):
         build("Masks-v0")
+
+
+ACTION_SPACES = {
+    "float64": gym.spaces.Box(-0.3, 0.3, (2,), np.float64),
+    "float16": gym.spaces.Box(-0.1, np.inf, (2,), np.float16),
+    "scalar": gym.spaces.Box(-0.3, 0.3, (), np.float64),
+    "uint8": gym.spaces.Box(0, 255, (2,), np.uint8),
+    "int64": gym.spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64),
+    "start": gym.spaces.Discrete(3, start=5),
+    "grid": gym.spaces.MultiDiscrete([[2, 3], [4, 2]]),
+    "bits": gym.spaces.MultiBinary(3),
+}
+
+
+@pytest.mark.parametrize("vector", [None, "sync"])
+@pytest.mark.parametrize("name", ACTION_SPACES)
+def test_an_env_is_given_actions_of_its_space_and_may_write_to_them(name: str, vector: Any, saved: Any) -> None:
+    """Also when the episode is played again: the log holds what the env was given, not what it made of it."""
+    space = ACTION_SPACES[name]
+    spec = gym.envs.registration.EnvSpec("Strict-v0", entry_point=tiny_envs.Strict, kwargs={"space": space})
+    gym.registry["Strict-v0"] = spec
+    try:
+        if vector and name == "scalar":
+            return  # gymnasium's SyncVectorEnv makes NumPy's numbers of arrays without dimensions, and warns of them
+        actions = Actions(space, squash=name in ("uint8", "int64"))
+        envs, others = (build("Strict-v0", vector=vector) for _ in range(2))
+        generator = torch.Generator().manual_seed(0)
+        envs.reset()
+        for scale in (0.1, 1.0, 30.0):
+            policy = actions.policy(torch.zeros(3, actions.num_logits), torch.tensor(scale).log(), None)
+            step = envs.step(actions.to_env(policy.sample(actions.noise(1, 3, generator)[0])))
+        assert not others.load_state_dict(saved(envs.state_dict())).any()
+        assert torch.equal(others.obs, step.obs)
+        assert step.obs.any()
+    finally:
+        del gym.registry["Strict-v0"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from trivium.agents.observations import Layout, with_mask
+from trivium.learner import UserCodeError
 
 NESTED = Dict(
     {
@@ -143,5 +146,43 @@ def test_what_an_env_returned_is_not_kept_by_reference() -> None:
     ],
 )
 def test_what_is_wrong_is_named(space: gym.Space, raw: object, message: str) -> None:
+    def taken() -> None:
+        layout = Layout(space)
+        found = layout.problem(layout.pack(raw)[None])
+        assert found is not None
+        raise UserCodeError(found[1])
+
     with pytest.raises(ValueError, match=message):
-        Layout(space).pack(raw)
+        taken()
+
+
+def test_the_problem_of_a_batch_is_that_of_its_first_bad_row() -> None:
+    """Of leaves of every kind, in rows that are packed."""
+    layout = Layout(NESTED)
+    NESTED.seed(1)
+    raw = [NESTED.sample() for _ in range(4)]
+    assert layout.problem(packed(layout, *raw).numpy()) is None
+    for path, value, told in (
+        (("speeds",), np.array([0, np.inf, 0]), r"'speeds' with inf: \[0.0, inf, 0.0\]"),
+        (("inner", "place"), 3, r"'inner.place' that is not of Discrete\(5, start=-2\): 3"),
+        (("heads",), np.array([4, 10]), r"'heads' that is not of MultiDiscrete.*: \[4, 10\]"),
+        (("inner", "pair"), (np.full((2, 2), np.nan), np.zeros(3)), r"'inner.pair.0' with NaN: \[\[nan, nan\]"),
+        (("inner", "pair"), (np.zeros((2, 2)), np.array([0, 0, 2])), r"'inner.pair.1' that is not of MultiBinary\(3\)"),
+    ):
+        bad = {**raw[2], "inner": dict(raw[2]["inner"])}
+        (bad if len(path) == 1 else bad["inner"])[path[-1]] = value
+        found = layout.problem(packed(layout, raw[0], raw[1], bad, bad).numpy())
+        assert found is not None
+        assert found[0] == 2
+        assert re.search(told, found[1])
+
+
+def test_cast_keeps_what_is_right_and_brings_the_rest_into_the_space_s_dtypes() -> None:
+    right = np.zeros((2, 3), np.uint8)
+    assert Layout(Box(0, 255, (2, 3), np.uint8)).cast(right) is right
+    space = Dict({"a": Box(0, 255, (2,), np.uint8), "b": Tuple([Discrete(3), Box(-1, 1, (1,), np.float32)])})
+    got = Layout(space).cast({"a": [1, 2.0], "b": (np.float64(2), [0.5])})
+    assert got["a"].dtype == np.uint8
+    assert got["b"][0].dtype == np.int64
+    assert got["b"][1].dtype == np.float32
+    assert space.contains({**got, "b": (int(got["b"][0]), got["b"][1])})

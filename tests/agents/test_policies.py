@@ -13,6 +13,7 @@ from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
+from trivium.agents.env_api import actions_to_numpy, one_by_one
 from trivium.agents.policies import Actions, Categorical, Gaussian, MultiCategorical, SquashedGaussian
 
 
@@ -261,6 +262,74 @@ def test_squashed_actions_fill_the_bounds_and_never_leave_them() -> None:
     space = Box(bounds[0], bounds[1])
     got = Actions(space, squash=True).to_env(u).numpy()
     assert ((got >= space.low) & (got <= space.high)).all(), "by not a bit"
+
+
+BOXES = [
+    Box(-0.3, 0.3, (1,), np.float64),
+    Box(np.array([1e9]), np.array([1e9 + 1]), dtype=np.float64),
+    Box(-1e308, 1e308, (1,), np.float64),
+    Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (1,), np.float32),
+    Box(-0.1, 0.7, (1,), np.float16),
+    Box(np.array([0.0], np.float32), np.array([np.inf], np.float32)),
+    Box(-np.inf, np.inf, (1,), np.float16),
+    Box(-np.inf, np.inf, (), np.float64),
+    Box(0, 255, (1,), np.uint8),
+    Box(-3, 2, (), np.int8),
+    Box(-(2**63), 2**63 - 1, (1,), np.int64),
+    Box(0, 2**64 - 1, (1,), np.uint64),
+]
+
+
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("space", BOXES, ids=str)
+def test_what_an_env_is_given_lies_in_its_space_in_its_dtype(space: Box, squash: bool) -> None:
+    if squash and not space.is_bounded():
+        return
+    u = torch.tensor([-3e38, -1e6, -50.0, -1.0, -0.2, 0.0, 0.3, 1.0, 50.0, 1e6, 3e38]).unsqueeze(1)
+    given = one_by_one(space, actions_to_numpy(space, Actions(space, squash=squash).to_env(u)))
+    for one in given:
+        assert isinstance(one, np.ndarray)
+        assert one.dtype == space.dtype
+        assert space.contains(one), one
+        assert np.isfinite(one).all()
+    if squash:
+        assert given[0] == space.low
+        assert given[-1] == space.high
+        assert space.low < given[5] < space.high
+
+
+@pytest.mark.parametrize("space", [Box(0, 4, (1,), np.int64), Box(-1, 1, (1,), np.int32), Box(0, 255, (1,), np.uint8)])
+def test_under_squash_each_integer_has_an_equal_share(space: Box) -> None:
+    """Of actions whose tanh is uniform, exactly; the outer ones too."""
+    number = int(space.high[0]) - int(space.low[0]) + 1
+    part = (torch.arange(100 * number, dtype=torch.float64) + 0.5) / (100 * number)
+    actions = actions_to_numpy(space, Actions(space, squash=True).to_env((2 * part - 1).atanh().unsqueeze(1)))
+    values, counts = np.unique(actions, return_counts=True)
+    assert values.tolist() == list(range(int(space.low[0]), int(space.high[0]) + 1))
+    assert set(counts) == {100}
+
+
+def test_without_squash_each_integer_is_what_is_nearest_to_it() -> None:
+    space = Box(-2, 2, (1,), np.int32)
+    u = torch.tensor([-9.0, -1.6, -1.4, -0.6, -0.4, 0.4, 0.6, 1.4, 1.6, 9.0]).unsqueeze(1)
+    got = actions_to_numpy(space, Actions(space).to_env(u))
+    assert got.flatten().tolist() == [-2, -2, -1, -1, 0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [
+        (Discrete(3, start=5), torch.tensor([0, 2])),
+        (MultiDiscrete([[2, 3], [4, 2]]), torch.tensor([[0, 0, 0, 0], [1, 2, 3, 1]])),
+        (MultiDiscrete([2, 3], start=[1, -1]), torch.tensor([[0, 0], [1, 2]])),
+        (MultiBinary((2, 2)), torch.tensor([[0, 1, 0, 1], [1, 1, 1, 1]])),
+    ],
+)
+def test_discrete_actions_are_what_the_space_samples(space: gym.Space, action: torch.Tensor) -> None:
+    for one in one_by_one(space, actions_to_numpy(space, action)):
+        assert space.contains(one)
+        assert type(one) is type(space.sample())
+        assert one.dtype == space.dtype
 
 
 def test_multi_binary_is_a_head_of_two_choices_a_bit() -> None:

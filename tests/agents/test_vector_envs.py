@@ -362,8 +362,8 @@ def test_wrappers_and_settings_reach_the_envs() -> None:
         ({"id": "CartPole-v1", "vector": "own", "wrappers": ["FlattenObservation"]}, "env.wrappers: env.vector=own"),
         ({"vector_settings": {"autoreset_mode": "never"}}, "'never'; valid are next_step, same_step, disabled"),
         ({"vector_settings": {"shared": True}}, "SyncVectorEnv knows no shared; valid are"),
-        ({"id": "Broken-v0"}, "Broken-v0': it returned an observation with NaN"),
-        ({"id": "Raises-v0", "vector": "async"}, r"Raises-v0': its step\(\) raised "),
+        ({"id": "Broken-v0"}, "Broken-v0': at step 2 it returned an observation with NaN"),
+        ({"id": "Raises-v0", "vector": "async"}, r"Raises-v0': at step 2 its step\(\) raised "),
     ],
 )
 def test_what_is_wrong_is_one_line(keywords: dict[str, Any], message: str) -> None:

@@ -119,6 +119,26 @@ class Echo(Tiny):
         return self.x, base - float(np.mean(error)), False, self.steps == 20, {}
 
 
+class Strict(Tiny):
+    """Takes only what its action space might have sampled, and writes to it; the observation is what it was."""
+
+    def __init__(self, space: gym.Space) -> None:
+        self.action_space = space
+        self.observation_space = box(np.shape(space.sample()) or (1,), np.inf)
+
+    def begin(self) -> Any:
+        return np.zeros(self.observation_space.shape, np.float32)  # type: ignore[arg-type]
+
+    def step(self, action: Any) -> Result:
+        assert self.action_space.contains(action), action
+        assert isinstance(action, np.ndarray | np.integer)
+        assert action.dtype == self.action_space.dtype
+        self.x = np.asarray(action, np.float32).reshape(self.x.shape)
+        if isinstance(action, np.ndarray):
+            action[...] = 0
+        return self.x, 0.0, False, False, {}
+
+
 class Masked(Tiny):
     """Repeat what is seen, 1 of 4; a half of the actions is valid, the others are refused. The mask is in `info`,
     in the observation (`key`), or what `action_masks()` returns (`method`)."""
