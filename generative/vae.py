@@ -13,9 +13,7 @@ Shapes: B batch, K codes for each input, D latents, X... the shape of one input.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +31,9 @@ from trivium.generative.elbo import (
     kl_weight,
 )
 from trivium.generative.figures import image_grid
-from trivium.learner import Picture, Run
+from trivium.generative.networks.coders import Coder
+from trivium.learner import Picture, Run, construct
+from trivium.schedules import scheduled
 
 EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
 LOG_VAR_LIMIT = 10.0  # keeps exp(log_var) within (4.5e-5, 2.2e4): finite in fp16 too
@@ -43,22 +43,17 @@ SAMPLES = 64
 
 
 class Network(nn.Module):
-    """Encoder and decoder: multilayer perceptrons, mirror images of each other.
+    """A coder whose code is a distribution.
 
     Args:
-        input_shape: of one input.
+        coder: see `networks.coders`; encodes to 2 D numbers, decodes from D.
         latent_dim: D.
-        hidden: widths of the encoder's hidden layers; the decoder's are the same from behind.
     """
 
-    def __init__(self, *, input_shape: Sequence[int], latent_dim: int, hidden: Sequence[int]) -> None:
+    def __init__(self, coder: Coder, *, latent_dim: int) -> None:
         super().__init__()
-        size = math.prod(input_shape)
         self.latent_dim = latent_dim
-        self.encoder = nn.Sequential(nn.Flatten(), *_layers([size, *hidden, 2 * latent_dim]))
-        self.decoder = nn.Sequential(
-            *_layers([latent_dim, *reversed(hidden), size]), nn.Unflatten(1, tuple(input_shape))
-        )
+        self.encoder, self.decoder = coder.encoder, coder.decoder
 
     def encode(self, x_BX: Tensor) -> tuple[Tensor, Tensor]:
         """float [B, X...] -> mean and log variance of q(z|x), float32 [B, D] each."""
@@ -77,13 +72,6 @@ class Network(nn.Module):
         return self.decode(z_BD), mean_BD, log_var_BD
 
 
-def _layers(widths: Sequence[int]) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for width_in, width_out in itertools.pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), nn.SiLU()]
-    return layers[:-1]
-
-
 class VAE:
     """Trains a variational autoencoder on images; a `Learner`.
 
@@ -95,11 +83,13 @@ class VAE:
     Args:
         run: where it runs.
         data: its column `x` is float32 [n, C, H, W] in [0, 1]; others are not used.
+        model: makes the coder, see `networks.coders`; is offered `input_shape`, `latent_dim` and `encoded_dim`.
         optimizer: makes the optimizer from the parameters and `lr`.
         batch_size: samples per update, over all workers.
-        lr: the learning rate.
+        lr: the peak learning rate.
+        warmup_epochs: it rises over these; None: no warm-up.
+        decay_epochs: it falls to 2 % of its peak along half a cosine until then; None: no fall.
         latent_dim: D, dimensions of the code z.
-        hidden: see `Network`.
         beta: weight of the KL term, >= 0; 1 is the paper's (others: beta-VAE).
         kl_warmup_samples: see `kl_weight`.
         importance_samples: K of the final `log_likelihood`.
@@ -116,27 +106,27 @@ class VAE:
         *,
         run: Run,
         data: Splits,
+        model: Callable[..., Coder],
         optimizer: Callable[..., torch.optim.Optimizer],
         batch_size: int,
         lr: float,
+        warmup_epochs: float | None = None,
+        decay_epochs: float | None = None,
         latent_dim: int = 16,
-        hidden: Sequence[int] = (256,),
         beta: float = 1.0,
         kl_warmup_samples: int = 0,
         importance_samples: int = 64,
     ) -> None:
         if beta < 0 or kl_warmup_samples < 0:
             raise ValueError(f"beta={beta} and kl_warmup_samples={kl_warmup_samples} must not be negative")
-        if latent_dim < 1 or importance_samples < 1 or any(width < 1 for width in hidden):
-            raise ValueError(
-                f"latent_dim={latent_dim}, importance_samples={importance_samples} "
-                f"and hidden={list(hidden)} must be at least 1"
-            )
+        if latent_dim < 1 or importance_samples < 1:
+            raise ValueError(f"latent_dim={latent_dim} and importance_samples={importance_samples} must be at least 1")
         self.run = run
         self.data = checked(data, run.device)
         require_range(self.data, "x", 0.0, 1.0, device=run.device)
         input_shape = tuple(rows_of(self.data.train, run.device)["x"].shape[1:])
-        self.network = Network(input_shape=input_shape, latent_dim=latent_dim, hidden=hidden).to(run.device)
+        coder = construct(model, input_shape=input_shape, latent_dim=latent_dim, encoded_dim=2 * latent_dim)
+        self.network = Network(coder, latent_dim=latent_dim).to(run.device)
         self.optimizer = optimizer(self.network.parameters(), lr=lr)
         self.scaler = run.grad_scaler()
         self.batches = Batches(len(data.train), batch_size, run=run)
@@ -145,6 +135,9 @@ class VAE:
         self.noise = run.generator("vae noise", device=run.device)
         self._forward = run.wrap(self.network)
 
+        self.lr = lr
+        self.warmup_samples = round((warmup_epochs or 0) * len(data.train))
+        self.decay_samples = None if decay_epochs is None else round(decay_epochs * len(data.train))
         self.latent_dim = latent_dim
         self.beta = beta
         self.kl_warmup_samples = kl_warmup_samples
@@ -155,6 +148,7 @@ class VAE:
         x_BX = self.data.train.batch(self.batches.next())["x"]
         weight = kl_weight(self.batches.samples, beta=self.beta, warmup_samples=self.kl_warmup_samples)
         noise_BD = self._batch_noise(len(x_BX))
+        self._set_lr()
 
         self.optimizer.zero_grad()
         with self.run.autocast():
@@ -170,6 +164,13 @@ class VAE:
             "reconstruction": -log_likelihood_B.detach().mean(),
             "kl": kl_B.detach().mean(),
         }
+
+    def _set_lr(self) -> None:
+        lr = scheduled(
+            self.batches.samples, peak=self.lr, warmup=self.warmup_samples, decay=self.decay_samples, final_ratio=0.02
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
 
     def _batch_noise(self, share: int) -> Tensor:
         noise_BD = self._noise_for(self.batches.batch_size, self.noise)
@@ -239,7 +240,7 @@ class VAE:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "model": self.network.state_dict(),
+            "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "batches": self.batches.state_dict(),
@@ -247,7 +248,7 @@ class VAE:
         }
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.network.load_state_dict(state["model"])
+        self.network.load_state_dict(state["network"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)

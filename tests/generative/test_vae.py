@@ -11,6 +11,7 @@ from torch import nn
 
 from trivium.data.digits import digits
 from trivium.data.source import Signature, Splits, Tensors
+from trivium.generative.networks.coders import MLPCoder
 from trivium.generative.vae import VAE, Network
 from trivium.learner import Learner, Run
 
@@ -40,9 +41,9 @@ def build(data: Splits, *, run: Run | None = None, **keywords: Any) -> VAE:
         "batch_size": 64,
         "lr": 2e-3,
         "latent_dim": 8,
-        "hidden": (64,),
     } | keywords
-    return VAE(run=run, data=data, **settings)
+    model = settings.pop("model", functools.partial(MLPCoder, hidden=settings.pop("hidden", (64,))))
+    return VAE(run=run, data=data, model=model, **settings)
 
 
 def head(vae: VAE) -> nn.Linear:
@@ -73,7 +74,7 @@ def test_it_is_a_learner(data: Splits) -> None:
 
 
 def test_a_code_is_the_mean_plus_the_deviation_times_the_noise() -> None:
-    network = Network(input_shape=(1, 2, 2), latent_dim=3, hidden=(5, 4))
+    network = Network(MLPCoder(input_shape=(1, 2, 2), latent_dim=3, encoded_dim=6, hidden=(5, 4)), latent_dim=3)
     x, noise = torch.rand(6, 1, 2, 2), torch.randn(6, 3)
     logits, mean, log_var = network(x, noise)
     assert logits.shape == x.shape

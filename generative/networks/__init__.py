@@ -1,0 +1,1 @@
+"""Networks that generative learners are made of."""

@@ -1,0 +1,223 @@
+"""What each learner on pictures promises; what is special to one is tested in a file of its own."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trivium.data.digits import digits
+from trivium.data.source import Splits
+from trivium.generative.autoencoder import Autoencoder, jacobian_norm, kl_sparsity, squared_error
+from trivium.generative.diffusion import Diffusion
+from trivium.generative.gan import GAN
+from trivium.generative.networks.coders import ConvCoder, MLPCoder
+from trivium.generative.networks.dcgan import DCGAN
+from trivium.generative.networks.unet import UNet
+from trivium.learner import Learner, Run
+
+ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0, fused=True)
+SMALL_GAN = functools.partial(DCGAN, width=4, discriminator_width=6)
+SMALL_UNET = functools.partial(UNet, width=8, heads=2)
+CODER = functools.partial(MLPCoder, hidden=(32,))
+
+LEARNERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "autoencoder": (Autoencoder, {"model": CODER, "latent_dim": 8}),
+    "convolutional autoencoder": (Autoencoder, {"model": functools.partial(ConvCoder, channels=(4, 8), hidden=())}),
+    "denoising autoencoder": (Autoencoder, {"model": CODER, "noise_std": 0.3}),
+    "sparse autoencoder": (Autoencoder, {"model": CODER, "l1": 0.01, "sparsity": 0.1}),
+    "contractive autoencoder": (Autoencoder, {"model": CODER, "contraction": 0.01}),
+    "gan": (GAN, {"model": SMALL_GAN}),
+    "conditional gan": (GAN, {"model": SMALL_GAN, "conditional": True, "decay_epochs": 1}),
+    "gan with r1": (GAN, {"model": SMALL_GAN, "r1": 1.0, "loss": "hinge"}),
+    "wgan-gp": (
+        GAN,
+        {
+            "model": functools.partial(SMALL_GAN, spectral_norm=False),
+            "loss": "wasserstein",
+            "gradient_penalty": 10.0,
+            "critic_steps": 2,
+        },
+    ),
+    "ddpm": (Diffusion, {"model": SMALL_UNET, "steps": 3}),
+    "conditional ddpm": (Diffusion, {"model": SMALL_UNET, "conditional": True, "steps": 3, "target": "eps"}),
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return digits()
+
+
+def build(name: str, data: Splits, *, run: Run | None = None, **keywords: Any) -> Any:
+    run = run or Run()
+    torch.manual_seed(run.seed)
+    make, settings = LEARNERS[name]
+    return make(run=run, data=data, **{"optimizer": ADAMW, "batch_size": 32, "lr": 1e-3, **settings, **keywords})
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_bits, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_resumed_run_ends_with_the_same_bits(data: Splits, name: str) -> None:
+    uninterrupted = build(name, data)
+    assert isinstance(uninterrupted, Learner)
+    for _ in range(3):
+        uninterrupted.step()
+    state, random_state = through_a_file(uninterrupted.state_dict()), torch.get_rng_state()
+    logs = [uninterrupted.step() for _ in range(3)]
+    assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in logs[-1].values())
+
+    resumed = build(name, data)
+    resumed.step()  # whatever it did before is forgotten
+    resumed.load_state_dict(state)
+    torch.set_rng_state(random_state)
+    assert same_bits([resumed.step() for _ in range(3)], logs)
+    assert same_bits(resumed.state_dict(), uninterrupted.state_dict())
+    assert resumed.evaluate(final=True) == uninterrupted.evaluate(final=True)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Splits, name: str) -> None:
+    learner = build(name, data)
+    learner.step()
+    before, torch_state = through_a_file(learner.state_dict()), torch.get_rng_state()
+    scores, pictures = (learner.evaluate(), learner.evaluate(final=True)), learner.figures()
+    assert set(scores[0]) == set(learner.evaluates)
+    assert same_bits(learner.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert scores == (learner.evaluate(), learner.evaluate(final=True))
+    assert all(np.array_equal(picture, learner.figures()[key]) for key, picture in pictures.items())
+    assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture in pictures.values())
+
+
+class Unwrapped(Run):
+    """One of several workers, without the others."""
+
+    def wrap(self, module: Any) -> Any:
+        return module
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        return value
+
+
+@pytest.mark.parametrize("name", ["denoising autoencoder", "ddpm", "conditional ddpm"])
+def test_two_workers_average_to_the_gradient_of_one(data: Splits, name: str) -> None:
+    def gradient(run: Run) -> torch.Tensor:
+        learner = build(name, data, run=run, lr=0.0, **({} if "auto" in name else {"max_grad_norm": None}))
+        learner.step()
+        return torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None])
+
+    halves = [gradient(Unwrapped(rank=rank, world_size=2)) for rank in range(2)]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, gradient(Run()), rtol=1e-3, atol=1e-4)
+
+
+def test_an_autoencoder_learns_to_restore(data: Splits) -> None:
+    learner = build("autoencoder", data, lr=3e-3)
+    before = learner.evaluate()["error"]
+    for _ in range(300):
+        learner.step()
+    assert learner.evaluate()["error"] < 0.4 * before
+
+
+def test_a_denoising_autoencoder_restores_better_than_the_noise_is_large(data: Splits) -> None:
+    learner = build("denoising autoencoder", data, lr=3e-3)
+    for _ in range(400):
+        learner.step()
+    assert learner.evaluate(final=True)["noisy_error"] < 0.6 * 0.3**2
+
+
+@pytest.mark.parametrize("name", ["gan", "ddpm"])
+def test_the_same_seed_gives_the_same_pictures_whatever_their_number(data: Splits, name: str) -> None:
+    learner = build(name, data)
+    learner.step()
+    few, more = (learner.sample(n, generator=torch.Generator().manual_seed(3)) for n in (4, 4))
+    assert torch.equal(few, more)
+    assert few.shape == (4, 1, 8, 8)
+    assert few.min() >= 0
+    assert few.max() <= 1
+
+
+def test_a_gan_learns_the_coarse_look_of_digits(data: Splits) -> None:
+    learner = build("gan", data, lr=2e-3, ema=0.9, model=functools.partial(DCGAN, width=8, discriminator_width=12))
+    before = learner.evaluate()["coarse_frechet"]
+    for _ in range(200):
+        learner.step()
+    assert learner.evaluate()["coarse_frechet"] < 0.7 * before
+
+
+def test_a_diffusion_model_learns(data: Splits) -> None:
+    learner = build("ddpm", data, lr=3e-3, ema=0.9)
+    before = learner.evaluate()["loss"]
+    for _ in range(200):
+        learner.step()
+    assert learner.evaluate()["loss"] < 0.7 * before
+
+
+def test_guidance_and_classes_change_samples(data: Splits) -> None:
+    learner = build("conditional ddpm", data, lr=3e-3, ema=0.0)
+    for _ in range(30):
+        learner.step()
+
+    def sample(**keywords: Any) -> torch.Tensor:
+        return learner.sample(3, generator=torch.Generator().manual_seed(0), **keywords)
+
+    three = torch.full((3,), 3)
+    assert not torch.equal(sample(label_N=three), sample(label_N=three + 1))
+    assert not torch.equal(sample(label_N=three, guidance=1.0), sample(label_N=three, guidance=3.0))
+
+
+def test_penalties_by_hand() -> None:
+    logits, x = torch.zeros(2, 1, 1, 2), torch.tensor([0.0, 1.0, 0.5, 0.5]).view(2, 1, 1, 2)
+    assert squared_error(logits, x).tolist() == [0.5, 0.0]
+    with pytest.raises(ValueError, match=r"returns \[2, 2\] for inputs \[2, 1, 1, 2\]"):
+        squared_error(torch.zeros(2, 2), x)
+    code = torch.tensor([[0.2, 0.5], [0.2, 0.7]])
+    expected = 0.1 * np.log(0.1 / 0.2) + 0.9 * np.log(0.9 / 0.8) + 0.1 * np.log(0.1 / 0.6) + 0.9 * np.log(0.9 / 0.4)
+    assert kl_sparsity(code.mean(0), code, 0.1).item() == pytest.approx(expected, rel=1e-5)
+    weight, given = torch.randn(3, 4), torch.randn(20_000, 4, requires_grad=True)
+    direction = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    estimate = jacobian_norm(given @ weight.T, given, direction).item()
+    assert estimate == pytest.approx(weight.square().sum().item(), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords", "message"),
+    [
+        ("gan", {"loss": "hing"}, "loss=hing"),
+        ("gan", {"r1": -1.0}, r"r1=-1\.0"),
+        ("gan", {"critic_steps": 0}, "critic_steps=0"),
+        ("ddpm", {"target": "noise"}, "target=noise"),
+        ("ddpm", {"steps": 0}, "steps=0"),
+        ("ddpm", {"model": functools.partial(UNet, width=12)}, "width=12 must be a multiple of 8"),
+        ("autoencoder", {"sparsity": 1.0}, r"sparsity=1\.0"),
+        ("autoencoder", {"latent_dim": 0}, "latent_dim=0"),
+        (
+            "autoencoder",
+            {"model": functools.partial(ConvCoder, channels=(4, 4, 4, 4))},
+            "8 x 8 pixels: the network needs multiples of 16, such as 16",
+        ),
+    ],
+)
+def test_wrong_values_are_named(data: Splits, name: str, keywords: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(name, data, **keywords)
