@@ -24,7 +24,7 @@ def train(*overrides: str, dir: Path | str | None = None, config_dir: Path | str
     Args:
         overrides: `group=option` and `dotted.key=value`, e.g. `"experiment=ppo_cartpole", "agent.lr=1e-3"`.
         dir: the run folder; by default a new one under `storage`.
-        config_dir: a folder with YAML of your own.
+        config_dir: a folder with YAML of your own; modules are found beside it and in it too.
 
     Returns:
         The metrics, the run folder and the learner.
@@ -35,7 +35,8 @@ def train(*overrides: str, dir: Path | str | None = None, config_dir: Path | str
     from trivium import config, launch
 
     dir, config_dir = (None if path is None else os.path.expanduser(path) for path in (dir, config_dir))
-    return launch.train(config.compose(overrides, config_dir, dir), dir=None if dir is None else Path(dir))
+    composed = config.compose(overrides, config_dir, dir)
+    return launch.train(composed, config_dir=config_dir, dir=None if dir is None else Path(dir))
 
 
 def resume(dir: Path | str, *overrides: str, trusted: Collection[str] = ()) -> Result:

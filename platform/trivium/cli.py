@@ -10,6 +10,7 @@ import gc
 import importlib.util
 import logging
 import os
+import shlex
 import sys
 import threading
 import traceback
@@ -19,6 +20,7 @@ from typing import Any
 
 from trivium import output, strict_json
 from trivium.command_line import FIGURE, KINDS, UsageError, parse, print_help
+from trivium.import_places import beside, look_in
 
 OF_THE_DISK = (
     errno.EACCES,
@@ -111,7 +113,9 @@ def _described(error: BaseException, *, trace: bool) -> tuple[str, list[str], in
     if kind == "ConfigError":
         return kind, list(getattr(error, "errors", [])), 2, True
     if kind == "Interrupted":
-        return kind, [str(error)], 128 + getattr(error, "signal", 0), True
+        number, checkpoint, arguments = (getattr(error, name) for name in ("signal", "checkpoint", "arguments"))
+        line = f"stopped by signal {number}; to continue from {checkpoint}: {shlex.join(['trivium', *arguments])}"
+        return kind, [line], 128 + number, True
     if isinstance(error, OSError) and error.errno in OF_THE_DISK:
         return kind, [f"{error.filename or 'the run folder'}: {error.strerror}"], 1, True
     kinds = {one.__name__ for one in type(error).__mro__}
@@ -133,14 +137,16 @@ def _train(options: argparse.Namespace) -> Any:
     from trivium.config import compose
     from trivium.run_place import require_writable
 
-    _import_from_here()
+    look_in(os.getcwd())
     with _importing(), _linking_torch():
         config = compose(options.overrides, options.config_dir, options.dir)
         require_writable(config, options.dir and Path(options.dir))
         from trivium import launch  # torch: not before the config is known to be right
 
     dir = None if options.dir is None else Path(options.dir)
-    return _show_result(launch.train(config, dir=dir, display=_display(options)), options)
+    return _show_result(
+        launch.train(config, dir=dir, config_dir=options.config_dir, display=_display(options)), options
+    )
 
 
 @contextlib.contextmanager
@@ -173,12 +179,6 @@ def _linking_torch() -> Iterator[None]:
             thread.join()
 
 
-def _import_from_here() -> None:
-    """Let `_target_: mypackage.MyNet` mean the working directory's, as with `python -m`; last, so that a file there
-    hides no installed module. Only for names that the user typed or trusts."""
-    sys.path.append(os.getcwd())
-
-
 def _resume(options: argparse.Namespace) -> Any:
     with _importing(), _linking_torch():
         run = _open_run(options)
@@ -190,7 +190,9 @@ def _resume(options: argparse.Namespace) -> Any:
             apply_overrides(run.config, options.overrides)
         from trivium import launch
 
-    result = launch.resume(run, options.overrides, trusted=options.trust, display=_display(options))
+    result = launch.resume(
+        run, options.overrides, trusted=options.trust, config_dir=options.config_dir, display=_display(options)
+    )
     return _show_result(result, options)
 
 
@@ -199,7 +201,7 @@ def _open_run(options: argparse.Namespace) -> Any:
 
     run = open_run(options.run)
     if options.trust:
-        _import_from_here()
+        look_in(os.getcwd(), *(beside(options.config_dir) if options.config_dir else ()))
     return run
 
 
@@ -324,7 +326,7 @@ def _show(options: argparse.Namespace) -> Any:
     if len(options.overrides) == 1 and Path(options.overrides[0]).is_dir():
         config = masked(read(Path(options.overrides[0])))
     else:
-        _import_from_here()
+        look_in(os.getcwd())
         config = compose(options.overrides, options.config_dir)
     if not options.json:
         print(yaml.safe_dump(config, sort_keys=False), end="")

@@ -239,6 +239,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
             metavar="MODULE",
             help="a module of yours that the run's config may build",
         )
+        added.add_argument(
+            "--config-dir", type=_folder, metavar="DIR", help="a folder of yours, beside which such a module is found"
+        )
 
     def takes_way_to_act(added: argparse.ArgumentParser) -> None:
         ways = added.add_mutually_exclusive_group()

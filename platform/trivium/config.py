@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trivium import config_check as check
-from trivium import constructors, hints, untrusted, valid
+from trivium import constructors, hints, import_places, untrusted, valid
 from trivium.config_check import Found
 from trivium.constructors import stated_by_learner
 from trivium.library import GROUPS, LEARNERS, PARTS, Library
@@ -81,7 +81,8 @@ def compose(
     Args:
         overrides: `group=option` and `dotted.key=value`, as typed on the command line. Without an experiment, learner
             or agent among them, the default experiment is trained.
-        config_dir: a folder with groups of YAML files of the user's own.
+        config_dir: a folder with groups of YAML files of the user's own; modules beside it and in it can be imported
+            from now on.
         dir: where the run is going to be, if that is known.
         trusted: the modules that may be imported to check it, see `trivium.builder`; all for what the user typed.
 
@@ -98,6 +99,8 @@ def compose(
     if problem := library.folder_problem():  # nothing can be said of the options that it was to hold
         found.add("--config-dir", problem)
         refuse(found)
+    if config_dir is not None:
+        import_places.look_in(*import_places.beside(config_dir))
     parsed = parse_overrides(overrides, found, library)
     groups, values, unclear = sort_overrides(parsed, library, found, DEFAULT_EXPERIMENT)
     with _hydra():

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from typing import Any, NamedTuple
 
+from trivium import import_places
 from trivium.library import LEARNERS, PARTS, Library, listed_targets
 from trivium.tree import get, has
 
@@ -137,6 +138,25 @@ def _require_allowed(name: Any, trusted: Collection[str]) -> None:
     torchs = module_name in _TORCH_MODULES and not attribute.startswith("_")
     if not (is_trusted(module_name, trusted) or torchs or name in listed_targets()):
         raise Unusable(_REFUSED.format(name=name, module=module_name))
+
+
+def to_trust(config: dict[str, Any]) -> list[str]:
+    """The modules of the user's own that are needed to build a config."""
+    found: set[str] = set()
+
+    def look(node: Any) -> None:
+        for key, value in enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ():
+            look(value)
+            if str(key).endswith("id") and ":" in str(value):
+                found.add(str(value).partition(":")[0])
+            if key == "_target_":
+                try:
+                    _require_allowed(value, ())
+                except Unusable:
+                    found.add(str(value).rpartition(".")[0])
+
+    look(chosen_groups(config))
+    return sorted(filter(None, found))
 
 
 def is_trusted(module: str, trusted: Collection[str]) -> bool:
@@ -349,7 +369,9 @@ def _source(module_name: str) -> str | None:
     spec = _spec(module_name)
     if spec is None:
         near = difflib.get_close_matches(module_name, {n.rpartition(".")[0] for n in listed_targets()}, n=1, cutoff=0.8)
-        raise Unusable(f"there is no module {module_name}" + (f"; did you mean '{near[0]}'?" if near else ""))
+        looked = ", ".join(import_places.of_the_user())
+        hint = f"did you mean '{near[0]}'?" if near else f"looked in {looked} and the installed packages"
+        raise Unusable(f"there is no module {module_name}; {hint}")
     try:
         source: str | None = spec.loader.get_source(module_name)  # type: ignore[union-attr]
         return source

@@ -6,6 +6,7 @@ import difflib
 import importlib
 from collections.abc import Collection, Iterable
 
+from trivium import import_places
 from trivium.constructors import EVERYTHING, is_trusted
 
 REGISTERED_BY = {"ALE": "ale_py", "trivium": "trivium.agents.registration"}  # modules, by the namespace of ids
@@ -26,7 +27,8 @@ def problem(env_id: str, trusted: Collection[str] = EVERYTHING) -> str | None:
         if not module:
             return f"env.id={env_id}: Atari games need pip install 'trivium[atari]'"
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            return f"env.id={env_id}: there is no module {module}"
+            looked = ", ".join(import_places.of_the_user())
+            return f"env.id={env_id}: there is no module {module}; looked in {looked} and the installed packages"
         return f"env.id={env_id}: {module} can't be imported: {_one_line(error)}"
     import gymnasium
 

@@ -22,13 +22,14 @@ import psutil
 from trivium.credentials import mask
 
 PACKAGES = ("trivium", "torch", "ray", "gymnasium", "hydra-core", "wandb", "numpy")
+OWN = ("trivium", os.path.join("trivium", "__main__.py"))  # what is started as the command `trivium`
 ANSWER_S = 4.0  # how long the doctor waits for anything beyond this machine
 
 
 def describe() -> dict[str, Any]:
     """Versions, hardware, git revision and command, as JSON."""
     return {
-        "command": mask(shlex.join(["trivium", *sys.argv[1:]] if sys.argv[0].endswith("trivium") else sys.argv)),
+        "command": mask(shlex.join(["trivium", *sys.argv[1:]] if sys.argv[0].endswith(OWN) else sys.argv)),
         "python": platform.python_version(),
         "packages": versions(),
         "platform": platform.platform(),

@@ -16,11 +16,11 @@ from trivium.builder import check_learner
 from trivium.config import Config, ConfigError, apply_overrides, read, refuse
 from trivium.config_check import Found, check_run_folder, check_workers
 from trivium.learner import Learner
-from trivium.loop import Outcome
+from trivium.loop import Interrupted, Outcome
 from trivium.progress import Display
 from trivium.run_folder import Result
 from trivium.run_log import RunLog, recording
-from trivium.run_place import Opened, bucket_of, open_run
+from trivium.run_place import Opened, bucket_of, open_run, resume_arguments
 from trivium.run_state import RESULT, read_end
 from trivium.storage import Bucket, is_bucket
 from trivium.worker import Task
@@ -28,12 +28,19 @@ from trivium.worker import Task
 log = logging.getLogger("trivium")
 
 
-def train(config: Config, *, dir: Path | None = None, display: Display | None = None) -> Result:
+def train(
+    config: Config,
+    *,
+    dir: Path | None = None,
+    config_dir: Path | str | None = None,
+    display: Display | None = None,
+) -> Result:
     """Train a new run.
 
     Args:
         config: as `trivium.config.compose` returns it.
         dir: the run folder, which must not hold a run; by default `<storage>/<name>/<date-time>-<id>`.
+        config_dir: what it was composed with, for the command that continues the run.
         display: where progress is shown.
 
     Raises:
@@ -49,7 +56,8 @@ def train(config: Config, *, dir: Path | None = None, display: Display | None = 
     refuse(found)
     task = Task(config, dir, bucket=bucket_of(config, dir))
     task = replace(task, config={**config, "compile": worker.decide_compile(task)})
-    return _launch(task, None, display=display or Display())
+    with _command_to_go_on(task, config_dir):
+        return _launch(task, None, display=display or Display())
 
 
 def resume(
@@ -57,6 +65,7 @@ def resume(
     overrides: Sequence[str] = (),
     *,
     trusted: Collection[str] = (),
+    config_dir: Path | str | None = None,
     display: Display | None = None,
 ) -> Result:
     """Continue a run from its newest sound checkpoint; a finished one only with more of what has ended it.
@@ -65,6 +74,7 @@ def resume(
         place: the run folder, or its URL in a bucket.
         overrides: `key=value` for budget, log, evaluation, checkpoint, monitor, tracking.
         trusted: modules of the user's own whose names the run's config may build.
+        config_dir: see `train`.
 
     Raises:
         ConfigError: there is no run, its folder can't be written, or its config can't be built.
@@ -86,7 +96,8 @@ def resume(
         ended, before = read_end(dir), _trained(task)
         run_folder.become(task, config=task.config if overrides else None, end={})
         try:
-            return _launch(task, held, display=display or Display())
+            with _command_to_go_on(task, config_dir, overrides):
+                return _launch(task, held, display=display or Display())
         except BaseException as error:
             if _trained(task) == before:  # nothing: the run is what it was, or has failed before it could go on
                 end = ended if done or isinstance(error, ConfigError) else read_end(dir)
@@ -102,6 +113,17 @@ def _as_it_is(task: Task, done: Result, display: Display | None, *, busy: bool =
     if not busy:
         _complete(task)
     return done
+
+
+@contextlib.contextmanager
+def _command_to_go_on(task: Task, config_dir: Path | str | None, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Whoever stops the run is given the command that continues it."""
+    try:
+        yield
+    except Interrupted as error:
+        place = task.bucket or task.dir
+        error.arguments = [*resume_arguments(task.config, place, task.trusted, config_dir), *overrides]
+        raise
 
 
 def _launch(task: Task, held: lock.Held | None, *, display: Display) -> Result:

@@ -49,12 +49,16 @@ class Interrupted(Exception):
     Args:
         signal: the number of the signal.
         checkpoint: the name of the checkpoint.
+
+    Attributes:
+        arguments: of the command `trivium` that goes on.
     """
 
     def __init__(self, signal: int, checkpoint: str) -> None:
         super().__init__(signal, checkpoint)
         self.signal = signal
         self.checkpoint = checkpoint
+        self.arguments: list[str] = []
 
     def __str__(self) -> str:
         return f"stopped by signal {self.signal}; trivium resume continues from {self.checkpoint}"

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trivium import environment
+from trivium import environment, import_places
 from trivium.config import ConfigError
 
 
@@ -82,6 +82,10 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
         # Ray would give its workers the priority of nice 15: whatever else runs on the machine would leave them a
         # thirtieth of a core.
         environ["RAY_worker_niceness"] = "0"
+        environ = {name: value for name, value in environ.items() if name not in os.environ}
+        places = [place for place in import_places.added() if place != os.getcwd()]
+        if places:  # where the driver finds modules of the user's own
+            environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *places]))
         own["_temp_dir"] = held.enter_context(_folder())
     with held, _environment(environ), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
@@ -133,14 +137,16 @@ def _takes_sockets(parent: str, name: str) -> bool:
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables that are set for a while, where the user has not set them."""
-    unset = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(unset)
+    """Environment variables that are set for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name in unset:
+        for name, value in before.items():
             os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

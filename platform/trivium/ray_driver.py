@@ -59,7 +59,7 @@ def _run(task: Task, *, resume: bool, display: Display) -> Outcome:
     lasting = ray.is_initialized()  # by who called us; else what this run has of Ray's ends with its leaving
     with (
         signals.listen() as asked,  # before Ray starts, which takes seconds
-        ray_cluster.joined(math.ceil(workers * cpus), import_from_here="*" in task.trusted),
+        ray_cluster.joined(math.ceil(workers * cpus), import_from_here=bool(task.trusted)),
     ):
         gpus = _gpus_per_worker(task.config, display)
         verb = "resuming" if resume else "training"

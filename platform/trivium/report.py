@@ -23,6 +23,7 @@ from trivium.credentials import mask
 from trivium.report_curves import Axis, Series, number, panel, value_text
 from trivium.report_page import page
 from trivium.report_record import Record, as_dict, panels_of, repeat_command, series_of, split_command
+from trivium.run_place import resume_arguments
 
 NAME = "report.html"
 MAX_FIGURE_BYTES = 16_000_000  # a larger one is only linked
@@ -214,7 +215,8 @@ def _repeat(record: Record) -> str:
     if recorded and quoted != repeats:
         commands["The command that started this run"] = quoted
     if record.state != "finished":
-        commands["Continue this run"] = f"trivium resume {shlex.quote(record.place or str(record.dir.absolute()))}"
+        place = record.place or record.dir.absolute()
+        commands["Continue this run"] = shlex.join(["trivium", *resume_arguments(record.config, place, record.trusted)])
     blocks = "".join(
         f"<h3>{title}</h3><div class=command><code>{escape(mask(command))}</code><button>Copy</button></div>"
         for title, command in commands.items()

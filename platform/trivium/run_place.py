@@ -10,11 +10,11 @@ import contextlib
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from trivium import credentials, hints, untrusted
+from trivium import constructors, credentials, hints, untrusted
 from trivium.config import Config, ConfigError, read
 from trivium.storage import Bucket, checkpoint_names, is_bucket, join
 from trivium.untrusted import Refused
@@ -110,6 +110,20 @@ def bucket_of(config: Config, dir: Path) -> str | None:
     """The URL of a run that is about to begin, if its config, which the user typed, says so."""
     storage = config["storage"]
     return join(storage, config["name"], dir.name) if is_bucket(storage) else None
+
+
+def resume_arguments(
+    config: Config, place: Path | str, trusted: Collection[str], config_dir: Path | str | None = None
+) -> list[str]:
+    """What follows `trivium` in the command that continues a run, see `trivium.finished` for what else it may need.
+
+    Args:
+        trusted: the modules that may be imported for the run; of those that it needs, these are named.
+        config_dir: where the user's YAML is, beside which such modules may be.
+    """
+    modules = [module for module in constructors.to_trust(config) if constructors.is_trusted(module, trusted)]
+    arguments = ["resume", str(place), *(word for module in modules for word in ("--trust", module))]
+    return [*arguments, "--config-dir", os.path.abspath(config_dir)] if modules and config_dir else arguments
 
 
 def mark_copy(dir: Path, url: str) -> None:

@@ -260,7 +260,7 @@ OWN = [
     ({"model/mynet.yaml": "# Mine.\n_target_: trivium.supervised.models.mlp.MLP\n_partial_: true\nhiden: [8]\n"},
      "model=mynet", [r"model.hiden: .*MLP takes no such keyword; did you mean 'hidden'\? \(.*model/mynet.yaml\)"]),
     ({"model/mynet.yaml": "# Mine.\n_target_: nowhere_at_all.Net\n_partial_: true\n"},
-     "model=mynet", [r"model._target_: there is no module nowhere_at_all \(.*model/mynet.yaml\)"]),
+     "model=mynet", [r"model._target_: there is no module nowhere_at_all; looked in .* \(.*model/mynet.yaml\)"]),
     ({"model/mynet.yaml": "# Mine.\n_partial_: true\nhidden: [8]\n"}, "model=mynet",
      [r"model: has no _target_.*mynet.yaml"]),
     ({"model/mynet.yaml": "_target_: [\n"}, "model=mynet sed=1", [r"mynet.yaml:\d+: is not valid YAML", "sed"]),

@@ -174,7 +174,7 @@ def test_a_lost_worker_and_a_stopped_driver_end_with_the_same_bits(
     assert process.returncode == 143, stderr
     assert "Traceback" not in stderr
     newest = max(checkpoints(folder))
-    assert stderr.strip().splitlines()[-1] == f"trivium: stopped by signal 15; trivium resume continues from {newest}"
+    assert stderr.splitlines()[-1].endswith(f"by signal 15; to continue from {newest}: trivium resume {folder}")
 
     resumed = run([], folder)
     psutil.wait_procs(workers(tmp_path), timeout=20)
@@ -218,7 +218,7 @@ def test_a_signal_to_more_than_the_driver_ends_the_run_as_one_to_the_driver(
     newest = max(checkpoints(folder))
     assert process.returncode == 143, stderr
     assert "Traceback" not in stderr
-    assert stderr.strip().splitlines()[-1] == f"trivium: stopped by signal 15; trivium resume continues from {newest}"
+    assert stderr.splitlines()[-1].endswith(f"by signal 15; to continue from {newest}: trivium resume {folder}")
     assert everything or newest > before
 
 
@@ -232,7 +232,7 @@ def test_a_signal_while_ray_starts_ends_the_run(tmp_path: Path, monkeypatch: pyt
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
     assert "Traceback" not in stderr
-    assert stderr.strip().splitlines()[-1].endswith("stopped by signal 15; trivium resume continues from the beginning")
+    assert stderr.strip().splitlines()[-1].partition(": trivium resume ")[0].endswith("to continue from the beginning")
 
 
 MODEL = """
@@ -270,7 +270,7 @@ def test_a_signal_waits_for_the_checkpoint_after_a_slow_update(tmp_path: Path) -
         _, stderr = process.communicate(timeout=100)
     assert process.returncode == 143, stderr
     assert len(checkpoints(folder)) == 1, stderr
-    assert stderr.strip().splitlines()[-1].endswith(f"trivium resume continues from {checkpoints(folder)[0]}")
+    assert f"to continue from {checkpoints(folder)[0]}: trivium resume {folder} --trust " in stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

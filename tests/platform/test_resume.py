@@ -122,7 +122,7 @@ def test_a_polite_signal_writes_a_checkpoint_and_leaves_with_the_usual_code(
     assert "Traceback" not in stderr
     newest = max(p.name for p in (folder / "checkpoints").glob("step-*"))
     last = stderr.strip().splitlines()[-1]
-    assert last == f"trivium: stopped by signal {int(number)}; trivium resume continues from {newest}"
+    assert last == f"trivium: stopped by signal {int(number)}; to continue from {newest}: trivium resume {folder}"
 
 
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
