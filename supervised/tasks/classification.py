@@ -16,7 +16,7 @@ from trivium.data.source import Batch
 from trivium.learner import Picture
 from trivium.supervised.figures import confusion_figure
 from trivium.supervised.metrics import accuracy, confusion_matrix, macro_f1
-from trivium.supervised.tasks.task import Rows, Totals, unlike
+from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
 
 
 class Classification:
@@ -44,16 +44,7 @@ class Classification:
         self.num_outputs, self.class_names, self.label_smoothing = num_outputs, class_names, label_smoothing
 
     def wrong_target(self, rows: Batch) -> str | None:
-        y = rows.get("y")
-        if y is None:
-            return f"columns are {', '.join(rows)}; classification needs y, the class of each row"
-        if y.dtype != torch.int64 or y.ndim != 1:
-            kind = str(y.dtype).removeprefix("torch.")
-            return f"y is {kind} {list(y.shape)}; must be int64 [{len(y)}], the class of each row"
-        wrong = ((y < 0) | (y >= self.num_outputs)).nonzero().flatten()
-        if len(wrong):
-            return f"y holds {int(y[wrong[0]])} in row {int(wrong[0])}; must be in [0, {self.num_outputs})"
-        return None
+        return unlike_classes(rows, 1, self.num_outputs, "the class of each row")
 
     def wrong_output(self, output: Any, batch: Batch) -> str | None:
         shape = [len(batch["y"]), self.num_outputs]

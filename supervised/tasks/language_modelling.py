@@ -5,7 +5,7 @@ Shapes: B batch, T time, V tokens of the vocabulary.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from trivium.data.source import Batch
 from trivium.learner import Picture
-from trivium.supervised.tasks.task import Rows, Totals
+from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
 
 
 class LanguageModelling:
@@ -29,6 +29,13 @@ class LanguageModelling:
 
     def __init__(self, *, vocab_size: int) -> None:
         self.vocab_size = vocab_size
+
+    def wrong_target(self, rows: Batch) -> str | None:
+        return unlike_classes(rows, 2, self.vocab_size, "the token after each token")
+
+    def wrong_output(self, output: Any, batch: Batch) -> str | None:
+        shape = [*batch["y"].shape, self.vocab_size]
+        return unlike(output, shape, f"a logit for each of {self.vocab_size} tokens at each step")
 
     def count(self, batch: Batch) -> int:
         return batch["y"].numel()

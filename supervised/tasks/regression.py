@@ -6,7 +6,7 @@ Shapes: B batch, K targets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from trivium.data.source import Batch
 from trivium.learner import Picture
 from trivium.supervised.figures import residual_figure
-from trivium.supervised.tasks.task import Rows, Totals
+from trivium.supervised.tasks.task import Rows, Totals, unlike
 
 Loss = Literal["mse", "mae", "rmse", "huber"]
 
@@ -55,6 +55,19 @@ class Regression:
         self.mean_K = torch.tensor(target_mean or [0.0] * num_outputs)
         self.std_K = torch.tensor(target_std or [1.0] * num_outputs)
         self.kind = loss
+
+    def wrong_target(self, rows: Batch) -> str | None:
+        y = rows.get("y")
+        if y is None:
+            return f"columns are {', '.join(rows)}; regression needs y, the quantities of each row"
+        shape = [len(y), self.num_outputs]
+        if y.dtype != torch.float32 or list(y.shape) != shape:
+            kind = str(y.dtype).removeprefix("torch.")
+            return f"y is {kind} {list(y.shape)}; must be float32 {shape}, the quantities of each row"
+        return None
+
+    def wrong_output(self, output: Any, batch: Batch) -> str | None:
+        return unlike(output, list(batch["y"].shape), f"a number for each of {self.num_outputs} targets")
 
     def _standardised(self, batch: Batch) -> Tensor:
         y_BK = batch["y"]

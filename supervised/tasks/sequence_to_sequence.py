@@ -5,7 +5,7 @@ Shapes: B batch, S length of the sources, T of the targets, V tokens of the voca
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from trivium.data.pairs import PAD
 from trivium.data.source import Batch
 from trivium.learner import Picture
-from trivium.supervised.tasks.task import Rows, Totals
+from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
 
 
 class SequenceToSequence:
@@ -33,6 +33,13 @@ class SequenceToSequence:
 
     def __init__(self, *, vocab_size: int) -> None:
         self.vocab_size = vocab_size
+
+    def wrong_target(self, rows: Batch) -> str | None:
+        return unlike_classes(rows, 2, self.vocab_size, "the tokens of each target")
+
+    def wrong_output(self, output: Any, batch: Batch) -> str | None:
+        shape = [*batch["y"].shape, self.vocab_size]
+        return unlike(output, shape, f"a logit for each of {self.vocab_size} tokens at each step")
 
     def count(self, batch: Batch) -> Tensor:
         return (batch["y"] != PAD).sum()

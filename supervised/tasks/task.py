@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from trivium.data.source import Batch
@@ -93,6 +94,26 @@ def unlike(output: Any, shape: Sequence[int], meaning: str) -> str | None:
     else:
         return None
     return f"{got}; must be float {list(shape)}, {meaning}"
+
+
+def unlike_classes(rows: Batch, num_dims: int, num_classes: int, meaning: str) -> str | None:
+    """What the column `y` is instead of int64 of some dimensions in [0, num_classes), for `Task.wrong_target`; None if
+    it is that.
+
+    Args:
+        meaning: of its numbers, in words.
+    """
+    y = rows.get("y")
+    if y is None:
+        return f"columns are {', '.join(rows)}; there must be y, {meaning}"
+    if y.dtype != torch.int64 or y.ndim != num_dims:
+        kind = str(y.dtype).removeprefix("torch.")
+        shape = ", ".join([str(len(y)), *["T"] * (num_dims - 1)])
+        return f"y is {kind} {list(y.shape)}; must be int64 [{shape}], {meaning}"
+    wrong = ((y < 0) | (y >= num_classes)).nonzero()
+    if len(wrong):
+        return f"y holds {int(y[tuple(wrong[0])])} in row {int(wrong[0, 0])}; must be in [0, {num_classes})"
+    return None
 
 
 def named_task(name: str) -> Callable[..., Task]:

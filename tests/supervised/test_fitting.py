@@ -72,7 +72,7 @@ def test_a_models_mistake_is_told_with_its_class(config: Config, model: str, wha
         ("label_float", r"train's y is float32 \[8\]; must be int64 \[8\]"),
         ("label_int32", "train's y is int32"),
         ("label_one_hot", r"train's y is int64 \[8, 8\]; must be int64 \[8\]"),
-        ("no_label", "train's columns are x; classification needs y"),
+        ("no_label", "train's columns are x; there must be y"),
         ("float64", "x is float64, which Net does not accept; it accepts float32"),
         ("bytes", "x is uint8, which Net does not accept; it accepts float32"),
         ("other_dtype", "val has the columns x float64 .*; train has x float32"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -88,3 +89,33 @@ def test_a_task_that_is_not_there_is_told_with_those_that_are() -> None:
         named_task("clustering")
     with pytest.raises(ValueError, match="has no target"):
         named_task("")
+
+
+@pytest.mark.parametrize(
+    ("task", "y", "message"),
+    [
+        (Regression(num_outputs=1), torch.zeros(3), r"float32 \[3\]; must be float32 \[3, 1\]"),
+        (Regression(num_outputs=1), torch.zeros(3, 1, dtype=torch.float64), "float64"),
+        (Regression(num_outputs=1), None, "regression needs y"),
+        (LanguageModelling(vocab_size=4), torch.tensor([[0, 4]]), r"holds 4 in row 0; must be in \[0, 4\)"),
+        (LanguageModelling(vocab_size=4), torch.tensor([1]), r"int64 \[1\]; must be int64 \[1, T\]"),
+        (SequenceToSequence(vocab_size=4), torch.tensor([[0, 1], [-1, 0]]), "holds -1 in row 1"),
+    ],
+)
+def test_targets_that_a_task_cannot_use_are_told(task: Any, y: torch.Tensor | None, message: str) -> None:
+    problem = task.wrong_target({"x": torch.zeros(1)} if y is None else {"y": y})
+    assert re.search(message, problem)
+
+
+@pytest.mark.parametrize(
+    ("task", "y", "right", "wrong"),
+    [
+        (Regression(num_outputs=2), torch.zeros(3, 2), (3, 2), (3, 1)),
+        (LanguageModelling(vocab_size=4), torch.zeros(2, 5, dtype=torch.int64), (2, 5, 4), (2, 5, 3)),
+        (SequenceToSequence(vocab_size=4), torch.zeros(2, 5, dtype=torch.int64), (2, 5, 4), (2, 4)),
+    ],
+)
+def test_outputs_that_a_task_cannot_use_are_told(task: Any, y: torch.Tensor, right: Any, wrong: Any) -> None:
+    assert task.wrong_target({"y": y}) is None
+    assert task.wrong_output(torch.zeros(right), {"y": y}) is None
+    assert f"{list(wrong)}; must be float {list(right)}" in task.wrong_output(torch.zeros(wrong), {"y": y})
