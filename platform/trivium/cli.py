@@ -8,6 +8,7 @@ import ctypes
 import errno
 import gc
 import importlib.util
+import itertools
 import logging
 import os
 import shlex
@@ -291,29 +292,22 @@ def _list(options: argparse.Namespace) -> Any:
         raise UsageError(problem)
     listed: dict[str, dict[str, str]] = {}
     for kind in [options.kind] if options.kind else KINDS:
-        listed[kind] = {
-            f"{group}={name}": text for group in KINDS[kind] for name, text in library.options(group).items()
-        }
+        listed[kind] = {}
+        for group in KINDS[kind]:
+            results = {name: f"Result: {text}" for name, text in library.results(group).items()}
+            for name, what in library.options(group).items():
+                listed[kind][f"{group}={name}"] = "\n".join(filter(None, [what, results.get(name)]))
     if options.kind == "envs":
-        listed["envs"] |= {f"env.id={name}": text for name, text in _gymnasium_ids().items()}
+        from trivium import env_ids
+
+        listed["envs"] |= {f"env.id={name}": text for name, text in env_ids.described().items()}
     if not options.json:
         for kind, rows in listed.items():
             print(f"{kind}:")
             _print_table(list(rows.items()))
         if not options.kind:
-            print("every environment that gymnasium knows: trivium list envs")
+            print("every environment that gymnasium knows, and what it needs: trivium list envs")
     return listed
-
-
-def _gymnasium_ids() -> dict[str, str]:
-    import gymnasium
-
-    specs = sorted(gymnasium.registry.items())
-    return {name: f"{str(spec.entry_point).partition(':')[2] or 'environment'}, {_limit(spec)}" for name, spec in specs}
-
-
-def _limit(spec: Any) -> str:
-    return f"at most {spec.max_episode_steps} steps an episode" if spec.max_episode_steps else "no limit of steps"
 
 
 def _show(options: argparse.Namespace) -> Any:
@@ -366,7 +360,8 @@ def _show_result(result: Any, options: argparse.Namespace) -> Any:
 def _print_table(rows: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
-        print(f"  {name:<{width}}  {value}".rstrip())
+        for first, line in zip(itertools.chain([name], itertools.repeat("")), value.splitlines() or [""], strict=False):
+            print(f"  {first:<{width}}  {line}".rstrip())
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {

@@ -25,6 +25,7 @@ KINDS = {
     "learners": ["learner", "agent"],
     "models": ["model"],
     "data": ["data"],
+    "tasks": ["task"],
     "envs": ["env"],
 }
 FIGURE = "figures/play.gif"  # where `play` draws, in the run folder, if nothing else is said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -51,12 +52,21 @@ class Library:
 
     def options(self, group: str) -> dict[str, str]:
         """The group's options, sorted, each with the first comment in its file: what it is."""
-        found: dict[str, str] = {}
+        return {name: next(iter(comments), "") for name, comments in self._comments(group).items()}
+
+    def results(self, group: str) -> dict[str, str]:
+        """Of the group's options those whose file says what was measured, after `Result:` in a comment, with that."""
+        texts = {name: " ".join(comments).partition("Result: ")[2] for name, comments in self._comments(group).items()}
+        return {name: text for name, text in texts.items() if text}
+
+    def _comments(self, group: str) -> dict[str, list[str]]:
+        """The lines of the comment that each option's file begins with, without the package."""
+        found: dict[str, list[str]] = {}
         for folder in self._folders():
             for path in sorted((folder / group).glob("*.yaml")):
-                text = path.read_text(encoding="utf-8", errors="replace")
-                comments = (line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#"))
-                found.setdefault(path.stem, next((c for c in comments if not c.startswith("@package")), ""))
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                comments = [line.lstrip("# ").rstrip() for line in itertools.takewhile(_is_comment, lines)]
+                found.setdefault(path.stem, [c for c in comments if c and not c.startswith("@package")])
         return dict(sorted(found.items()))
 
     def named(self, path: Path) -> str:
@@ -65,6 +75,10 @@ class Library:
 
     def _folders(self) -> list[Path]:
         return [self.own, self.config_dir] if self.config_dir else [self.own]
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#") or not line.strip()
 
 
 @functools.cache

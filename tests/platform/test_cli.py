@@ -320,12 +320,27 @@ def test_a_model_of_the_users_own_needs_no_change_in_trivium(capsys: pytest.Capt
 
 def test_list_describes_everything(capsys: pytest.CaptureFixture[str]) -> None:
     listed = answer(capsys, "list")
-    assert list(listed) == ["experiments", "learners", "models", "data", "envs"]
+    assert list(listed) == ["experiments", "learners", "models", "data", "tasks", "envs"]
     assert "experiment=mlp_digits" in listed["experiments"]
     assert {"learner=classifier", "agent=ppo"} <= set(listed["learners"])
     for rows in listed.values():
         assert rows
         assert all(text.strip() for text in rows.values())
+
+
+def test_list_has_what_experiments_have_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = answer(capsys, "list", "experiments")["experiments"]
+    what, result = listed["experiment=ppo_cartpole"].split("\n")
+    assert what == "PPO balances CartPole-v1 from its four numbers."
+    assert result.startswith("Result: mean return 500 ")
+    assert cli.main(["list", "experiments"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0] == "experiments:"
+    at = next(i for i, row in enumerate(rows) if row.startswith("  experiment=ppo_cartpole "))
+    assert rows[at].split(maxsplit=1)[1] == what
+    assert rows[at + 1].strip() == result
+    for name, text in listed.items():
+        assert "\nResult: " in text, f"{name}: an experiment says in its YAML what it has reached"
 
 
 def test_list_one_kind(capsys: pytest.CaptureFixture[str]) -> None:
