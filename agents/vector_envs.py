@@ -34,6 +34,7 @@ from trivium.agents.policies import head_sizes
 from trivium.agents.wrapper_state import State, WrapperState, merged, statistics_of
 from trivium.learner import UserCodeError
 
+CLOSE_S = 5.0  # how long processes may take to say what their envs keep before they are ended
 SEEDS = 2**31  # some simulators take no larger ones
 SEED_FORMS: tuple[Callable[[Sequence[Any]], Any], ...] = (list, np.array, lambda seeds: seeds[0])
 
@@ -92,6 +93,7 @@ class VectorEnvs:
         # Wrappers of the vector env itself, or of each of the vector envs that it is made of.
         self._states = [WrapperState(one) for one in getattr(self.vector, "parts", [self.vector])]
         self._frozen: State | None = None
+        self._kept_at_last: State | None = None
         if self._schedule is not None:
             self.freeze({})
         try:
@@ -164,6 +166,8 @@ class VectorEnvs:
 
     def kept(self) -> State:
         """What evaluation needs of what wrappers keep, see `wrapper_state.merged`."""
+        if self._kept_at_last is not None:
+            return self._kept_at_last
         kept = merged(self._kept(begun=False))
         return kept if self._wrapped_envs else statistics_of(kept)
 
@@ -192,7 +196,11 @@ class VectorEnvs:
             state.set(one or {})
 
     def close(self) -> None:
-        """End the processes of an async vector env."""
+        """End the processes of an async vector env; what wrappers keep is known as before."""
+        with contextlib.suppress(Exception):
+            if self._wrapped_envs and hasattr(self.vector, "call_async"):  # one of the processes may hang
+                self.vector.call_async("kept")
+                self._kept_at_last = merged(self.vector.call_wait(timeout=CLOSE_S))
         with contextlib.suppress(Exception):
             self.vector.close()
 

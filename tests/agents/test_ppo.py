@@ -264,7 +264,7 @@ def test_the_yaml_mirrors_the_constructor() -> None:
         assert isinstance(yaml, dict)
         keywords = {name: value for name, value in yaml.items() if not str(name).startswith("_")}
         parameters = inspect.signature(target).parameters
-        assert set(keywords) == set(parameters) - {"run", "env", "stream", "make_env", "part"}
+        assert set(keywords) == set(parameters) - {"run", "env", "stream", "make_env", "part", "episodes"}
         defaults = {k: p.default for k, p in parameters.items() if k in keywords and p.default is not p.empty}
         expected = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
         for name in {"settings", "vector_settings"} & set(expected):  # empty groups, for the command line to add to

@@ -157,9 +157,11 @@ def test_so_does_one_in_another_process(saved: Callable[[Any], Any]) -> None:
     state = saved(envs.state_dict())
     assert not resumed.load_state_dict(state).any()
     assert_same(*(play(each, 20, torch.Generator().manual_seed(1)) for each in (envs, resumed)))
-    assert same(envs.kept(), resumed.kept())
+    kept = envs.kept()
+    assert same(kept, resumed.kept())
     envs.close()
     resumed.close()
+    assert same(envs.kept(), kept), "for evaluations after the training"
 
 
 @pytest.mark.parametrize("autoreset_mode", ["same_step", "next_step"])
