@@ -68,7 +68,7 @@ class A2C(Agent):
         normalize_advantage: in each rollout, see `normalized`.
         normalize_observation, normalize_reward: see `Normaliser`.
         hidden: widths of the hidden layers, see `ActorCritic`.
-        images, std, log_std: see `ActorCritic`.
+        images, channels, std, log_std: see `ActorCritic`.
         squash: see `Actions`.
         env_runners: Ray actors that the envs are on, see `EnvRunners`; 0: none, they are here.
         env_timeout_s: a rollout there that takes longer has an env that hangs.
@@ -101,6 +101,7 @@ class A2C(Agent):
         normalize_reward: bool = False,
         hidden: Sequence[int] = (64, 64),
         images: Literal["nature", "impala"] = "nature",
+        channels: Literal["first", "last"] | None = None,
         std: Literal["free", "state"] = "free",
         log_std: float = 0.0,
         squash: bool = False,
@@ -151,6 +152,7 @@ class A2C(Agent):
             generator=run.generator("init"),
             normalized=normalize_observation,
             images=images,
+            channels=channels,
             std=std,
             log_std=log_std,
         ).to(run.device)

@@ -126,7 +126,7 @@ class DQN(Agent):
         loss: `huber` or `mse`, see `td_loss`; without effect if `categorical`.
         max_grad_norm: gradients are scaled down to this global norm; > 0, inf for never.
         hidden: widths of the hidden layers, see `QNetwork`.
-        images: see `networks.Encoder`.
+        images, channels: see `networks.Encoder`.
         double: see `next_action`.
         dueling: see `QNetwork`.
         prioritized: see `Priorities`.
@@ -173,6 +173,7 @@ class DQN(Agent):
         max_grad_norm: float = 10.0,
         hidden: Sequence[int] = (256, 256),
         images: Literal["nature", "impala"] = "nature",
+        channels: Literal["first", "last"] | None = None,
         double: bool = False,
         dueling: bool = False,
         prioritized: bool = False,
@@ -275,6 +276,7 @@ class DQN(Agent):
             hidden=hidden,
             generator=run.generator("init"),
             images=images,
+            channels=channels,
             dueling=dueling,
             noisy_sigma=noisy_sigma if noisy else None,
             num_atoms=num_atoms if categorical else None,

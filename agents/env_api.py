@@ -210,10 +210,12 @@ class Checked(gym.Wrapper):
 def check_action_space(space: gym.Space) -> None:
     """
     Raises:
-        ValueError: agents have no actions of this kind.
+        ValueError: agents have no actions of this kind, or it has none.
     """
     if not isinstance(space, gym.spaces.Box) and not head_sizes(space):
         raise ValueError(f"the action space {space}: valid are {', '.join(ACTION_SPACES)}")
+    if isinstance(space, gym.spaces.Box) and 0 in space.shape:
+        raise ValueError(f"the action space {space} holds no numbers")
 
 
 def actions_to_numpy(space: gym.Space, action: Tensor) -> np.ndarray:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trivium.agents.image_axes import Channels, image_axes, image_shape
 from trivium.agents.observations import Layout, Leaf
 from trivium.agents.policies import Actions, Policy, head_sizes
 
@@ -132,17 +133,6 @@ def impala_cnn(channels: int, height: int, width: int, *, generator: torch.Gener
     return layers.extend([linear(size, 256, gain=math.sqrt(2), generator=generator), nn.ReLU()])
 
 
-def image_shape(shape: Sequence[int]) -> tuple[int, int, int] | None:
-    """C, H, W of a uint8 Box that is an image: [H, W, C], or with frames [K, H, W] or [K, H, W, C]; None if it is not.
-
-    The last dimension is that of the channels if it is 1, 3 or 4 long."""
-    if len(shape) == 4:
-        return shape[0] * shape[3], shape[1], shape[2]
-    if len(shape) == 3:
-        return (shape[2], shape[0], shape[1]) if shape[-1] in (1, 3, 4) else (shape[0], shape[1], shape[2])
-    return None
-
-
 class Encoder(nn.Module):
     """Observations as the envs give them, [B, ...], to float32 [B, D]: the features of all leaves, concatenated.
 
@@ -152,6 +142,7 @@ class Encoder(nn.Module):
     Args:
         observation_space: see `Layout`.
         images: the CNN, `nature_cnn` or `impala_cnn`.
+        channels: where images have theirs, see `image_axes`; None: as their shapes tell.
         normalized: make the buffers.
         generator: on the CPU; all initial weights come from it.
 
@@ -160,24 +151,34 @@ class Encoder(nn.Module):
         mean, scale: float32 [F], over the concatenated Boxes of floats.
 
     Raises:
-        ValueError: a kind of space that is not supported, or an image too small for its CNN.
+        ValueError: a kind of space that is not supported, or no numbers in it, or an image that is too small for its
+            CNN or does not tell where its channels are.
     """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(
-        self, observation_space: gym.Space, *, images: Images = "nature", normalized: bool, generator: torch.Generator
+        self,
+        observation_space: gym.Space,
+        *,
+        images: Images = "nature",
+        channels: Channels | None = None,
+        normalized: bool,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.layout = Layout(observation_space)
         self.normalized = normalized
         self.num_choices = [head_sizes(leaf.space) for leaf in self.layout.leaves]  # NumPy's numbers break graphs
         self.cnns = nn.ModuleDict()
+        self.axes: dict[int, Channels] = {}  # where the channels are, of the leaves that are images
         self.size = self.num_floats = 0
         for i, leaf in enumerate(self.layout.leaves):
-            shape = image_shape(leaf.shape) if leaf.dtype == np.uint8 else None
-            if shape is not None:
+            axis = image_axes(leaf.shape, channels) if leaf.dtype == np.uint8 else None
+            shape = image_shape(leaf.shape, axis)
+            if axis is not None and shape is not None:
+                self.axes[i] = axis
                 if images == "nature" and min(shape[1:]) < 36:
                     raise ValueError(f"agent.images=nature needs sides of at least 36, got {shape}; impala takes any")
                 cnn = (nature_cnn if images == "nature" else impala_cnn)(*shape, generator=generator)
@@ -188,6 +189,8 @@ class Encoder(nn.Module):
             else:
                 self.size += math.prod(leaf.shape)
                 self.num_floats += math.prod(leaf.shape) if leaf.dtype == np.float32 else 0
+        if not self.size:
+            raise ValueError(f"the observation space {observation_space} holds no numbers")
         if normalized:
             self.register_buffer("mean", torch.zeros(self.num_floats))
             self.register_buffer("scale", torch.ones(self.num_floats))
@@ -199,7 +202,7 @@ class Encoder(nn.Module):
     def floats(self, obs: Tensor) -> Tensor:
         """The Boxes of floats of observations [B, ...] as they are, float32 [B, F]."""
         leaves = [leaf for leaf in self.layout.leaves if leaf.dtype == np.float32]
-        return torch.cat([self.layout.unpack(obs, leaf).flatten(1) for leaf in leaves], 1)
+        return torch.cat([_rows(self.layout.unpack(obs, leaf), leaf) for leaf in leaves], 1)
 
     def forward(self, obs: Tensor) -> Tensor:
         parts = []
@@ -216,16 +219,19 @@ class Encoder(nn.Module):
     def _encoded(self, i: int, leaf: Leaf, value: Tensor) -> Tensor:
         if str(i) in self.cnns:
             image = value.float() / 255
-            if value.ndim == 5:  # frames of colours
-                image = image.permute(0, 1, 4, 2, 3).flatten(1, 2)
-            elif leaf.shape[-1] in (1, 3, 4):
-                image = image.permute(0, 3, 1, 2)
-            encoded: Tensor = self.cnns[str(i)](image)
+            if self.axes[i] == "last":
+                image = image.movedim(-1, -3)
+            encoded: Tensor = self.cnns[str(i)](image.flatten(1, -3))
             return encoded
         if leaf.dtype == np.uint8:
-            return value.flatten(1) / 255
-        heads = zip(value.view(len(value), -1).unbind(1), self.num_choices[i], strict=True)
+            return _rows(value, leaf) / 255
+        heads = zip(_rows(value, leaf).unbind(1), self.num_choices[i], strict=True)
         return torch.cat([F.one_hot(choice, n) for choice, n in heads], 1).float()
+
+
+def _rows(value: Tensor, leaf: Leaf) -> Tensor:
+    """A leaf's numbers, [B, *leaf.shape], as [B, ...]; also of no dimensions, or of no numbers."""
+    return value.reshape(value.shape[0], math.prod(leaf.shape))
 
 
 class Memory(nn.Module):
@@ -285,7 +291,7 @@ class ActorCritic(nn.Module):
         hidden: widths of the hidden layers, of each MLP.
         generator: on the CPU; all initial weights come from it.
         normalized: see `Encoder`.
-        images: see `Encoder`.
+        images, channels: see `Encoder`.
         memory: `lstm`, `gru`, or None.
         memory_size: of its output.
         std: of Box actions: `free`, a parameter for each dimension, or `state`, by the network.
@@ -304,6 +310,7 @@ class ActorCritic(nn.Module):
         generator: torch.Generator,
         normalized: bool = False,
         images: Images = "nature",
+        channels: Channels | None = None,
         memory: Literal["lstm", "gru"] | None = None,
         memory_size: int = 128,
         std: Literal["free", "state"] = "free",
@@ -311,7 +318,9 @@ class ActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.actions = actions
-        self.encoder = Encoder(observation_space, images=images, normalized=normalized, generator=generator)
+        self.encoder = Encoder(
+            observation_space, images=images, channels=channels, normalized=normalized, generator=generator
+        )
         self.memory: Memory | None = None
         size = self.encoder.size
         if memory is not None:

@@ -175,7 +175,7 @@ class Layout:
         if not self.packed:
             return obs
         part = obs[:, leaf.start : leaf.start + leaf.num_bytes]
-        return part.contiguous().view(_DTYPES[leaf.dtype]).view(-1, *leaf.shape)
+        return part.contiguous().view(_DTYPES[leaf.dtype]).view(obs.shape[0], *leaf.shape)
 
     def action_mask(self, obs: Tensor) -> Tensor | None:
         """bool [B, S], True where an action is valid; None if the env has no masks."""

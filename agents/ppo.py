@@ -133,7 +133,7 @@ class PPO(Agent):
         normalize_advantage: see `normalized`.
         normalize_observation, normalize_reward: see `Normaliser`.
         hidden: widths of the hidden layers, see `ActorCritic`.
-        images, memory, memory_size, std, log_std: see `ActorCritic`.
+        images, channels, memory, memory_size, std, log_std: see `ActorCritic`.
         squash: see `Actions`.
         env_runners: Ray actors that the envs are on, see `EnvRunners`; 0: none, they are here.
         env_timeout_s: a rollout there that takes longer has an env that hangs.
@@ -171,6 +171,7 @@ class PPO(Agent):
         normalize_reward: bool = False,
         hidden: Sequence[int] = (64, 64),
         images: Literal["nature", "impala"] = "nature",
+        channels: Literal["first", "last"] | None = None,
         memory: Literal["lstm", "gru"] | None = None,
         memory_size: int = 128,
         std: Literal["free", "state"] = "free",
@@ -239,6 +240,7 @@ class PPO(Agent):
             generator=run.generator("init"),
             normalized=normalize_observation,
             images=images,
+            channels=channels,
             memory=memory,
             memory_size=memory_size,
             std=std,

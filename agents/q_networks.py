@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trivium.agents.image_axes import Channels
 from trivium.agents.networks import Encoder, Images, affine
 
 
@@ -76,7 +77,7 @@ class QNetwork(nn.Module):
         num_actions: A.
         hidden: widths of the hidden layers, at least one: the last is that of each stream.
         generator: on the CPU; all initial weights come from it.
-        images: see `Encoder`.
+        images, channels: see `Encoder`.
         dueling: two streams.
         noisy_sigma: see `NoisyLinear`; None: no noise.
         num_atoms: K; None: a plain Q function.
@@ -93,6 +94,7 @@ class QNetwork(nn.Module):
         hidden: Sequence[int],
         generator: torch.Generator,
         images: Images = "nature",
+        channels: Channels | None = None,
         dueling: bool = False,
         noisy_sigma: float | None = None,
         num_atoms: int | None = None,
@@ -100,7 +102,9 @@ class QNetwork(nn.Module):
         super().__init__()
         if not hidden:
             raise ValueError("agent.hidden=[] must have at least one layer")
-        self.encoder = Encoder(observation_space, images=images, normalized=False, generator=generator)
+        self.encoder = Encoder(
+            observation_space, images=images, channels=channels, normalized=False, generator=generator
+        )
         self.num_actions = num_actions
         self.num_atoms = num_atoms
         *shared, width = (self.encoder.size, *hidden)

@@ -86,7 +86,7 @@ class REINFORCE(Agent):
         normalize_advantage: returns, less the baseline, to mean 0 and standard deviation 1 over the steps of all
             workers: a baseline too, and a slightly biased one, of the same episodes.
         hidden: widths of the hidden layers, see `ActorCritic`.
-        images, std, log_std: see `ActorCritic`.
+        images, channels, std, log_std: see `ActorCritic`.
         squash: see `Actions`.
         max_steps: episodes that last longer are left out of the update, for envs without a time limit.
         env_runners: Ray actors that the envs are on, see `EnvRunners`; 0: none, they are here.
@@ -116,6 +116,7 @@ class REINFORCE(Agent):
         normalize_advantage: bool = True,
         hidden: Sequence[int] = (64, 64),
         images: Literal["nature", "impala"] = "nature",
+        channels: Literal["first", "last"] | None = None,
         std: Literal["free", "state"] = "free",
         log_std: float = 0.0,
         squash: bool = False,
@@ -163,6 +164,7 @@ class REINFORCE(Agent):
             hidden=hidden,
             generator=run.generator("init"),
             images=images,
+            channels=channels,
             std=std,
             log_std=log_std,
         ).to(run.device)

@@ -85,8 +85,8 @@ def test_tanh_is_tanh_on_both_ways() -> None:
 # encoders
 
 
-def encoder(space: gym.Space, images: Any = "nature", normalized: bool = False) -> Encoder:
-    return Encoder(space, images=images, normalized=normalized, generator=generator())
+def encoder(space: gym.Space, images: Any = "nature", normalized: bool = False, channels: Any = None) -> Encoder:
+    return Encoder(space, images=images, channels=channels, normalized=normalized, generator=generator())
 
 
 def packed(space: gym.Space, *observations: Any) -> torch.Tensor:
@@ -101,12 +101,53 @@ def packed(space: gym.Space, *observations: Any) -> torch.Tensor:
         ((84, 80, 1), (1, 84, 80)),
         ((4, 84, 80), (4, 84, 80)),  # frames
         ((4, 84, 80, 3), (12, 84, 80)),  # frames of colours
+        ((3, 48, 48), (3, 48, 48)),  # colours first
+        ((4, 3, 48, 48), (12, 48, 48)),
+        ((4, 1, 48, 48), (4, 48, 48)),
+        ((48, 48, 2), (2, 48, 48)),
+        ((48, 48, 6), (6, 48, 48)),
+        ((6, 48, 48), (6, 48, 48)),
+        ((3, 48, 48, 2), (6, 48, 48)),
+        ((210, 160, 3), (3, 210, 160)),
+        ((3, 210, 160), (3, 210, 160)),
+        ((4, 210, 160, 3), (12, 210, 160)),
+        ((2, 40, 60), (2, 40, 60)),
+        ((40, 60, 2), (2, 40, 60)),
+        ((16, 128, 3), (3, 16, 128)),
+        ((3, 16, 128), (3, 16, 128)),
+        ((8, 8, 111), (111, 8, 8)),  # boards of more planes than squares
+        ((111, 8, 8), (111, 8, 8)),
+        ((6, 7, 4), (4, 6, 7)),
+        ((48, 48, 1), (1, 48, 48)),
         ((84, 84), None),
         ((6,), None),
+        ((), None),
+        ((0, 4, 4), None),
     ],
 )
 def test_image_shape(shape: tuple[int, ...], expected: tuple[int, ...] | None) -> None:
     assert image_shape(shape) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "last"),
+    [
+        ((48, 48, 48), (48, 48, 48), (48, 48, 48)),
+        ((3, 48, 3), (3, 48, 3), (3, 3, 48)),
+        ((10, 9, 20), (10, 9, 20), (20, 10, 9)),
+        ((30, 40, 28), (30, 40, 28), (28, 30, 40)),
+        ((4, 9, 9, 9), (36, 9, 9), (36, 9, 9)),
+        ((48, 48, 3, 4), (48 * 48, 3, 4), (48 * 4, 48, 3)),  # frames at the end
+    ],
+)
+def test_an_image_that_does_not_tell_where_its_channels_are_is_refused_until_it_is_said(
+    shape: tuple[int, ...], first: tuple[int, ...], last: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"agent.channels=first or agent.channels=last") as error:
+        encoder(Box(0, 255, shape, np.uint8), "impala")
+    assert str(list(shape)) in str(error.value)
+    assert image_shape(shape, "first") == first
+    assert image_shape(shape, "last") == last
 
 
 @pytest.mark.parametrize("shape", [(84, 84, 3), (4, 84, 84), (2, 40, 36, 3)])
@@ -139,13 +180,43 @@ def test_channels_and_frames_are_where_the_cnn_looks_for_them() -> None:
         def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
             return x_BCHW.mean((2, 3)) * 255
 
-    for shape, index in (((9, 9, 3), np.s_[:, :, 1]), ((5, 9, 9), np.s_[1]), ((2, 9, 9, 3), np.s_[0, :, :, 1])):
-        net = encoder(Box(0, 255, shape, np.uint8), images="impala")
+    layouts: list[tuple[tuple[int, ...], Any, Any]] = [
+        ((9, 9, 3), np.s_[:, :, 1], None),
+        ((5, 9, 9), np.s_[1], None),
+        ((2, 9, 9, 3), np.s_[0, :, :, 1], None),
+        ((2, 3, 9, 9), np.s_[0, 1], None),
+        ((9, 9, 6), np.s_[:, :, 1], None),
+        ((9, 9, 9), np.s_[1], "first"),
+        ((9, 9, 9), np.s_[:, :, 1], "last"),
+    ]
+    for shape, index, channels in layouts:
+        net = encoder(Box(0, 255, shape, np.uint8), images="impala", channels=channels)
         net.cnns["0"] = Means()
         picture = np.zeros(shape, np.uint8)
         picture[index] = 7
-        expected = [0.0, 7.0] + [0.0] * (image_shape(shape)[0] - 2)  # type: ignore[index]
+        expected = [0.0, 7.0] + [0.0] * (image_shape(shape, channels)[0] - 2)  # type: ignore[index]
         assert net(torch.from_numpy(picture).unsqueeze(0))[0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_boxes_without_dimensions_and_without_numbers(normalized: bool) -> None:
+    net = encoder(Box(-1, 1, ()), normalized=normalized)
+    assert net(torch.tensor([0.25, -0.5])).tolist() == [[0.25], [-0.5]]
+    assert encoder(Box(0, 255, (), np.uint8))(torch.tensor([51, 255], dtype=torch.uint8)).tolist() == [
+        [pytest.approx(0.2)],
+        [1.0],
+    ]
+    space = Dict({"a": Box(-1, 1, ()), "b": Box(-1, 1, (2,)), "c": Box(-1, 1, (0, 3)), "d": Box(0, 9, (0,), np.uint8)})
+    obs = {"a": np.float32(0.5), "b": np.array([0.25, -1]), "c": np.zeros((0, 3)), "d": np.zeros(0)}
+    net = encoder(space, normalized=normalized)
+    assert net.size == 3
+    assert net(packed(space, obs, obs)).tolist() == [[0.5, 0.25, -1.0]] * 2
+
+
+@pytest.mark.parametrize("space", [Box(-1, 1, (0,)), Box(0, 255, (0, 4, 4), np.uint8), Dict({"a": Box(-1, 1, (0,))})])
+def test_an_observation_of_no_numbers_is_refused(space: gym.Space) -> None:
+    with pytest.raises(ValueError, match=r"^the observation space .* holds no numbers$"):
+        encoder(space)
 
 
 def test_numbers_of_each_kind_by_hand() -> None:

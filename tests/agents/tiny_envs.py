@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from typing import Any
@@ -392,6 +393,22 @@ class Pixels(Tiny):
 
     def step(self, action: int) -> Result:
         return self.x, 1.0 if action == self.side else -1.0, True, False, {}
+
+
+class Odd(Tiny):
+    """Any observation space; episodes of 3 steps."""
+
+    def __init__(self, space: gym.Space) -> None:
+        self.observation_space = copy.deepcopy(space)
+
+    def begin(self) -> Any:
+        self.steps = 0
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        return self.observation_space.sample()
+
+    def step(self, action: int) -> Result:
+        self.steps += 1
+        return self.observation_space.sample(), 1.0, self.steps == 3, False, {}
 
 
 class Words(Tiny):
