@@ -284,6 +284,22 @@ def _where_to_play(to: str | None) -> Path | None:
     return Path(to).absolute()
 
 
+def _status(options: argparse.Namespace) -> Any:
+    from trivium.run_state import describe, runs_below
+
+    found: list[dict[str, Any]] = []
+    for place in options.places or [Path("runs")]:
+        runs = runs_below(place)
+        if not runs:
+            raise UsageError(f"status: {place}: there is no run folder")
+        found += map(describe, runs)
+    if not options.json:
+        for run in found:
+            said = [run["state"], run["progress"], str(run["error"] or "").partition("\n")[0]]
+            print(_printable("  ".join([run["dir"], *filter(None, said)])))
+    return found
+
+
 def _list(options: argparse.Namespace) -> Any:
     from trivium.library import Library
 
@@ -369,6 +385,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "resume": _resume,
     "evaluate": _evaluate,
     "play": _play,
+    "status": _status,
     "list": _list,
     "show": _show,
     "doctor": _doctor,

@@ -284,6 +284,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     play.add_argument("--max-steps", type=_count, metavar="N", help="cut an episode after so many steps")
     play.add_argument("--size", type=_count, default=640, metavar="PX", help="the picture's longer side, at most")
     play.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or step-...")
+    status = command("status", "tell how runs go: finished, failed, stopped, killed or running, and how far")
+    status.add_argument(
+        "places", nargs="*", type=_folder, metavar="PATH", help="run folders, or folders of runs (default: runs)"
+    )
     listing = command("list", "list what there is to train")
     listing.add_argument("kind", nargs="?", choices=list(KINDS))
     listing.add_argument("--config-dir", type=_folder, metavar="DIR", help="a folder with YAML groups of your own")

@@ -13,7 +13,7 @@ from typing import Any
 
 from trivium import untrusted
 from trivium.report_curves import Point, best_index, number
-from trivium.run_state import State, state_of
+from trivium.run_state import State, progress, state_of
 from trivium.storage import checkpoint_names
 from trivium.tracking import Row, read_rows
 
@@ -84,24 +84,9 @@ class Record:
 
     @property
     def progress(self) -> str | None:
-        """How much of the budget is spent, of the unit of which most is: `42 % of 1,000 updates`."""
-        last = self.rows[-1] if self.rows else {}
-        reached = {
-            "epochs": last.get("epochs"),
-            "updates": last.get("updates"),
-            self.axis.replace(" ", "_"): last.get("step"),
-        }
-        reached |= {"minutes": (self.metrics.get("time/elapsed_s") or 0.0) / 60}
-        reached |= as_dict(self.result.get("counters")) | {"updates": self.result.get("updates", last.get("updates"))}
-        spent = []
-        for unit, limit in as_dict(self.config.get("budget")).items():
-            most, value = number(limit), number(reached.get(unit))
-            if most is not None and most > 0 and value is not None:
-                spent.append((value / most, f"{most:,.6g} {unit.replace('_', ' ')}"))
-        if not spent:
-            return None
-        fraction, budget = max(spent)
-        return f"{min(max(fraction, 0.0), 1.0):.0%} of {budget}"
+        """How much of the budget is spent, in words."""
+        last = {"time/elapsed_s": self.metrics.get("time/elapsed_s"), **(self.rows[-1] if self.rows else {})}
+        return progress(self.config.get("budget"), last, self.result)
 
     @cached_property
     def checkpoints(self) -> list[str]:
@@ -127,7 +112,7 @@ class Record:
         """Where the run has its best evaluation, by its newest checkpoint or its result."""
         newest = self.checkpoints[-1:]
         kept = [self._json(f"checkpoints/{name}/manifest.json").get("best") for name in newest]
-        kept.append(self.result.get("checkpoint"))
+        kept.append(self.result.get("checkpoint") if self.state == "finished" else None)
         steps = (re.fullmatch(r"step-(\d{1,18})", str(name)) for name in kept)
         return next((int(step[1]) for step in steps if step), None)
 

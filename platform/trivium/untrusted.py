@@ -271,7 +271,10 @@ def count(value: Any) -> bool:
 
 def finite(value: Any) -> bool:
     """a finite number"""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int that no float can be
+        return False
 
 
 def text(value: Any) -> bool:

@@ -61,7 +61,7 @@ def test_help_is_quick() -> None:
         done = subprocess.run([TRIVIUM, "--help"], capture_output=True, text=True)
         times.append(time.perf_counter() - started)
     assert done.returncode == 0
-    for word in ("train", "resume", "evaluate", "play", "list", "show", "doctor"):
+    for word in ("train", "resume", "evaluate", "play", "status", "list", "show", "doctor"):
         assert word in done.stdout
     assert min(times) < 0.3, times
 
@@ -89,7 +89,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"trivium {pyproject['project']['version']}\n"
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "play", "list", "show", "doctor"])
+@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "play", "status", "list", "show", "doctor"])
 def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
@@ -101,7 +101,7 @@ def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str
     ("typed", "said"),
     [
         ("trian", "trian: there is no such command; did you mean 'train'?"),
-        ("xyz", "xyz: there is no such command; valid: train, resume, evaluate, play, list, show, doctor"),
+        ("xyz", "xyz: there is no such command; valid: train, resume, evaluate, play, status, list, show, doctor"),
         ("resume", "resume: the following arguments are required: RUN, a run folder"),
         ("help", "did you mean 'trivium --help'?"),
         ("experiment=mlp_digits", "did you mean 'trivium train experiment=mlp_digits'?"),

@@ -193,3 +193,8 @@ def test_what_can_not_be_written_again_is_an_error(tmp_path: Path, monkeypatch: 
             kept.look()
     kept.look()
     assert (tmp_path / "config.yaml").read_text() == "a: 1"
+    (tmp_path / "config.yaml").write_text("a: 2")
+    kept.read()
+    (tmp_path / "config.yaml").unlink()
+    kept.look()
+    assert (tmp_path / "config.yaml").read_text() == "a: 2"

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -339,6 +340,14 @@ def test_a_fault_of_the_program_is_told_at_once_with_its_place(tmp_path: Path) -
     assert stderr.count("] the last words\n") <= 2  # of each worker, once
     assert "own_model.py" in stderr  # in the trace of the worker
     assert stderr.splitlines()[-1] == "trivium: error: RuntimeError: no such luck"
+    ended = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (ended["state"], ended["error"], ended["updates"]) == ("failed", "RuntimeError: no such luck", 0)
+    assert re.fullmatch(r".*own_model\.py:\d+ in forward", ended["place"])
+    assert ended["rank"] in (0, 1)
+    kept = (tmp_path / "run" / "log.txt").read_text()
+    assert f"[rank {ended['rank']}] the last words\n" in kept
+    assert "own_model.py" in kept
+    assert "RuntimeError: no such luck" in (tmp_path / "run" / "report.html").read_text()
 
 
 CALLER = """
