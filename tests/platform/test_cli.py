@@ -469,7 +469,7 @@ def test_what_the_user_s_own_code_did_is_told_without_a_trace(capsys: pytest.Cap
     error = UserCodeError("env.id='Mine-v0': at step 3 its step() raised KeyError: 'x'")
     for cause, trace in ((None, False), (KeyError("x"), False), (KeyError("x"), True)):
         error.__cause__ = cause
-        assert cli._failed(error, trace=trace) == 1
+        assert cli._failed(error, trace=trace, as_json=False) == 1
         told = capsys.readouterr().err
         assert str(error) in told.splitlines()[-1]
         assert ("direct cause" in told) == trace
