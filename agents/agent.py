@@ -12,6 +12,7 @@ from trivium.agents.evaluation import EVALUATED, Act, Evaluation
 from trivium.agents.play import Film, agent_figures
 from trivium.agents.wrapper_state import State
 from trivium.learner import Picture
+from trivium.saved import load_module
 
 
 class Agent:
@@ -76,5 +77,5 @@ class Agent:
         return {"env_steps": self.collector.env_steps}
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
+        load_module(self.net, state["net"], "net")
         self._loaded = self.collector.env_steps, to_arrays(state["collector"].get("kept", {}))

@@ -20,6 +20,7 @@ from torch import Tensor
 from trivium.agents.envs import Step
 from trivium.agents.pixels import HEIGHT, WIDTH, observe_pictures
 from trivium.agents.registration import PIXELS
+from trivium.saved import like
 
 MAX_THETA = 12 * 2 * math.pi / 360  # of CartPole
 
@@ -337,8 +338,9 @@ class ClassicControl:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
         state_NS, steps_N = self.state
-        if state["state"].shape != state_NS.shape:
-            raise ValueError(f"saved with {len(state['state'])} envs on this worker, now there are {self.num_envs}")
-        self.state = (state["state"].to(state_NS.device), state["steps"].to(steps_N.device))
+        saved = like(state["state"], state_NS, "envs.state"), like(state["steps"], steps_N, "envs.steps")
+        if not ((saved[1] >= 0) & (saved[1] < self._task.max_steps)).all():
+            raise ValueError(f"envs.steps: an episode has from 0 to {self._task.max_steps} steps")
+        self.state = saved
         self._generator.set_state(state["generator"].cpu())
         return torch.zeros_like(steps_N, dtype=torch.bool)

@@ -16,6 +16,7 @@ from trivium.agents.envs import Envs, PureEnvs
 from trivium.agents.returns import mean_where, running_sum
 from trivium.agents.wrapper_state import State
 from trivium.learner import Run
+from trivium.saved import like, require_count
 
 if TYPE_CHECKING:
     from trivium.agents.env_runners import EnvRunners
@@ -187,14 +188,13 @@ class Collector:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
         """Take it back; bool [N], see `Envs.load_state_dict`."""
-        device = self.run.device
-        self.env_steps = state["env_steps"]
+        self.env_steps = require_count(state["env_steps"], "env_steps")
         begun_anew_N = self.envs.load_state_dict(state["envs"])
         self.obs = self.envs.obs
-        self.state_NM = self._begun_anew(state["state"].to(device), begun_anew_N)
-        self.begins_N = state["begins"].to(device) | begun_anew_N
-        self.return_N = state["return"].to(device).masked_fill(begun_anew_N, 0.0)
-        self.length_N = state["length"].to(device).masked_fill(begun_anew_N, 0.0)
+        self.state_NM = self._begun_anew(like(state["state"], self.state_NM, "state"), begun_anew_N)
+        self.begins_N = like(state["begins"], self.begins_N, "begins") | begun_anew_N
+        self.return_N = like(state["return"], self.return_N, "return").masked_fill(begun_anew_N, 0.0)
+        self.length_N = like(state["length"], self.length_N, "length").masked_fill(begun_anew_N, 0.0)
         return begun_anew_N
 
 

@@ -38,6 +38,7 @@ from trivium.agents.q_networks import QNetwork
 from trivium.agents.replay import Batch, Priorities, Replay, Transitions
 from trivium.agents.returns import linear_schedule
 from trivium.learner import Run
+from trivium.saved import load_module
 
 
 def next_action(target_q_BA: Tensor, online_q_BA: Tensor | None) -> Tensor:
@@ -477,7 +478,7 @@ class DQN(Agent):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)
-        self.target_net.load_state_dict(state["target_net"])
+        load_module(self.target_net, state["target_net"], "target_net")
         self.optimizer.load_state_dict(state["optimizer"])
         self.replay.load_state_dict(state["replay"])
         if self.priorities is not None:

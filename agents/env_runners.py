@@ -24,6 +24,7 @@ from trivium.agents.collector import Act, Collector, Rollout
 from trivium.agents.envs import Envs
 from trivium.agents.wrapper_state import State, merged
 from trivium.learner import Run, UserCodeError
+from trivium.saved import like, require_count
 
 log = logging.getLogger("trivium")
 
@@ -255,12 +256,12 @@ class EnvRunners:
         """See `Collector.load_state_dict`."""
         if len(state["runners"]) != len(self._actors):
             raise ValueError(f"saved with agent.env_runners={len(state['runners'])}, now there are {len(self._actors)}")
-        self.env_steps = state["env_steps"]
+        self.env_steps = require_count(state["env_steps"], "env_steps")
         answers = [one.load.remote(of_one) for one, of_one in zip(self._actors, state["runners"], strict=True)]
         loaded = [self._get(k, answer) for k, answer in enumerate(answers)]
         self._states = [after for _, after in loaded]
         self._given = [None] * len(self._actors)
         begun_anew_N = torch.cat([each for each, _ in loaded]).to(self.run.device)
-        self.return_N = state["return"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
-        self.length_N = state["length"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
+        self.return_N = like(state["return"], self.return_N, "return").masked_fill(begun_anew_N, 0.0)
+        self.length_N = like(state["length"], self.length_N, "length").masked_fill(begun_anew_N, 0.0)
         return begun_anew_N

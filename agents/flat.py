@@ -14,6 +14,8 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trivium.saved import require_like
+
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 
@@ -170,6 +172,7 @@ class Optimizer:
         return {name: getattr(self, name) for name in self._STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        require_like(state, self.state_dict(), "optimizer")
         for name in self._STATE:
             getattr(self, name).copy_(state[name])
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from trivium.agents.networks import CLIP, Encoder
 from trivium.agents.returns import running_sum
 from trivium.learner import Run
+from trivium.saved import like, require_like
 
 
 class Moments(NamedTuple):
@@ -124,8 +125,10 @@ class Normaliser:
     def load_state_dict(self, state: Mapping[str, Any], begun_anew_N: Tensor) -> None:
         """`begun_anew_N`: see `Envs.load_state_dict`. The encoder's buffers are loaded with the network."""
 
-        def moments(saved: Mapping[str, Tensor]) -> Moments:
+        def moments(saved: Mapping[str, Tensor], now: Moments) -> Moments:
+            require_like(saved, now._asdict(), "normaliser")
             return Moments(**{name: value.to(self.run.device) for name, value in saved.items()})
 
-        self.obs_moments, self.return_moments = moments(state["obs"]), moments(state["return"])
-        self.return_N = state["return_N"].to(self.run.device).masked_fill(begun_anew_N, 0.0)
+        self.obs_moments = moments(state["obs"], self.obs_moments)
+        self.return_moments = moments(state["return"], self.return_moments)
+        self.return_N = like(state["return_N"], self.return_N, "normaliser").masked_fill(begun_anew_N, 0.0)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trivium.saved import like, require_count, require_like
+
 
 class Transitions(NamedTuple):
     """What was seen, [T, N, ...] each; see `envs.Step`.
@@ -185,7 +187,11 @@ class Replay:
                 f"saved with a replay buffer of {saved[0]} steps of {saved[1]} envs on this worker, now there are "
                 f"{self.num_rows} of {self.num_envs}"
             )
-        self.position, self.filled = state["position"], len(state["rows"]["reward"])
+        filled, position = len(state["rows"]["reward"]), require_count(state["position"], "replay.position")
+        if filled > self.num_rows or (position != filled % self.num_rows and filled < self.num_rows):
+            raise ValueError(f"replay.position is {position} of {filled} rows")
+        require_like(state["rows"], {name: t[:filled] for name, t in self._columns().items()}, "replay.rows")
+        self.position, self.filled = position % self.num_rows, filled
         for name, tensor in self._columns().items():
             tensor[: self.filled] = state["rows"][name]
 
@@ -307,7 +313,8 @@ class Priorities:
         return {"largest": self.largest, "levels": levels}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.largest = state["largest"].to(self.largest.device)
+        self.largest = like(state["largest"], self.largest, "priorities.largest")
         for level, saved in zip(self.tree.levels, state["levels"], strict=True):
+            require_like(saved, level[: len(saved)], "priorities.levels")
             level[: len(saved)] = saved
             level[len(saved) :] = 0

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 _MARK = "__array__"
+MOST_NUMBERS = 100_000_000  # in a list, of which a checkpoint may hold only those that differ
+MOST_BYTES = 100_000_000  # that a string unpacks to
 _PACKED = 64  # lists of numbers at least so long are kept as arrays
 
 
@@ -126,6 +128,8 @@ def _unpack(tree: Any, data: np.ndarray) -> Any:
         if _MARK not in node:
             return {key: read(value) for key, value in node.items()}
         if node[_MARK] in ("fill", "steps"):
+            if not 0 <= node["length"] <= MOST_NUMBERS:
+                raise ValueError(f"the checkpoint holds a list of {node['length']:,} numbers, at most {MOST_NUMBERS:,}")
             values = np.full(node["length"], node["fill"])
             others = read(node["others"])  # first, as they were written
             values[others] = read(node["values"])
@@ -150,10 +154,14 @@ def _unpack(tree: Any, data: np.ndarray) -> Any:
 
 def _opened(text: str) -> bytes | None:
     """What RLlib's reader would hand to `numpy.load`, which unpickles; None for what it can't open."""
+    unpacking = zlib.decompressobj()
     try:
-        return zlib.decompress(base64.b64decode(text))
+        content = unpacking.decompress(base64.b64decode(text), MOST_BYTES)
     except (ValueError, zlib.error):
         return None
+    if unpacking.unconsumed_tail:  # a stranger's few kB may unpack to gigabytes
+        raise ValueError(f"RLlib's state holds a string that unpacks to more than {MOST_BYTES:,} bytes")
+    return content if unpacking.eof else None
 
 
 def _written_array(text: str) -> np.ndarray | None:

@@ -33,6 +33,7 @@ from trivium.generative.elbo import (
 from trivium.generative.figures import image_grid
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
+from trivium.saved import load_module, load_optimizer, require_like
 from trivium.schedules import scheduled
 
 EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
@@ -248,11 +249,12 @@ class VAE:
         }
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
+        load_module(self.network, state["network"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
+        load_optimizer(self.optimizer, state["optimizer"], begun=self.batches.samples > 0)
+        require_like(state["scaler"], self.scaler.state_dict(), "scaler")
+        self.scaler.load_state_dict(state["scaler"])
         self.noise.set_state(state["noise"].cpu())  # a generator of any device keeps its state on the CPU

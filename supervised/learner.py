@@ -19,6 +19,7 @@ from trivium.data.checks import checked
 from trivium.data.source import Batch, Splits
 from trivium.ema import Average
 from trivium.learner import Picture, Run
+from trivium.saved import load_module, load_optimizer, require_like
 from trivium.schedules import Shape, scheduled
 from trivium.supervised.fitting import fitting_model, fitting_task
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
@@ -238,15 +239,16 @@ class Supervised:
         }
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        load_module(self.model, state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
+        load_optimizer(self.optimizer, state["optimizer"], begun=self.batches.samples > 0)
+        require_like(state["scaler"], self.scaler.state_dict(), "scaler")
+        self.scaler.load_state_dict(state["scaler"])
         self._set_lr()  # the optimizer's is that of a schedule which may have been another
 
 

@@ -380,9 +380,10 @@ def read(folder: Path) -> Config:
     if not isinstance(config, dict) or not set(own) <= set(config):
         raise ConfigError([f"{path} is not the config of a run"])
     found = Found()
-    missing = [key for key, _ in leaves(own) if not has(config, key)]
-    for key in missing:
-        found.add(key, f"{key}: is missing ({path})")
+    for key, _ in leaves(own):
+        group = get(config, key.rpartition(".")[0]) if "." in key else config
+        if isinstance(group, dict) and not has(config, key):  # of a group that is none, that is said
+            found.add(key, f"{key}: is missing ({path})")
     check.check_tied(config, str(path), found)
     if found.none_in("tied_to_budget"):
         check.check_values(config, own, lambda _: str(path), found)

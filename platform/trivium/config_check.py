@@ -219,7 +219,7 @@ def check_tied(config: dict[str, Any], file: str, found: Found) -> None:
     keys = list(tied.values()) if isinstance(tied, dict) else [None]
     if not all(isinstance(k, list) and all(isinstance(key, str) and has(config, key) for key in k) for k in keys):
         found.add("tied_to_budget", f"tied_to_budget: must be lists of keys by unit of the budget ({file})")
-    elif not all(has(config, f"budget.{unit}") for unit in tied):
+    elif isinstance(config["budget"], dict) and not all(has(config, f"budget.{unit}") for unit in tied):
         found.add("tied_to_budget", f"tied_to_budget: has a unit that the budget has not ({file})")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trivium.saved import require_count, require_like
+
 
 class Average:
     """The average of a module's parameters and floating-point buffers (batch normalisation's statistics, which fit no
@@ -75,6 +77,7 @@ class Average:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.updates = state["updates"]
+        self.updates = require_count(state["updates"], "average.updates")
+        require_like(state["averages"], self._averages, "average")
         for average, loaded in zip(self._averages, state["averages"], strict=True):
             average.copy_(loaded)

@@ -184,14 +184,19 @@ def require_writable(config: Config, dir: Path | None) -> None:
         ConfigError: it can't.
     """
     storage = config["storage"]
-    place = dir or (Path("runs") if is_bucket(storage) else Path(storage))
-    for above in (place.absolute(), *place.absolute().parents):
-        if above.is_dir():
-            try:
-                tempfile.TemporaryFile(dir=above).close()
-            except OSError as error:
-                what = f"--dir {dir}" if dir else f"storage={storage}"
-                raise ConfigError([f"{what}: {above} can't be written: {error.strerror or error}"]) from error
-            break
-    if is_bucket(storage):
-        reach(storage, lambda: Bucket(storage).try_writing(f".trivium-{secrets.token_hex(4)}"))
+    bucket = reach(storage, lambda: Bucket(storage)) if is_bucket(storage) else None
+    here = Path("runs") if bucket else Path(storage)
+    _try_writing(f"--dir {dir}" if dir else f"storage={storage}", dir or here)
+    if bucket and bucket.folder:
+        _try_writing(f"storage={storage}", bucket.folder)
+    elif bucket:
+        reach(storage, lambda: bucket.try_writing(f".trivium-{secrets.token_hex(4)}"))
+
+
+def _try_writing(what: str, folder: Path) -> None:
+    """Into a folder, or the nearest above it that is there."""
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    try:
+        tempfile.TemporaryFile(dir=above).close()
+    except OSError as error:
+        raise ConfigError([f"{what}: {above} can't be written: {error.strerror or error}"]) from error

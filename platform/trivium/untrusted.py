@@ -22,7 +22,8 @@ MAX_CONFIG_BYTES = 256_000
 MAX_JSON_BYTES = 4_000_000
 MAX_ROWS_BYTES = 1_000_000_000
 
-FILES = ("config.yaml", "environment.json", "result.json", "metrics.jsonl", "report.html", "log.txt")
+LOCKS = (".lock", ".lock-rank-0")  # see `trivium.lock`
+FILES = ("config.yaml", "environment.json", "result.json", "metrics.jsonl", "report.html", "log.txt", *LOCKS)
 FOLDERS = ("checkpoints", "figures", "wandb", "tensorboard")
 KINDS = {
     stat.S_IFDIR: "a folder",

@@ -31,6 +31,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from trivium import wandb_identity
+from trivium.untrusted import MAX_ROWS_BYTES, read_bytes
 
 log = logging.getLogger("trivium")
 
@@ -254,7 +255,7 @@ def records(path: Path) -> Iterator[Any]:
     """
     from wandb.proto import wandb_internal_pb2 as proto
 
-    content, position, parts = path.read_bytes(), 7, b""
+    content, position, parts = read_bytes(path, MAX_ROWS_BYTES), 7, b""
     while position + 7 <= len(content):
         left_in_block = 32768 - position % 32768
         if left_in_block < 7:

@@ -6,6 +6,7 @@ The same for the one worker that runs inline and for each of many on Ray.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -154,17 +155,11 @@ def _work(
         stop_requested=stop_requested,
         leaving=getattr(stop_requested, "leaving", contextlib.nullcontext),
     )
-
-    def take(state: dict[str, Any]) -> None:
-        loop.take(state)
-        if run.rank == 0:
-            require(state["tracker"], {"metrics_bytes": count}, "tracker")
-
     state = None
     if resume:
         if run.rank == 0 and task.bucket:
             Bucket(task.bucket).pull(task.dir)
-        state = checkpoints.load(into=take, mend=True)
+        state = checkpoints.load(into=functools.partial(take, loop), mend=True)
         if run.rank == 0 and (task.dir / "metrics.jsonl").exists():
             if state:
                 say(f"resuming from {state['checkpoint']}")
@@ -198,6 +193,17 @@ def _let_choose_threads(loop: Loop, most: int) -> None:
         loop.first_update_tells = lambda flop: torch.set_num_threads(least(threads.worth(flop, most)))
     else:
         torch.set_num_threads(most)
+
+
+def take(loop: Loop, state: dict[str, Any]) -> None:
+    """Take over a checkpoint's state, all but what it says of the disk, see `Loop.take`.
+
+    Raises:
+        Refused, others: the loop, the learner or the tracker can't go on with it.
+    """
+    loop.take(state)
+    if loop.run.rank == 0:
+        require(state["tracker"], {"metrics_bytes": count}, "tracker")
 
 
 def _tracker(

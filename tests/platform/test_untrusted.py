@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trivium import untrusted
+from trivium import lock, untrusted
 from trivium.untrusted import Refused, check_folder, inside, parse_json, parse_yaml, read_bytes, read_json, require
 
 
@@ -144,6 +144,11 @@ def test_a_run_folder_holds_files_and_folders_only(tmp_path: Path, kind: str, na
     special(tmp_path / name, kind)
     with pytest.raises(Refused, match=f"{name} is a (pipe|socket|device|link)"):
         check_folder(tmp_path)
+
+
+def test_the_locks_are_among_the_files() -> None:
+    assert lock.NAMES == untrusted.LOCKS
+    assert set(lock.NAMES) < set(untrusted.FILES)
 
 
 @pytest.mark.parametrize("name", untrusted.FILES)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trivium.learner import Run
+from trivium.saved import require_count
 
 
 class Batches:
@@ -67,6 +68,6 @@ class Batches:
         return {"samples": self.samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.samples = state["samples"]
+        self.samples = require_count(state["samples"], "batches.samples")
         epoch = self.samples // self.num_samples
         self._start, self._order = epoch * self.num_samples, self._permutation(epoch)

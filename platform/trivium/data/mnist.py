@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 from trivium.data.images import labelled_images
 from trivium.data.places import find_data
 from trivium.data.source import Splits
+from trivium.untrusted import read_bytes
+
+MAX_BYTES = 1_000_000_000  # of a file, unpacked: the largest there is, EMNIST, has half
 
 
 def mnist(
@@ -62,7 +66,12 @@ def _idx(folder: Path, name: str) -> np.ndarray:
     else:
         raise ValueError(f"{folder / name}[.gz] does not exist")
     try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        raw = read_bytes(file, MAX_BYTES)
+        if file.suffix == ".gz":
+            with gzip.open(io.BytesIO(raw)) as unpacked:  # not all at once: a few kB may unpack to gigabytes
+                raw = unpacked.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ValueError(f"{file} unpacks to more than {MAX_BYTES:,} bytes")
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file} can't be read: {error}") from error
     if raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
