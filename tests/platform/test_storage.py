@@ -25,6 +25,7 @@ from trivium.learner import Run
 from trivium.loop import Interrupted
 from trivium.run_place import bucket_of
 from trivium.storage import Bucket, Folder, Storage, is_bucket, join
+from trivium.untrusted import Refused
 from trivium.worker import Task
 
 ONE, TWO = "step-000000000001", "step-000000000002"
@@ -142,6 +143,23 @@ def test_a_run_folder_goes_to_a_bucket_and_back(place: str, tmp_path: Path) -> N
     Bucket(place).pull(there, anew=True)
     assert (there / "config.yaml").read_text() == "name: x"
     assert not (there / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_keys_that_lead_out_are_listed_by_s3_and_not_brought_here(place: str, tmp_path: Path) -> None:
+    import boto3
+
+    prefix, _, options = place.removeprefix("s3://trivium/").partition("?endpoint_override=")
+    client = boto3.client("s3", endpoint_url=f"http://{options.partition('&')[0]}", region_name="us-east-1")
+    for key in ("config.yaml", "../escaped", "figures/../../escaped", "/escaped"):
+        client.put_object(Bucket="trivium", Key=f"{prefix}/{key}", Body=b"x")
+        if key != "config.yaml":
+            with pytest.raises(Refused, match="leads out"):
+                Bucket(place).pull(tmp_path / "run", anew=True)
+            client.delete_object(Bucket="trivium", Key=f"{prefix}/{key}")
+    assert list(tmp_path.iterdir()) == []
+    Bucket(place).pull(tmp_path / "run", anew=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
 
 
 @pytest.mark.kill

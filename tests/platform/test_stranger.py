@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -566,3 +567,47 @@ def test_wandb_is_given_no_secret(run: Path) -> None:
     edit(run / "environment.json", command="trivium train storage=s3://a:sesame@b")
     task = Task({**read(run), "storage": "s3://a:sesame@b"}, run)
     assert "sesame" not in json.dumps(worker._wandb_config(task))
+
+
+# ------------------------------------------------------------------------------------------- before torch is imported
+
+
+MISTAKES = [
+    ["resume", "nowhere"],
+    ["evaluate", "nowhere"],
+    ["play", "nowhere"],
+    ["resume", "file:///nowhere/name/id"],
+    ["resume", "run", "budgt.epochs=3"],
+    ["resume", "run", "seed=3"],
+    ["evaluate", "run", "--checkpoint", "step-3"],
+    ["resume", "planted"],
+    ["train", "storage=/proc/runs"],
+    ["train", "storage=file:///proc/runs"],
+    ["train", "storage=a-file/runs"],
+    ["train", "--dir", "/proc/run"],
+    ["train", "storage=s3://AKEY:secret@bucket/runs"],
+]
+
+
+def test_mistakes_of_place_and_run_are_told_before_torch_is_imported(run: Path) -> None:
+    """And in less than a second of the processor's time, most of which is Python's own start and Hydra's import."""
+    (run.parent / "a-file").write_text("")
+    shutil.copytree(run, run.parent / "planted", symlinks=True)
+    edit(run.parent / "planted" / "config.yaml", model={"_target_": "planted.Net"})
+    code = f"""
+import sys, time
+from trivium import cli
+began = time.process_time()
+for command in {MISTAKES!r}:
+    assert cli.main(command) == 2, command
+    assert "torch" not in sys.modules, command
+    took, began = time.process_time() - began, time.process_time()
+    print(took)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(MISTAKES), lines
+    assert all(line.startswith("trivium: error: ") for line in lines)
+    assert max(map(float, done.stdout.split())) < 1
