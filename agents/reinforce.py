@@ -12,6 +12,7 @@ Shapes: T time, N envs of this worker, B = T * N, A see `policies`.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -29,6 +30,8 @@ from trivium.agents.networks import ActorCritic
 from trivium.agents.policies import Actions
 from trivium.agents.returns import linear_recurrence, linear_schedule
 from trivium.learner import Run
+
+log = logging.getLogger("trivium")
 
 
 def returns_to_go(reward_TN: Tensor, bootstrap_TN: Tensor, ended_TN: Tensor, *, gamma: float) -> Tensor:
@@ -88,7 +91,7 @@ class REINFORCE(Agent):
         hidden: widths of the hidden layers, see `ActorCritic`.
         images, channels, std, log_std: see `ActorCritic`.
         squash: see `Actions`.
-        max_steps: episodes that last longer are left out of the update, for envs without a time limit.
+        max_steps: episodes are truncated after so many steps, for envs without a time limit; the log says so once.
         env_runners: Ray actors that the envs are on, see `EnvRunners`; 0: none, they are here.
         env_timeout_s: a part of a rollout there that takes longer has an env that hangs.
         eval_episodes: of an evaluation during training, over all workers.
@@ -156,6 +159,7 @@ class REINFORCE(Agent):
         self.max_grad_norm = max_grad_norm
         self.normalize_advantage = normalize_advantage
         self.max_steps = max_steps
+        self._has_told = False  # that episodes were cut
 
         self.actions = Actions(envs.action_space, squash=squash)
         self.net = ActorCritic(
@@ -186,7 +190,7 @@ class REINFORCE(Agent):
         return self._update(self._collect(), torch.full((), lr, device=self.run.device))
 
     def _collect(self) -> Rollout:
-        """Whole episodes: until each env has ended one, or `max_steps`."""
+        """Whole episodes: until each env has ended one, truncated after `max_steps`."""
         collector = self.collector
         collector.reset()
         running_N = torch.ones_like(collector.begins_N)
@@ -204,8 +208,22 @@ class REINFORCE(Agent):
         # Without `live`: a step that only begins an episode comes after an env's first one.
         columns = zip(*(part[:5] for part in parts), strict=True)
         obs, reward, terminated, truncated, next_obs = (torch.cat(column) for column in columns)
+        truncated[-1] |= running_N
+        if steps >= self.max_steps and not self._has_told:
+            self._tell_of(int(running_N.sum()))
         action = torch.cat([part.kept[0] for part in parts])
         return Rollout(obs, reward, terminated, truncated, next_obs, (action,))
+
+    def _tell_of(self, num_cut: int) -> None:
+        if num_cut:
+            self._has_told = True
+            log.warning(
+                "agent.max_steps=%d: %d of %d episodes had not ended and were truncated there; if an env's never end, "
+                "fewer steps make more updates",
+                self.max_steps,
+                num_cut,
+                self.collector.num_envs,
+            )
 
     @torch.no_grad()
     def _update(self, rollout: Rollout, lr: Tensor) -> dict[str, Tensor]:

@@ -92,21 +92,34 @@ def test_an_update_is_one_whole_episode_of_each_env() -> None:
     assert learner.counters() == {"env_steps": env_steps}, "also those that are thrown away"
 
 
-def test_an_unfinished_episode_is_left_out() -> None:
-    learner = build("Lasts-v0", num_envs=20, max_steps=5)
-    seen = losses(learner)
+def test_an_episode_that_lasts_too_long_is_truncated_whatever_its_length() -> None:
+    """Leaving it out would prefer the short ones, and where none ends nothing would be learnt."""
+    learner = build("Lasts-v0", num_envs=20, max_steps=5, gamma=0.5)
+    seen, before = losses(learner), copy.deepcopy(learner.net)
     metrics = learner.step()
-    rollout, _, _, weight = seen[0]
+    rollout, return_B, _, weight = seen[0]
     lengths = rollout.obs.view(5, 20)[0]
-    assert torch.equal((weight > 0).view(5, 20).sum(0), torch.where(lengths <= 5, lengths, 0))
-    assert metrics["episode_length"] == lengths[lengths <= 5].mean()
+    with torch.no_grad():
+        value_N = before(rollout.obs[0])[1]
+    assert {float(length) for length in lengths} >= {3.0, 7.0}, "some are shorter, some longer"
+    assert torch.equal((weight > 0).view(5, 20).sum(0), lengths.clamp(max=5))
+    assert metrics["episode_length"] == lengths.clamp(max=5).mean()
+    long = lengths > 5  # it observes its length only: the last observation is the first one
+    torch.testing.assert_close(return_B.view(5, 20)[4, long], 1 + 0.5 * value_N[long])
+    assert return_B.view(5, 20)[4, lengths == 5].tolist() == [1.0] * int((lengths == 5).sum())
 
-    before = build("Wild-v0", max_steps=3)  # its episodes never end
-    weights = copy.deepcopy(before.net.state_dict())
-    (metrics_of_none,) = train(before, 1)
-    assert metrics_of_none["loss"] == 0
-    assert math.isnan(metrics_of_none["episode_return"])
-    assert_equal_states(before.net.state_dict(), weights)
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_where_no_episode_ends_it_learns_and_says_so_once(baseline: bool, caplog: pytest.LogCaptureFixture) -> None:
+    learner = build("Endless-v0", num_envs=8, max_steps=4, gamma=0.5, lr=0.05, baseline=baseline)
+    metrics = train(learner, 30)
+    assert metrics[0]["episode_length"] == 4
+    assert metrics[-1]["episode_return"] > 3.5, "of actions that are rewarded, four in an episode"
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "agent.max_steps=4: 8 of 8 episodes" in told
+    assert learner.evaluation.max_steps == 100_000
+    if baseline:
+        assert values(learner, 0.0).item() == pytest.approx(2, abs=0.3), "1 / (1 - gamma), not that of four steps"
 
 
 def first_returns(learner: REINFORCE) -> Tensor:

@@ -257,6 +257,13 @@ class Forever(Tiny):
         return self.x, 1.0, False, False, {}
 
 
+class Endless(Tiny):
+    """Action 1 is rewarded, for ever."""
+
+    def step(self, action: int) -> Result:
+        return self.x, float(action), False, False, {}
+
+
 class Count(Tiny):
     """Observes (episode, step); ends after 3 steps: terminated in even episodes, truncated in odd ones, both in every
     third. The reward is 10 * episode + step."""
@@ -462,6 +469,7 @@ for env in (
     Identity,
     Reach,
     Free,
+    Endless,
     Count,
     Lasts,
     Drift,
