@@ -170,6 +170,9 @@ class _Parser(argparse.ArgumentParser):
         choice = re.search(r"argument (\w+): invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice:
             message = _no_such_choice(choice[1], choice[2], [c.strip(" '") for c in choice[3].split(",")])
+        elif message == "the following arguments are required: command":
+            valid = next(action.choices for action in self._actions if action.choices)
+            message = f"no command; valid: {', '.join(valid)}"
         elif message == "the following arguments are required: RUN":
             from trivium import hints
 

@@ -127,6 +127,9 @@ def for_option(name: str, value: str, tree: dict[str, Any], library: Library, *,
 def no_such_option(group: str, option: Any, library: Library, file: str = "") -> tuple[str, str | None]:
     """The line for an option that a group has not got, and the nearest that it has."""
     text, options = valid.show(option), list(library.options(group))
+    if re.search(r"\s[\w.]+=", text):
+        several = " ".join(f"'{one}'" for one in f"{group}={text}".split())
+        return f"{group}={text}: these are several, write them apart: {several}", None
     begin = [o for o in options if o.startswith(f"{text.lower()}_")]
     elsewhere = None if text.lower() in options or begin else _elsewhere(group, text, library)
     if elsewhere:
@@ -145,7 +148,9 @@ def no_such_option(group: str, option: Any, library: Library, file: str = "") ->
 
 
 def _elsewhere(group: str, option: str, library: Library) -> str | None:
-    """What is an option of another group, or none and yet a name."""
+    """What is an option of another group, or none and yet a name or a path."""
+    if "/" in option or option.endswith(".yaml"):
+        return _for_path(option) or (f"{group}={Path(option).stem}" if library.find(group, Path(option).stem) else None)
     if group in (*LEARNERS, *PARTS) and CONSTRUCTOR.fullmatch(option):
         return f"{group}._target_={option}"
     return for_word(option, library, nearly=False)
@@ -173,6 +178,17 @@ def not_overrides(words: Sequence[str], library: Library | None) -> Iterator[tup
         yield word, f"{word}: is not of the form key=value" + (f"; did you mean '{meant}'?" if meant else "")
 
 
+def _for_path(path: str) -> str | None:
+    """What chooses the option that a YAML file is, by its path: Trivium's own in a checkout too."""
+    file = Path(path if path.endswith(".yaml") else f"{path}.yaml")
+    group, option = file.parent.name, file.stem
+    if group in GROUPS and Library().find(group, option):
+        return f"{group}={option}"
+    if group in GROUPS and file.is_file():
+        return f"--config-dir {shlex.quote(str(file.parent.parent))} {group}={option}"
+    return None
+
+
 def _base(library: Library) -> dict[str, Any]:
     """What every config has."""
     base: dict[str, Any] = yaml.safe_load((library.own / "config.yaml").read_text(encoding="utf-8"))
@@ -187,6 +203,8 @@ def for_word(word: str, library: Library | None = None, *, nearly: bool = True) 
         nearly: a word that is only near one of them counts too.
     """
     library = library or Library()
+    if "/" in word and (meant := _for_path(word)):
+        return meant
     named = {o.lower(): f"{group}={o}" for group in reversed(GROUPS) for o in library.options(group)}
     algorithms: Sequence[str] = getattr(valid.BY_PATH["agent.algorithm"], "options", ())
     named = {**{a.lower(): f"agent=rllib algorithm={a}" for a in algorithms}, **named}

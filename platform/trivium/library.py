@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import shlex
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -31,10 +32,13 @@ class Library:
         """What is wrong with `config_dir` itself."""
         if self.config_dir is None:
             return None
+        above = next((p for p in self.config_dir.parents if any((p / group).is_dir() for group in GROUPS)), None)
+        inside = above is not None and self.config_dir.relative_to(above).parts[0] in GROUPS
+        hint = f"; did you mean {shlex.quote(str(above))}?" if inside else ""
         if not self.config_dir.is_dir():
-            return f"--config-dir: {self.config_dir} is not a folder"
+            return f"--config-dir: {self.config_dir} is not a folder{hint}"
         if not any((self.config_dir / group).is_dir() for group in GROUPS):
-            return f"--config-dir: {self.config_dir} has no folder named for a group: {', '.join(GROUPS)}"
+            return f"--config-dir: {self.config_dir} has no folder named for a group: {', '.join(GROUPS)}{hint}"
         return None
 
     def find(self, group: str, option: str) -> Path | None:

@@ -46,7 +46,9 @@ def parse_overrides(overrides: Sequence[str], found: Found, library: Library | N
         if override is None:
             continue
         if override.is_sweep_override():
-            found.add(text, f"{text}: one value at a time")
+            key, _, value = text.partition("=")
+            hint = f"; did you mean '{key}=[{value}]'?" if isinstance(valid.rule_for(key), valid.Sizes) else ""
+            found.add(text, f"{text}: one value at a time{hint}")
         elif (text_in_it := _bad_reference(override.value())) is not None:
             key, reason = override.key_or_group, "${ begins a reference to another key, such as ${budget.epochs}"
             found.add(key, f"{key}={text_in_it}: {reason}; this is none")
@@ -127,6 +129,10 @@ def is_known(override: Override, base: dict[str, Any], file: str, library: Libra
     key = override.key_or_group
     group, built = key.partition(".")[0], key.partition(".")[0] in BUILT
     added = override.type in (OverrideType.ADD, OverrideType.FORCE_ADD)
+    if key == SHORT["algorithm"] and not has(base, key):
+        meant = f"agent=rllib algorithm={valid.show(override.value())}"
+        found.add(key, f"{key}: only RLlib's agent has algorithms; did you mean '{meant}'?")
+        return False
     if built and not isinstance(base.get(group), dict):
         found.add(key, f"{key}: no {group} is chosen; valid: {_choices(group, base, library)}")
         return False

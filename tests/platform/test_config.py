@@ -42,6 +42,19 @@ TYPED = [
     ("learner=vea model=mlp data=digits budget.epochs=1", ["learner=vea: .*'vae'"]),
     ("launch=slurm", ["launch=slurm: .*valid: inline, ray"]),
     ("experiment=mlp_digits,vae_digits", ["error: experiment=mlp_digits,vae_digits: one value at a time$"]),
+    ("model.hidden=64,64", [r"model.hidden=64,64: one value at a time; did you mean 'model.hidden=\[64,64\]'"]),
+    ("algorithm=SAC", ["agent.algorithm: .* 'agent=rllib algorithm=SAC'"]),
+    ("experiment=ppo_cartpole algorithm=SAC", ["agent.algorithm: .* 'agent=rllib algorithm=SAC'"]),
+    ("agent=sac budget.updates=1", ["agent=sac: there is no such agent; did you mean 'agent=rllib algorithm=SAC'"]),
+    ("env=CartPole-v1", ["env=CartPole-v1: there is no such env; did you mean 'env.id=CartPole-v1'"]),
+    ("env.id=CartPole-v1", ["env.id: no env is chosen; valid: agent=<a2c, dqn, ppo, .*>, which brings one"]),
+    ("seed 1", ["seed 1: is not of the form key=value; did you mean 'seed=1'"]),
+    ("experiment=ppo_cartpole budget=100", ["budget=100: must be a group .*; did you mean 'budget.env_steps=100'"]),
+    ("monitor=eval/loss", ["monitor=eval/loss: must be a group .*; did you mean 'monitor.metric=eval/loss'"]),
+    ("learner.optimizer=SGD", ["; did you mean 'learner.optimizer._target_=torch.optim.SGD'"]),
+    ("learner.optimizer.momentum=0.9", ["momentum: there is no such key; valid: weight_decay, fused, betas, eps, "]),
+    ("learner.optimizer.lr=0.9", ["learner.optimizer.lr: .*did you mean 'learner.lr'"]),
+    ("learner.learning_rate=1", ["learner.learning_rate: .*did you mean 'learner.lr'"]),
     ("learner.lr=1e-3,1e-4", ["one value at a time"]),
     ("banana", ["banana: is not of the form key=value"]),
     ("=3", ["error: =3: is not of the form key=value"]),
@@ -65,7 +78,7 @@ TYPED = [
     ("learner.batch_size=0", ["learner.batch_size=0: must be an integer >= 1"]),
     ("learner.batch_size=100000", [r"error: learner.batch_size=100000: the training set has 1,257 samples$"]),
     (
-        "learner=vae data=digits budget.epochs=1 learner.batch_size=1258",
+        "experiment=vae_digits learner.batch_size=1258",
         [r"error: learner.batch_size=1258: the training set has 1,257 samples$"],
     ),
     ("learner.batch_size=[1,2]", ["learner.batch_size=.1, 2.: must be an integer >= 1"]),
@@ -93,7 +106,7 @@ TYPED = [
         ["learner._target_: os.system is no learner: it takes no `run`$"],
     ),
     ("model=null", ["learner.model: trivium.supervised.learner.Supervised needs one; choose model=<.*mlp"]),
-    ("learner=vae model=mlp data=digits budget.epochs=1", ["learner.model: trivium.generative.vae.VAE takes no model"]),
+    ("experiment=ppo_cartpole model=mlp", ["agent.model: trivium.agents.ppo.PPO takes no model; choose model=null"]),
     ("env=gymnasium", ["learner.env: trivium.supervised.learner.Supervised takes no env; choose env=null"]),
     ("agent.gamma=0.9", ["agent.gamma: no agent is chosen; valid: agent=<.*ppo"]),
     (
@@ -142,7 +155,7 @@ TYPED = [
     ("learner.decay_epochs=${budget.epocs}", ["learner.decay_epochs: .*budget.epocs"]),
     ("hydra.run.dir=x", ["hydra"]),
     ("--config-dir nowhere", ["--config-dir: .*nowhere is not a folder"]),
-    ("--dir /proc/nothing/here budget.updates=1", ["the run folder /proc/nothing/here can't be written"]),
+    ("--dir /proc/nothing/here budget.updates=1", ["--dir /proc/nothing/here: /proc can't be written: "]),
 ]
 
 # What constructors or workers say too, and is said with the rest before torch is imported.

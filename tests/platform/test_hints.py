@@ -66,6 +66,9 @@ def test_a_key_without_a_near_one_is_told_what_the_constructor_accepts() -> None
         ("mymodule:My-v0", "env.id=mymodule:My-v0"),
         ("seed", "seed=<value>"),
         ("budget.epochs", "budget.epochs=<value>"),
+        ("experiment/mlp_digits", "experiment=mlp_digits"),
+        ("configs/agent/ppo.yaml", "agent=ppo"),
+        ("model/nothing.yaml", None),
         ("banana", None),
         ("1", None),
     ],
@@ -100,10 +103,13 @@ def test_words_that_belong_together_are_one_mistake(words: list[str], said: list
         ("agent", "classifier", "learner=classifier", None),
         ("learner", "ppo", "agent=ppo", None),
         ("experiment", "ppo", "one of ppo_acrobot, ppo_cartpole, ", "ppo_acrobot"),
-        ("experiment", "vae", "'vae_digits'", "vae_digits"),
+        ("experiment", "reinforce", "'reinforce_cartpole'", "reinforce_cartpole"),
         ("env", "CartPole-v1", "env.id=CartPole-v1", None),
         ("model", "mymodels.Tiny", "model._target_=mymodels.Tiny", None),
         ("launch", None, "valid: inline, ray", None),
+        ("experiment", "mlp_digits.yaml", "'experiment=mlp_digits'", None),
+        ("experiment", "configs/experiment/mlp_digits", "'experiment=mlp_digits'", None),
+        ("experiment", "mlp_digits seed=1", "apart: 'experiment=mlp_digits' 'seed=1'", None),
     ],
 )  # fmt: skip
 def test_an_option_that_a_group_lacks(group: str, option: Any, meant: str, goes_on_with: str | None) -> None:
@@ -152,6 +158,18 @@ def test_what_hints_name_can_be_typed(hint: str) -> None:
 def test_the_keys_there_are_with_what_is_chosen_even_wrongly() -> None:
     assert "gae_lambda" in keys(["agent=ppo", "sed=1", "banana"])["agent"]
     assert keys(["experiment=zzzzz"])["seed"] == 0
+
+
+def test_a_yaml_of_ones_own_leads_to_its_folder() -> None:
+    file = Path("it's mine/model/tiny.yaml")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert hints.for_word(str(file)) == """--config-dir 'it'"'"'s mine' model=tiny"""
+    for place in (file, file.parent):
+        problem = Library(place).folder_problem()
+        assert problem is not None
+        assert problem.endswith("""; did you mean 'it'"'"'s mine'?""")
+    assert "did you mean" not in str(Library(Path("nowhere")).folder_problem())
 
 
 # ----------------------------------------------------------------------------------------------- run folders
