@@ -28,6 +28,7 @@ from trivium.generative.diffusion_process import (
 from trivium.generative.figures import image_grid
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
+from trivium.saved import load_module, load_optimizer, load_scaler
 from trivium.schedules import scheduled
 
 EVALUATION_BATCH = 250  # pictures per forward pass without gradients
@@ -262,13 +263,13 @@ class Diffusion:
         }
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
+        load_module(self.network, state["network"], "network")
         if self.average:
             self.average.load_state_dict(state["average"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
+        load_optimizer(self.optimizer, state["optimizer"], begun=self.batches.samples > 0)
+        load_scaler(self.scaler, state["scaler"])
         self.noise.set_state(state["noise"].cpu())  # a generator of any device keeps its state on the CPU

@@ -23,6 +23,7 @@ from trivium.generative.adversarial import Loss, discriminator_loss, generator_l
 from trivium.generative.figures import image_grid
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
+from trivium.saved import load_module, load_optimizer, load_scaler
 from trivium.schedules import scheduled
 
 EVALUATION_BATCH = 500  # images per forward pass without gradients
@@ -264,13 +265,15 @@ class GAN:
         }
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.networks.load_state_dict(state["networks"])
+        load_module(self.networks, state["networks"], "networks")
         if self.average:
             self.average.load_state_dict(state["average"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state)
-        for name in ("generator_optimizer", "discriminator_optimizer", "generator_scaler", "discriminator_scaler"):
-            getattr(self, name).load_state_dict(state[name])
         self.batches.load_state_dict(state["batches"])
+        for side in ("generator", "discriminator"):
+            optimizer, scaler = getattr(self, f"{side}_optimizer"), getattr(self, f"{side}_scaler")
+            load_optimizer(optimizer, state[f"{side}_optimizer"], begun=self.batches.samples > 0)
+            load_scaler(scaler, state[f"{side}_scaler"])
         self.noise.set_state(state["noise"].cpu())  # a generator of any device keeps its state on the CPU

@@ -33,7 +33,7 @@ from trivium.generative.elbo import (
 from trivium.generative.figures import image_grid
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
-from trivium.saved import load_module, load_optimizer, require_like
+from trivium.saved import load_module, load_optimizer, load_scaler
 from trivium.schedules import scheduled
 
 EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
@@ -255,6 +255,5 @@ class VAE:
         self.load_weights(state)
         self.batches.load_state_dict(state["batches"])
         load_optimizer(self.optimizer, state["optimizer"], begun=self.batches.samples > 0)
-        require_like(state["scaler"], self.scaler.state_dict(), "scaler")
-        self.scaler.load_state_dict(state["scaler"])
+        load_scaler(self.scaler, state["scaler"])
         self.noise.set_state(state["noise"].cpu())  # a generator of any device keeps its state on the CPU

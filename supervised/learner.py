@@ -19,7 +19,7 @@ from trivium.data.checks import checked
 from trivium.data.source import Batch, Splits
 from trivium.ema import Average
 from trivium.learner import Picture, Run
-from trivium.saved import load_module, load_optimizer, require_like
+from trivium.saved import load_module, load_optimizer, load_scaler
 from trivium.schedules import Shape, scheduled
 from trivium.supervised.fitting import fitting_model, fitting_task
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
@@ -247,8 +247,7 @@ class Supervised:
         self.load_weights(state)
         self.batches.load_state_dict(state["batches"])
         load_optimizer(self.optimizer, state["optimizer"], begun=self.batches.samples > 0)
-        require_like(state["scaler"], self.scaler.state_dict(), "scaler")
-        self.scaler.load_state_dict(state["scaler"])
+        load_scaler(self.scaler, state["scaler"])
         self._set_lr()  # the optimizer's is that of a schedule which may have been another
 
 

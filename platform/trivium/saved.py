@@ -21,7 +21,7 @@ PROBE = (2, 3)  # the shape of a parameter that no other of an optimizer's tenso
 
 def require_like(saved: Any, now: Any, where: str) -> None:
     """Check that a saved value is one that `now` could have been saved as: nested dicts with the same keys, lists as
-    long, tensors of the same shape and dtype, numbers, texts. None fits anything but a tensor or a container.
+    long, tensors of the same shape and dtype, numbers, texts. Where None is now, a number may have been.
 
     Args:
         where: names the value in the error.
@@ -49,8 +49,8 @@ def require_like(saved: Any, now: Any, where: str) -> None:
 
 
 def _alike(saved: Any, now: Any) -> bool:
-    if saved is None or now is None:
-        return True
+    if now is None:  # not set yet
+        return saved is None or isinstance(saved, bool) or finite(saved)
     if finite(now):
         return finite(saved)
     return type(saved) is type(now)
@@ -108,7 +108,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, *, begun: bool 
     now = optimizer.state_dict()
     if not isinstance(state, Mapping) or set(state) != set(now):
         raise ValueError(f"optimizer is {_shown(state)}, not {_shown(now)}")
-    require_like(state["param_groups"], now["param_groups"], "optimizer.param_groups")
+    # Compared with the constructor's options, for the present ones may be those of a state that was of no use.
+    given = [{**group, **{k: v for k, v in optimizer.defaults.items() if k in group}} for group in now["param_groups"]]
+    require_like(_plain(state["param_groups"]), _plain(given), "optimizer.param_groups")
     parameters = {
         index: (parameter, group)
         for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
@@ -142,6 +144,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, *, begun: bool 
             if not (finite(steps) and steps >= 0):
                 raise ValueError(f"optimizer.state.{index}.step is {steps}, not >= 0")
     optimizer.load_state_dict(dict(state))
+
+
+def _plain(node: Any) -> Any:
+    """Options with a number in place of each tensor that holds one: a rate may be either."""
+    if isinstance(node, Mapping):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(value) for value in node]
+    return node.item() if isinstance(node, Tensor) and node.numel() == 1 else node
+
+
+def load_scaler(scaler: torch.amp.GradScaler, state: Any) -> None:
+    """`scaler.load_state_dict`. Raises ValueError, see `require_like`."""
+    require_like(state, scaler.state_dict(), "scaler")
+    scaler.load_state_dict(state)
 
 
 def _after_a_step(
