@@ -206,6 +206,8 @@ class EnvRunners:
             try:
                 return self._get(k, begun.answers[k])
             except _Died as died:
+                if part := ray_cluster.lost():
+                    raise ray_cluster.WorkersLost(f"the run's Ray is lost, its {part} has ended") from None
                 if attempt == ATTEMPTS:
                     raise UserCodeError(f"env runner {k} died {ATTEMPTS} times: {died}") from None
                 log.warning("env runner %d died and is replaced; its part of the rollout is done again", k)

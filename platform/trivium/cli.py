@@ -38,7 +38,7 @@ OF_THE_DISK = (
     errno.ESTALE,
 )
 MOST_LINES = 30  # of errors that are shown
-KNOWN = ("NonFiniteLoss", "CheckpointError", "Refused", "UserCodeError")  # told in a line, exit code 1
+KNOWN = ("NonFiniteLoss", "CheckpointError", "Refused", "UserCodeError", "WorkersLost")  # told in a line, exit code 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -160,7 +160,7 @@ class Loop:
         """Train until the budget is spent, evaluate, and measure what one would publish.
 
         Raises:
-                NonFiniteLoss, Interrupted, CheckpointError: as they say.
+            NonFiniteLoss, Interrupted, CheckpointError: as they say.
         """
         self._reset_clocks()
         doing = self.run.doing

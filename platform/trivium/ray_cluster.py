@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import psutil
+
 from trivium import environment, import_places
 from trivium.config import ConfigError
 
@@ -28,6 +30,8 @@ def prepare() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_ADDRESS"):
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # What a driver of Ray's prints of a raylet's end, thirty lines; the run says it in one.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Raylet is terminated|has been marked dead")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -47,6 +51,38 @@ def _running() -> bool:
 
 
 _joined_here = False  # what is running now, by `joined`
+_parts: dict[str, psutil.Process] = {}  # of a Ray that was started here, by name; without one of them it is lost
+_lost = ""  # the name of one
+
+
+class WorkersLost(RuntimeError):
+    """Workers, or the Ray beneath them, are lost for good; the message says which and where the run can go on."""
+
+
+def lost() -> str:
+    """Which part of a Ray that was started here has ended, the first that was found; nothing as long as it is whole, or
+    if it is another's."""
+    global _lost
+    _lost = _lost or next((name for name, part in _parts.items() if not _lives(part)), "")
+    return _lost
+
+
+def _started() -> dict[str, psutil.Process]:
+    children = {child.name(): child for child in psutil.Process().children() if _lives(child)}
+    return {name: children[name] for name in ("gcs_server", "raylet") if name in children}
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def kill() -> None:
+    """End what is left of a Ray that was started here and is lost, and its workers with it: it would not hear."""
+    for part in _parts.values():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            part.kill()
 
 
 @contextlib.contextmanager
@@ -61,11 +97,12 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
         import_from_here: whether its processes may import from the working directory.
 
     Raises:
-        ConfigError: no Ray answers at RAY_ADDRESS.
+        ConfigError: no Ray answers at RAY_ADDRESS, or one that is started here can't have its sockets.
+        WorkersLost: Ray can't be started or joined.
     """
     import ray
 
-    global _joined_here
+    global _joined_here, _lost
     if ray.is_initialized():
         yield
         return
@@ -91,12 +128,21 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():
             # What the workers print they tell the driver; what else Ray has to say is in its log files.
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            except Exception as error:  # of which Ray has many kinds, and plain ones
+                _parts.update(_started() if address == "local" else {})
+                kill()
+                _parts.clear()
+                what = "started here" if address == "local" else f"joined at RAY_ADDRESS={address}"
+                raise WorkersLost(f"no Ray can be {what}: {' '.join(str(error).split())}") from error
         _joined_here = True
+        _parts.update(_started() if address == "local" else {})
         try:
             yield
         finally:
-            _joined_here = False
+            _joined_here, _lost = False, ""
+            _parts.clear()
             if ray.is_initialized():  # not at the interpreter's end, which Ray has noticed itself
                 ray.shutdown()
 

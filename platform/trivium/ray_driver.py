@@ -29,6 +29,7 @@ from trivium.checkpoint import Checkpoints
 from trivium.learner import Run
 from trivium.loop import Interrupted, Outcome
 from trivium.progress import Display
+from trivium.ray_cluster import WorkersLost
 from trivium.ray_worker import COLLECTIVE, Place, Worker
 from trivium.worker import Task
 
@@ -45,7 +46,7 @@ def run(task: Task, *, resume: bool, display: Display) -> Outcome:
     Raises:
         ConfigError: the machine has not got what the run asks for, or the workers can't build the learner.
         NonFiniteLoss, CheckpointError, Interrupted: from the workers.
-        RuntimeError: workers were lost more often than `launch.max_failures`.
+        WorkersLost: workers were lost more often than `launch.max_failures`, fail alike, or Ray is lost.
     """
     try:
         return _run(task, resume=resume, display=display)
@@ -83,18 +84,20 @@ def _train(task: Task, places: PlacementGroup, display: Display, asked: Callable
                 return Group(task, workers, display, asked).train()
             finally:
                 _end(workers, task)
-        except (RayError, Unheard) as error:
+        except (RayError, RayLost, Unheard) as error:
             display.close()
             if number := asked():
                 raise Interrupted(number, _newest(task)) from error
             failures += 1
             reason, last = _reason(error), f"the last checkpoint is {_newest(task)}"
+            if part := ray_cluster.lost() or (error.part if isinstance(error, RayLost) else ""):
+                raise WorkersLost(_ended(part, task)) from error
             if getattr(error, "actor_init_failed", False):
-                raise RuntimeError(f"no worker can be started: {reason}; {last}") from error
+                raise WorkersLost(f"no worker can be started: {reason}; {last}") from error
             if (raised := _raised(error)) and raised == before:
-                raise RuntimeError(f"{raised}, as the last time; {last}") from error
+                raise WorkersLost(f"{raised}, as the last time; {last}") from error
             if failures > most:
-                raise RuntimeError(f"{reason}, more often than launch.max_failures={most}; {last}") from error
+                raise WorkersLost(f"{reason}, more often than launch.max_failures={most}; {last}") from error
             before = raised
             display.say(f"{reason}: the workers start again ({failures} of at most {most} times)")
 
@@ -114,9 +117,12 @@ def _place(task: Task, places: PlacementGroup) -> list[Any]:
 
 def _end(workers: Sequence[Any], task: Task) -> None:
     """End the workers, whatever they are doing, and wait until none holds the run folder, where that can be seen."""
-    for each in workers:
-        with contextlib.suppress(RayError):
-            ray.kill(each)
+    if ray_cluster.lost():
+        ray_cluster.kill()
+    else:
+        for each in workers:
+            with contextlib.suppress(RayError):
+                ray.kill(each)
     until = time.monotonic() + GONE_S
     while lock.is_held(task.dir, lock.RANK_0) and time.monotonic() < until:
         time.sleep(0.05)
@@ -124,6 +130,18 @@ def _end(workers: Sequence[Any], task: Task) -> None:
 
 class Unheard(Exception):
     """No worker is there, or none that listens, to write a checkpoint because a signal came."""
+
+
+class RayLost(Exception):
+    """A part has ended without which Ray is none, nor are its workers.
+
+    Args:
+        part: its name.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(part)
+        self.part = part
 
 
 class Group:
@@ -180,9 +198,9 @@ class Group:
             except GetTimeoutError:
                 if self._asked():
                     raise Unheard from None
+                self._look_after_ray()
                 if not any(node["Alive"] for node in ray.nodes()):
-                    lost = f"the run's Ray is lost; trivium resume continues from {_newest(self._task)}"
-                    raise RuntimeError(lost) from None
+                    raise RayLost("last node") from None
 
     def _answer(self) -> Outcome | Exception:
         """How it ended: what the first worker says, or another of a fault that the first can't know."""
@@ -202,6 +220,15 @@ class Group:
                 if rank == 0 or (isinstance(answer, Exception) and not isinstance(answer, COLLECTIVE)):
                     return answer
             self._pass_on(self._asked())
+            self._look_after_ray()
+
+    def _look_after_ray(self) -> None:
+        """
+        Raises:
+            RayLost: the Ray that was started for the run has ended; of itself it would say so after a minute.
+        """
+        if part := ray_cluster.lost():
+            raise RayLost(part)
 
     def _fault_of_others(self) -> Exception | None:
         """Of the program, which may be why another worker has failed.
@@ -266,6 +293,10 @@ def rank_order(nodes: Sequence[str]) -> list[int]:
     """
     first = {node: index for index, node in reversed(list(enumerate(nodes)))}
     return sorted(range(len(nodes)), key=lambda index: first[nodes[index]])
+
+
+def _ended(part: str, task: Task) -> str:
+    return f"the run's Ray is lost, its {part} has ended; trivium resume continues from {_newest(task)}"
 
 
 def _newest(task: Task) -> str:

@@ -224,6 +224,25 @@ def test_a_signal_to_more_than_the_driver_ends_the_run_as_one_to_the_driver(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_ray_that_is_lost_ends_the_run_in_a_line(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS")
+    folder = tmp_path / "run"
+    with driver([*long("mlp_digits"), "budget.updates=1000000"], folder) as process:
+        wait_for(process, lambda: len(checkpoints(folder)) >= 2)
+        (its,) = [each for each in psutil.Process(process.pid).children() if each.name() == part]
+        its.kill()
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1, stderr
+    newest = max(checkpoints(folder))
+    told = f"the run's Ray is lost, its {part} has ended; trivium resume continues from {newest}"
+    assert stderr.splitlines()[-1] == f"trivium: error: {told}"
+    assert "Traceback" not in stderr
+    assert "(raylet)" not in stdout + stderr
+    assert not workers(tmp_path)
+
+
+@pytest.mark.slow
 def test_a_signal_while_ray_starts_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS")
     with driver(long("mlp_digits"), tmp_path / "run") as process:

@@ -1,15 +1,19 @@
-"""Where a Ray that is started for a run has its sockets: without a Ray."""
+"""What a Ray that is started for a run needs, and whether it is still there: without a Ray."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from trivium import ray_cluster
+from trivium import cli, ray_cluster
 from trivium.config import ConfigError
 
 
@@ -81,3 +85,49 @@ def test_nowhere_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = error.value.errors
     assert line.startswith("/long: ")
     assert "RAY_TMPDIR=" in line
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """What could be those of a Ray that was started here."""
+    started = {name: subprocess.Popen(["sleep", "60"]) for name in ("gcs_server", "raylet")}
+    monkeypatch.setattr(ray_cluster, "_parts", {name: psutil.Process(part.pid) for name, part in started.items()})
+    monkeypatch.setattr(ray_cluster, "_lost", "")
+    yield started
+    for part in started.values():
+        part.kill()
+        part.wait()
+
+
+@pytest.mark.parametrize("reaped", [False, True])
+def test_a_ray_is_lost_with_each_of_its_parts(parts: dict[str, subprocess.Popen[bytes]], reaped: bool) -> None:
+    assert ray_cluster.lost() == ""
+    parts["raylet"].kill()
+    while not reaped and psutil.Process(parts["raylet"].pid).status() != psutil.STATUS_ZOMBIE:
+        pass
+    if reaped:
+        parts["raylet"].wait()
+    assert ray_cluster.lost() == "raylet"
+    ray_cluster.kill()
+    assert parts["gcs_server"].wait(timeout=10) == -9
+    assert ray_cluster.lost() == "raylet", "not what was ended in consequence"
+
+
+def test_another_ray_is_not_looked_after() -> None:
+    assert ray_cluster.lost() == ""
+    ray_cluster.kill()
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> None:
+        raise ValueError("the current node\n  timed out")
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=fails)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with (
+        pytest.raises(ray_cluster.WorkersLost, match=r"^no Ray can be started here: the current node timed out$"),
+        ray_cluster.joined(1, import_from_here=True),
+    ):
+        pass
+    assert cli._described(ray_cluster.WorkersLost("it is lost"), trace=False)[1:] == (["it is lost"], 1, True)

@@ -23,11 +23,12 @@ import pytest
 import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-from trivium import ray_driver, ray_worker, worker
+from trivium import ray_cluster, ray_driver, ray_worker, worker
 from trivium.config import compose
 from trivium.learner import Run
 from trivium.loop import Interrupted
 from trivium.progress import Display
+from trivium.ray_cluster import WorkersLost
 from trivium.worker import Task
 
 pytestmark = pytest.mark.timeout(100)
@@ -187,6 +188,7 @@ def raised(message: str, updates: int) -> RayTaskError:
             "no worker can be started: ImportError: y; the",
         ),
         ([raised("refused", 3), ActorDiedError(), raised("refused", 3), "outcome"], 4, None),
+        (["lost"], 1, "the run's Ray is lost, its raylet has ended; trivium resume continues from the beginning"),
     ],
 )
 def test_what_comes_again_is_not_tried_again(
@@ -201,6 +203,9 @@ def test_what_comes_again_is_not_tried_again(
         def train(self) -> Any:
             groups.append(self)
             error = next(left)
+            if error == "lost":
+                monkeypatch.setattr(ray_cluster, "lost", lambda: "raylet")
+                raise ActorDiedError  # as its workers are lost
             if isinstance(error, Exception):
                 raise error
             return error
@@ -210,7 +215,7 @@ def test_what_comes_again_is_not_tried_again(
     for name, fake in (("Group", Group), ("_place", lambda *_: []), ("_end", lambda *_: None)):
         monkeypatch.setattr(ray_driver, name, fake)
     places: Any = None
-    with pytest.raises(RuntimeError, match=told) if told else contextlib.nullcontext():
+    with pytest.raises(WorkersLost, match=told) if told else contextlib.nullcontext():
         ray_driver._train(task, places, Display(quiet=True), lambda: None)
     assert len(groups) == tries
 
@@ -232,6 +237,17 @@ def test_what_comes_again_is_not_tried_again(
 )
 def test_which_errors_may_pass(error: Exception, passes: bool) -> None:
     assert ray_worker.may_pass(error) is passes
+
+
+@pytest.mark.usefixtures("threads_for_ray")
+def test_a_ray_that_ends_is_noticed_while_workers_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = threading.Event()
+    monkeypatch.setattr(ray_driver, "LOOK_S", 0.01)
+    monkeypatch.setattr(ray_cluster, "lost", lambda: "gcs_server")
+    group = [Worker("a", lambda worker: stuck.wait(60))]
+    with pytest.raises(ray_driver.RayLost, match="gcs_server"):
+        ray_driver.Group(TASK, group, Display(quiet=True), lambda: None).train()
+    stuck.set()
 
 
 PARTICULARS = (
