@@ -8,7 +8,7 @@ import numpy as np
 
 
 def write_data(folder: Path) -> None:
-    """MNIST of noise in its four files, and a text."""
+    """MNIST of noise in its four files, a text, and a table."""
     random = np.random.default_rng(0)
     (folder / "mnist").mkdir()
     for name, count in (("train", 5300), ("t10k", 40)):
@@ -18,3 +18,5 @@ def write_data(folder: Path) -> None:
             head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
             (folder / "mnist" / f"{name}-{kind}-ubyte").write_bytes(head + array.tobytes())
     (folder / "tinyshakespeare.txt").write_text("To be, or not to be: that is the question.\n" * 500)
+    rows = [f"{i % 50},{('Ulm', 'Bonn')[i % 2]},{100_000 + 1234.5 * (i % 50)}" for i in range(200)]
+    (folder / "homes.csv").write_text("\n".join(["size,town,price", *rows]))

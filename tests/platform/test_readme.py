@@ -19,8 +19,10 @@ NAMES = [
     "CHANGELOG.md",
     "cluster/README.md",
     "docs/agents.md",
+    "docs/generative.md",
     "docs/learner.md",
     "docs/resume.md",
+    "docs/supervised.md",
 ]
 TEXTS = {name: (ROOT / name).read_text() for name in NAMES}
 EXAMPLES = re.compile(r"<!-- (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
