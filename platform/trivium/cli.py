@@ -59,7 +59,7 @@ def _run(typed: Sequence[str]) -> int:
             print_help()
             return 0
         options = parse(typed)
-        logging.basicConfig(format="trivium: %(message)s", level=logging.WARNING)
+        logging.basicConfig(handlers=[_warnings()], level=logging.WARNING)
         result = COMMANDS[options.command](options)
         if options.json:
             print(strict_json.dumps(result))
@@ -124,6 +124,20 @@ def _described(error: BaseException, *, trace: bool) -> tuple[str, list[str], in
         where = " (--trace shows where)" if "UserCodeError" in kinds and error.__cause__ and not trace else ""
         return kind, [f"{error}{where}"], 1, True
     return kind, [f"{kind}: {' '.join(str(error).split())}" if str(error) else kind], 1, False
+
+
+def _warnings() -> logging.Handler:
+    """Shows what is logged on stderr, a line each."""
+
+    class OneLine(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            from trivium.credentials import mask
+
+            return _printable(mask(super().format(record)))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("trivium: %(message)s"))
+    return handler
 
 
 def _printable(line: str) -> str:

@@ -387,5 +387,6 @@ def read(folder: Path) -> Config:
     check.check_tied(config, str(path), found)
     if found.none_in("tied_to_budget"):
         check.check_values(config, own, lambda _: str(path), found)
+    check.check_paths(config, str(path), found)
     refuse(found)
     return config

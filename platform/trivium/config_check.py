@@ -172,6 +172,16 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
         yield path, value, f"a file or folder that exists, here or in the folder that {VARIABLE} names"
 
 
+def check_paths(config: dict[str, Any], file: str, found: Found) -> None:
+    """Of a run folder, perhaps a stranger's: what its config reads must be files or folders, for a pipe may be silent
+    and a device has no end."""
+    for path, value in leaves(config):
+        if isinstance(value, str) and path != "storage" and is_path(path):
+            place = find_data(value)
+            if place.exists() and not (place.is_file() or place.is_dir()):
+                found.add(path, f"{path}={value}: must be a file or folder ({file})")
+
+
 LEFT = (".lock", ".config.yaml")  # by a run that was killed as it began
 
 

@@ -279,8 +279,8 @@ def finite(value: Any) -> bool:
 
 
 def text(value: Any) -> bool:
-    """a text"""
-    return isinstance(value, str)
+    """a text of one line, without control characters"""
+    return isinstance(value, str) and value.isprintable()
 
 
 def optional(shape: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -294,10 +294,10 @@ def optional(shape: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def by_name(shape: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A dict with texts for keys, every value of which fits a shape."""
+    """A dict with texts as `text` for keys, every value of which fits a shape."""
 
     def fits(value: Any) -> bool:
-        return isinstance(value, dict) and all(isinstance(key, str) and shape(item) for key, item in value.items())
+        return isinstance(value, dict) and all(text(key) and shape(item) for key, item in value.items())
 
     fits.__doc__ = f"a group of which each key has {shape.__doc__}"
     return fits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -288,12 +289,31 @@ def test_a_config_of_another_shape_is_one_line(run: Path, capsys: pytest.Capture
         assert "config.yaml" in said[0]
 
 
-def test_control_characters_of_a_stranger_reach_no_terminal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("place", ["/dev/zero", "pipe"])
+def test_data_of_a_stranger_are_files(run: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    special(run.parent / "pipe", "pipe")
+    edit(run / "config.yaml", data={"_target_": "trivium.data.mnist.mnist", "path": place})
+    assert cli.main(["resume", str(run)]) == 2
+    assert errors(capsys) == [f"data.path={place}: must be a file or folder ({run}/config.yaml)"]
+
+
+def test_control_characters_of_a_stranger_reach_no_terminal(
+    trained: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = json.loads((trained / "result.json").read_text())
+    for bad in ({"reason": "\x1b[2J"}, {"name": "a\nb"}, {"metrics": {"test/\x1b[2J": 1.0}}):
+        (run / "result.json").write_text(json.dumps({**good, **bad}))
+        assert read_result(run) is None
     edit(run / "config.yaml", seed="\x1b[2J\nfine")
     assert cli.main(["resume", str(run)]) == 2
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert len(said.splitlines()) == 1
+
+
+def test_warnings_are_masked_and_a_line_each() -> None:
+    record = logging.makeLogRecord({"msg": "%s", "args": ("s3://k:secret@b \x1b[2J\nmore",)})
+    assert cli._warnings().format(record) == r"trivium: s3://***@b \x1b[2J\nmore"
 
 
 RESULTS = {

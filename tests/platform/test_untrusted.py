@@ -216,7 +216,7 @@ GOOD: dict[str, Any] = {"a": 3, "b": {"c": None, "more": 1}, "d": {"x": 0.5}, "m
         ({"a": None}, "x.a is None, not a whole"),
         ({"b": []}, "x.b is a list, not a dict"),
         ({"b": {}}, "x.b.c is missing"),
-        ({"b": {"c": 1}}, "x.b.c is 1, not a text or null"),
+        ({"b": {"c": 1}}, "x.b.c is 1, not a text of one line, without control characters or null"),
         ({"d": {"x": float("nan")}}, "x.d is a dict, not a group of which each key has a finite number"),
         ({"d": {1: 1.0}}, "x.d is a dict, not a group"),
     ],
