@@ -373,7 +373,9 @@ def test_the_module_of_an_env_is_the_users_own(
 ) -> None:
     mine = tmp_path_factory.mktemp("mine")
     sys.path.append(str(mine))
-    (mine / "envs_of_mine.py").write_text("import gymnasium\ngymnasium.register('Mine-v0', entry_point='x:Y')\n")
+    (mine / "envs_of_mine.py").write_text(
+        "import gymnasium\ngymnasium.register('Mine-v0', entry_point='envs_of_mine:Y')\n"
+    )
     (mine / "envs_that_fail.py").write_text("def f(:\n")
     typed = ["experiment=ppo_cartpole", "env.id=envs_of_mine:Mine-v0"]
     assert compose(typed)["env"]["id"] == "envs_of_mine:Mine-v0"

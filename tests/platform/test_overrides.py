@@ -73,7 +73,8 @@ def test_only_what_is_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ConfigError) as refusal:
         compose(["data=mnist", "data.path=~/mnist"])
-    assert refusal.value.errors == [f"data.path={tmp_path}/mnist: must be a file or folder that exists"]
+    (line,) = refusal.value.errors
+    assert line.startswith(f"data.path={tmp_path}/mnist: must be a file or folder that exists")
     (tmp_path / "mnist").mkdir()
     assert compose(["data=mnist", "data.path=~/mnist"])["data"]["path"] == f"{tmp_path}/mnist"
 
@@ -122,13 +123,13 @@ PARTIAL_SGD = {"_target_": "torch.optim.SGD", "_partial_": True}
         (["learner.optimizer.weight_decay=1", SGD], {**PARTIAL_SGD, "weight_decay": 1}),
         (["learner.optimizer={_target_: torch.optim.SGD, momentum: 0.9}"], {**PARTIAL_SGD, "momentum": 0.9}),
         ([SGD, "~learner.optimizer.fused"], PARTIAL_SGD),  # it is gone already, and that is what was asked for
-        (["learner=vae", "data=digits", "budget.epochs=1", SGD], PARTIAL_SGD),
+        (["experiment=vae_digits", SGD], PARTIAL_SGD),
     ],
 )
 def test_another_constructor_begins_with_its_own_defaults(typed: list[str], optimizer: dict[str, Any]) -> None:
     config = compose(typed)
     assert config["learner"]["optimizer"] == optimizer
-    assert config["learner"]["lr"] == compose(typed[:-1] if "learner=vae" in typed else [])["learner"]["lr"]
+    assert config["learner"]["lr"] == compose([t for t in typed if "optimizer" not in t])["learner"]["lr"]
 
 
 def test_the_same_constructor_keeps_what_yaml_sets() -> None:
