@@ -32,12 +32,14 @@ class NotDrawable(ValueError):
 
 @contextlib.contextmanager
 def named(id: str) -> Iterator[None]:
-    """Say of which env an error is."""
+    """Say of which env an error is, if it does not yet."""
     try:
         yield
     except NotDrawable:
         raise
     except ValueError as error:
+        if str(error).startswith("env."):
+            raise
         kind = UserCodeError if isinstance(error, UserCodeError) else ValueError
         raise kind(f"env.id={id!r}: {error}") from error.__cause__
 
@@ -51,7 +53,8 @@ def raised(what: str, error: BaseException) -> UserCodeError:
     """The error that `what` raised another one, in a line."""
     if isinstance(error, UserCodeError):  # of an env within a vector env
         return error
-    text = str(error).strip().partition("\n")[0]
+    text = str(error).partition(" was raised from the environment creator")[0]  # which gymnasium adds
+    text = text.strip().partition("\n")[0]
     if len(text) > 300:
         text = f"{text[:300]} ..."
     if isinstance(error, ValueError) and "to unpack" in text:

@@ -378,8 +378,7 @@ def making(id: str, settings: Mapping[str, Any]) -> Iterator[None]:
     except (NotDrawable, UserCodeError):
         raise
     except (Exception, SystemExit) as error:
-        text = str(error).partition(" was raised from the environment creator")[0]
-        of_keywords = isinstance(error, TypeError) and re.search(OF_KEYWORDS, text)
+        of_keywords = isinstance(error, TypeError) and re.search(OF_KEYWORDS, str(error))
         if of_keywords or isinstance(error, gym.error.Error):
             raise ValueError(f"env.settings={dict(settings)}: {error}") from None
         raise UserCodeError(f"env.id={id!r}: {raised('its constructor', error)}") from error

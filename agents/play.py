@@ -261,7 +261,7 @@ class Drawn(gym.Wrapper):
                 picture = np.array(self.env.render())
         except NotDrawable:
             raise
-        except Exception as error:  # renderers fail in ways of their own: no graphics driver, no memory
+        except (Exception, SystemExit) as error:  # renderers fail in ways of their own: no graphics driver, no memory
             raise NotDrawable(f"env.id={self.id!r} can't be drawn: {type(error).__name__}: {error}") from error
         first = self.picture.shape if self.picture.size else picture.shape
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.shape != first:

@@ -32,6 +32,8 @@ def steps(id: str, **keywords: Any) -> None:
 def assert_told(error: BaseException, id: str, fault: wrong_envs.Fault) -> None:
     told = str(error)
     assert told.startswith(f"env.id={id!r}: ")
+    assert told.count("env.id=") == 1
+    assert "environment creator" not in told
     assert fault.told in told
     assert "\n" not in told
     if fault.when == "step":

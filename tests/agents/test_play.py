@@ -151,6 +151,7 @@ def test_a_window_is_opened_by_the_env_or_else_by_gymnasium(
         ("tiny_envs:Constant-v0", r"env.id='tiny_envs:Constant-v0' has no picture: its render_modes are \[\]"),
         ("tiny_envs:DrawnWrongly-v0", r"draws float32 \[6, 8, 3\], valid is uint8 \[height, width, 3\], of one size"),
         ("tiny_envs:DrawnNever-v0", "can't be drawn: RuntimeError: no driver"),
+        ("tiny_envs:DrawnExit-v0", "can't be drawn: SystemExit: 5"),
     ],
 )
 def test_what_has_no_picture_says_so_and_does_without_a_video(id: str, said: str) -> None:

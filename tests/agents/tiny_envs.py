@@ -460,6 +460,13 @@ class DrawnNever(Drawn):
         raise RuntimeError("no driver")
 
 
+class DrawnExit(Drawn):
+    """Its renderer asks Python to exit."""
+
+    def render(self) -> np.ndarray:
+        raise SystemExit(5)
+
+
 for env in (
     Constant,
     Predict,
@@ -483,6 +490,7 @@ for env in (
     Drawn,
     DrawnWrongly,
     DrawnNever,
+    DrawnExit,
     Recall,
     Raises,
     Short,
