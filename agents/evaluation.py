@@ -76,7 +76,7 @@ class Evaluation:
         episode), `return_min`, `return_max`; and `length_mean` in env steps. The same on every worker.
 
         Args:
-            act: see `Act`; its generator is begun anew at each call.
+            act: see `Act`; its generators are begun anew at each call.
             state_size: M.
             final: `test_episodes` of the stream `test`, else `eval_episodes` of the stream `eval`.
         """

@@ -66,7 +66,7 @@ class Counted(tiny_envs.Lasts):
 
 
 gym.register("Counted-v0", entry_point=Counted)
-gym.register("Endless-v0", entry_point=tiny_envs.Forever)
+gym.register("NeverEnds-v0", entry_point=tiny_envs.Forever)
 
 
 def evaluation(run: Run | None = None, max_steps: int = 100, episodes: int = 7, **keywords: Any) -> Evaluation:
@@ -202,7 +202,7 @@ def test_batched_envs_play_all_episodes_at_once() -> None:
 @pytest.mark.parametrize("vector", [None, "sync"])
 @pytest.mark.parametrize("num_envs", [1, 3, 20])
 def test_episodes_that_do_not_end_are_cut(num_envs: int, vector: Any) -> None:
-    assert returns(evaluation(id="Endless-v0", num_envs=num_envs, vector=vector, max_steps=5)) == [5.0] * 7
+    assert returns(evaluation(id="NeverEnds-v0", num_envs=num_envs, vector=vector, max_steps=5)) == [5.0] * 7
     lasts = returns(evaluation(num_envs=num_envs, vector=vector, max_steps=5))
     assert lasts == [min(5, length) for length in returns(evaluation(num_envs=1))]
 
@@ -263,7 +263,7 @@ def test_envs_of_a_users_own_are_asked_for_one_an_episode() -> None:
     assert len(judge.last_returns) == 3
 
 
-@pytest.mark.parametrize("id", ["Endless-v0", "CartPole-v1"])
+@pytest.mark.parametrize("id", ["NeverEnds-v0", "CartPole-v1"])
 def test_it_says_how_far_it_is(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     judge = evaluation(id=id, num_envs=2, max_steps=5, episodes=3)
@@ -281,7 +281,7 @@ def test_it_says_how_far_it_is(id: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_time_that_went_into_episodes_without_an_end_is_told_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = evaluation(id="Endless-v0", num_envs=2, max_steps=5, episodes=3)
+    judge = evaluation(id="NeverEnds-v0", num_envs=2, max_steps=5, episodes=3)
     judge(zero, final=False)
     assert not caplog.records, "it was quick"
     monkeypatch.setattr("trivium.agents.evaluation.CUT_S", 0.0)
