@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trivium.agents.attributes import to_arrays
 from trivium.agents.collector import Collector
 from trivium.agents.env_runners import EnvRunners
 from trivium.agents.evaluation import EVALUATED, Act, Evaluation
 from trivium.agents.play import Film, agent_figures
-from trivium.agents.wrapper_state import State
+from trivium.agents.wrapper_state import State, from_checkpoint
 from trivium.learner import Picture
 from trivium.saved import load_module
 
@@ -78,4 +77,4 @@ class Agent:
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
         load_module(self.net, state["net"], "net")
-        self._loaded = self.collector.env_steps, to_arrays(state["collector"].get("kept", {}))
+        self._loaded = self.collector.env_steps, from_checkpoint(state["collector"].get("kept", {}))

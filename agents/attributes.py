@@ -38,13 +38,18 @@ def attributes(owner: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def set_attributes(owner: Any, values: Mapping[str, Any]) -> None:
-    """Take back what `attributes` returned. What the object's class has by that name is left alone."""
+    """Take back what `attributes` returned.
+
+    Raises:
+        NotData: something does not fit what the object has now, or its class has something by that name.
+    """
     for name, value in values.items():
-        if not hasattr(type(owner), name):
-            try:
-                vars(owner)[name] = decoded(value, vars(owner).get(name))
-            except (NotData, KeyError, TypeError, ValueError):  # the code has changed since
-                continue
+        if not isinstance(name, str) or hasattr(type(owner), name):
+            raise NotData(name)
+        try:
+            vars(owner)[name] = decoded(value, vars(owner).get(name))
+        except Exception as error:  # of what a module or a generator makes of another's state
+            raise NotData(f"{name}.{error}" if isinstance(error, NotData) and str(error) else name) from error
 
 
 def encoded(value: Any, depth: int = 0) -> Any:
@@ -129,6 +134,16 @@ def decoded(data: Any, present: Any = None) -> Any:
     else:
         raise NotData
     return present
+
+
+def restorable(data: Any, before: Any) -> bool:
+    """Whether data go into an object that is built alike: what objects and generators held, only where the object had
+    one from the beginning, whose data were `before`."""
+    if not isinstance(data, Mapping) or data["kind"] not in ("object", "generator", "state", "enum"):
+        return True
+    if not isinstance(before, Mapping) or before["kind"] != data["kind"]:
+        return False
+    return data["kind"] != "object" or all(restorable(one, before["of"].get(n)) for n, one in data["of"].items())
 
 
 def _of(kind: str, data: Any) -> dict[str, Any]:

@@ -338,6 +338,9 @@ class ClassicControl:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
         state_NS, steps_N = self.state
+        number = state["steps"].numel() if isinstance(state["steps"], Tensor) else None
+        if number not in (None, self.num_envs):
+            raise ValueError(f"saved with {number} envs on this worker, now there are {self.num_envs}")
         saved = like(state["state"], state_NS, "envs.state"), like(state["steps"], steps_N, "envs.steps")
         if not ((saved[1] >= 0) & (saved[1] < self._task.max_steps)).all():
             raise ValueError(f"envs.steps: an episode has from 0 to {self._task.max_steps} steps")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from trivium.agents import env_api
-from trivium.agents.attributes import to_arrays, to_tensors
+from trivium.agents.attributes import to_tensors
 from trivium.agents.env_api import (
     NotDrawable,
     actions_to_numpy,
@@ -37,7 +37,7 @@ from trivium.agents.envs import Step
 from trivium.agents.episodes import NONE, Episodes
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import head_sizes
-from trivium.agents.wrapper_state import Kept, State, keeping, merged
+from trivium.agents.wrapper_state import Kept, State, from_checkpoint, keeping, merged
 from trivium.agents.wrappers import as_annotated, wrapped
 from trivium.env_ids import REGISTERED_BY, nearest
 from trivium.learner import UserCodeError
@@ -205,6 +205,8 @@ class GymEnvs:
         for episode in self._episodes:
             if isinstance(episode.env, Kept):
                 episode.env.freeze(kept)
+                if episode.env.misfit:
+                    raise ValueError(episode.env.misfit)
                 self._untouched = False
 
     def close(self) -> None:
@@ -318,7 +320,9 @@ class _Episode:
     def _begin_with(self, state: Mapping[str, Any]) -> None:
         """Give the wrappers back what they kept when the episode began."""
         if isinstance(self.env, Kept):
-            self.env.begins_with = to_arrays(state.get("kept", {}))
+            self.env.restored = from_checkpoint(state.get("kept", {}))
+            if self.env.misfit:
+                raise ValueError(self.env.misfit)
 
     def _bit_generator(self) -> np.random.BitGenerator:
         return self.env.unwrapped.np_random.bit_generator

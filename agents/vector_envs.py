@@ -25,13 +25,13 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from trivium.agents import env_api
-from trivium.agents.attributes import to_arrays, to_tensors
+from trivium.agents.attributes import to_tensors
 from trivium.agents.env_api import actions_to_numpy, call, checked_mask, named
 from trivium.agents.envs import Step
 from trivium.agents.episodes import NONE, Episodes
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import head_sizes
-from trivium.agents.wrapper_state import State, WrapperState, merged, statistics_of
+from trivium.agents.wrapper_state import State, WrapperState, from_checkpoint, merged, statistics_of
 from trivium.learner import UserCodeError
 
 CLOSE_S = 5.0  # how long processes may take to say what their envs keep before they are ended
@@ -175,6 +175,7 @@ class VectorEnvs:
         """Begin each episode from now on with this, see `Kept`; the present ones are to be begun anew."""
         if self._wrapped_envs:
             self.vector.call("freeze", kept)
+            self._check_kept()
         elif any(state.keeps for state in self._states):
             self._frozen = kept
         else:
@@ -187,10 +188,24 @@ class VectorEnvs:
             return self.vector.call("kept", begun)  # type: ignore[no-any-return]
         return [state.get() for state in self._states]
 
+    def _saved_kept(self, state: Mapping[str, Any]) -> list[State]:
+        saved = state.get("kept", [])
+        if not isinstance(saved, list) or len(saved) not in (0, self.num_envs if self._wrapped_envs else 1):
+            raise ValueError(f"what wrappers kept is not of the {self.num_envs} envs")
+        kept = [from_checkpoint(one) for one in saved]
+        self._give(kept)
+        self._check_kept()
+        return kept
+
+    def _check_kept(self) -> None:
+        misfit = next(filter(None, self.vector.get_attr("misfit")), "") if self._wrapped_envs else ""
+        if misfit:
+            raise ValueError(misfit)
+
     def _give(self, kept: Sequence[State | None]) -> None:
         """What wrappers are to begin their next episodes with, of each env or of the vector env."""
         if self._wrapped_envs and kept:
-            self.vector.set_attr("begins_with", list(kept))
+            self.vector.set_attr("restored", list(kept))
             return
         for state, one in zip(self._states, kept, strict=False):
             state.set(one or {})
@@ -234,7 +249,7 @@ class VectorEnvs:
                         stacklevel=2,
                     )
             else:  # other episodes than those that the run has had already
-                self._give(to_arrays(state.get("kept", [])))
+                self._saved_kept(state)
                 self._seeds = [seed_of(seed, n) for seed, n in zip(self._seeds, self._episodes, strict=True)]
                 self._begin_all(seeded=True)
                 self._first()
@@ -376,7 +391,7 @@ class VectorEnvs:
 
     def _replay(self, state: Mapping[str, Any]) -> np.ndarray:
         """Play saved episodes again, so that all end at the same time; bool [N], where it led elsewhere."""
-        self._replayed = to_arrays(state.get("kept", []))
+        self._replayed = self._saved_kept(state)
         logs = [each.numpy() for each in state["actions"]]
         length_N = np.array([len(log) for log in logs])
         self._episodes = [n - 1 for n in self._episodes]

@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from trivium.agents.attributes import attributes, same, set_attributes
+from trivium.agents.attributes import NotData, attributes, restorable, same, set_attributes, to_arrays
 
 State = dict[str, dict[str, Any]]
 """Data of attributes by their names, by the wrapper: its class's name, and how many of that name are around it, so that
@@ -59,17 +59,32 @@ class WrapperState:
         state: State = {}
         for key, values in self._all().items():
             before = self._initial[key]
-            changed = {name: one for name, one in values.items() if name not in before or not same(one, before[name])}
+            changed = {
+                name: one
+                for name, one in values.items()
+                if restorable(one, before.get(name)) and (name not in before or not same(one, before[name]))
+            }
             if changed:
                 state[key] = changed
         return state
 
     def set(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make it what it was when `get` returned this."""
+        """Make it what it was when `get` returned this. What is of other wrappers is left out.
+
+        Raises:
+            ValueError: it does not fit the wrappers.
+        """
         for key, wrapper in self._wrappers.items():
+            given = state.get(key, {})
             for name in attributes(wrapper, self._names(wrapper)).keys() - self._initial[key].keys():
                 del vars(wrapper)[name]  # what the wrapper has begun to keep since
-            set_attributes(wrapper, {**self._initial[key], **state.get(key, {})})
+            try:
+                set_attributes(wrapper, self._initial[key])
+                if any(_shapes(given[name]) != _shapes(self._initial[key].get(name)) for name in given):
+                    raise NotData("its running statistics have another shape")
+                set_attributes(wrapper, given)
+            except (NotData, TypeError, ValueError, KeyError) as error:
+                raise ValueError(f"what the wrapper {key} kept does not fit: {error}") from None
 
     def stop_statistics(self) -> None:
         """Let wrappers with running statistics apply them without taking in more."""
@@ -101,7 +116,8 @@ class Kept(gym.Wrapper):
     """Around an env whose wrappers keep something: notes it when an episode begins, and can begin one with it.
 
     Attributes:
-        begins_with: what the wrappers are to be set to by the next reset, once; None: they go on as they are.
+        restored: set to what the wrappers are to go on with, before a reset; to None, it changes nothing.
+        misfit: why the wrappers could not take it; empty: they did. An error would end a process of a vector env.
     """
 
     def __init__(self, env: gym.Env, state: WrapperState) -> None:
@@ -109,15 +125,25 @@ class Kept(gym.Wrapper):
         self._state = state
         self._begun: State = {}
         self._frozen: State | None = None
-        self.begins_with: State | None = None
+        self.misfit = ""
+
+    @property
+    def restored(self) -> None:
+        return None
+
+    @restored.setter
+    def restored(self, state: State | None) -> None:
+        if state is not None:
+            self.misfit = ""
+            try:
+                self._state.set(state)
+            except ValueError as error:
+                self.misfit = str(error)
 
     def reset(self, **keywords: Any) -> tuple[Any, dict[str, Any]]:
-        given, self.begins_with = self.begins_with, None
         if self._frozen is not None:
             self._state.set(self._frozen)
             self._state.stop_statistics()
-        elif given is not None:
-            self._state.set(given)
         self._begun = self._state.get()
         return self.env.reset(**keywords)
 
@@ -127,7 +153,20 @@ class Kept(gym.Wrapper):
 
     def freeze(self, state: State) -> None:
         """Begin each episode from now on with this, and take nothing into running statistics."""
-        self._frozen = state
+        self.restored = state
+        self._frozen = None if self.misfit else state
+
+
+def from_checkpoint(saved: Any) -> State:
+    """What `to_tensors` made of a `State`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(saved, Mapping) or not all(isinstance(values, Mapping) for values in saved.values()):
+        raise ValueError(f"what wrappers kept is {type(saved).__name__}, not a group of groups")
+    state: State = to_arrays(saved)
+    return state
 
 
 def keeping(env: gym.Env) -> gym.Env:
@@ -172,10 +211,23 @@ def statistics_of(state: State) -> State:
     return {key: values for key, values in found.items() if values}
 
 
+def _shapes(value: Any) -> Any:
+    """Of a running statistic."""
+    found = _statistics(value)
+    return None if found is None else [one.shape for one in found.values()]
+
+
 def _statistics(value: Any) -> dict[str, np.ndarray] | None:
     """The count, mean and variance of a running statistic as float64; None if it is none."""
     names = ("mean", "var", "count")
-    if not isinstance(value, Mapping) or value["kind"] != "object" or not all(name in value["of"] for name in names):
+    if (
+        not isinstance(value, Mapping)
+        or value.get("kind") != "object"
+        or not all(name in value["of"] for name in names)
+    ):
         return None
-    of = {name: value["of"][name] for name in names}
-    return {n: np.asarray(one["of"] if isinstance(one, Mapping) else one, np.float64) for n, one in of.items()}
+    found: dict[str, np.ndarray] = {}
+    for name in names:
+        one = value["of"][name]
+        found[name] = np.asarray(one["of"] if isinstance(one, Mapping) else one, np.float64)
+    return found

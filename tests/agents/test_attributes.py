@@ -11,7 +11,16 @@ import pytest
 import torch
 from gymnasium.wrappers.utils import RunningMeanStd
 
-from trivium.agents.attributes import NotData, attributes, encoded, same, set_attributes, to_arrays, to_tensors
+from trivium.agents.attributes import (
+    NotData,
+    attributes,
+    encoded,
+    restorable,
+    same,
+    set_attributes,
+    to_arrays,
+    to_tensors,
+)
 
 
 class Phase(enum.Enum):
@@ -97,17 +106,35 @@ def test_what_is_taken_is_a_copy() -> None:
     assert data["array"].tolist() == [0, 0, 0]
 
 
-def test_a_strangers_data_replaces_no_method_and_builds_nothing() -> None:
-    owner = Owner()
-    set_attributes(owner, {"change": 1, "rms": {"kind": "object", "of": {"update": 1, "count": 5.0}}})
-    assert callable(owner.change)
-    assert callable(owner.rms.update)
-    assert owner.rms.count == 5
-    set_attributes(
-        owner, {"space": {"kind": "state", "of": {"kind": "dict", "of": []}}, "flag": {"kind": "odd", "of": 1}}
-    )
-    assert isinstance(owner.space, gym.spaces.Discrete)
-    assert owner.flag is False
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"change": 1},
+        {"rms": {"kind": "object", "of": {"update": 1}}},
+        {"rms": {"kind": "object", "of": 1}},
+        {"rms": {"kind": "object"}},
+        {"space": {"kind": "state", "of": {"kind": "dict", "of": []}}},
+        {"layer": {"kind": "state", "of": {"kind": "dict", "of": [["weight", {"kind": "tensor", "of": np.zeros(5)}]]}}},
+        {"flag": {"kind": "odd", "of": 1}},
+        {"rng": {"kind": "generator", "of": "{}"}},
+        {"phase": {"kind": "enum", "of": "THIRD"}},
+        {"listed": {"kind": "list", "of": 1}},
+        {1: 1},
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused(data: Any) -> None:
+    with pytest.raises(NotData):
+        set_attributes(Owner(), data)
+
+
+def test_what_can_be_put_into_what_is_built_alike() -> None:
+    rms = encoded(RunningMeanStd())
+    assert restorable(rms, rms)
+    assert not restorable(rms, None)
+    assert not restorable({"kind": "object", "of": {"inner": rms}}, {"kind": "object", "of": {"inner": None}})
+    assert restorable([1], None)
+    assert restorable({"kind": "dict", "of": []}, None)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from gymnasium.wrappers.utils import RunningMeanStd
 from test_envs import assert_same, play
 from torch import Tensor
 
-from trivium.agents.attributes import same
+from trivium.agents.attributes import same, to_tensors
 from trivium.agents.collector import Collector
 from trivium.agents.dqn import DQN
 from trivium.agents.envs import make
@@ -162,6 +162,52 @@ def test_so_does_one_in_another_process(saved: Callable[[Any], Any]) -> None:
     envs.close()
     resumed.close()
     assert same(envs.kept(), kept), "for evaluations after the training"
+
+
+class Lazy(gym.Wrapper):
+    """Makes its statistics when it first needs them."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.seen: RunningMeanStd | None = None
+        self.number = 0
+
+    def reset(self, **keywords: Any) -> Any:
+        self.seen = self.seen or RunningMeanStd()
+        self.number += 1
+        return self.env.reset(**keywords)
+
+
+def test_what_could_not_be_put_back_is_not_taken() -> None:
+    env = Lazy(tiny_envs.Drift())
+    state = WrapperState(env)
+    env.reset()
+    assert state.get() == {"Lazy/0": {"number": 1}}
+
+
+def of_mean(mean: Any) -> Any:
+    return {"NormalizeObservation/0": {"obs_rms": statistic(1.0, mean, [1.0] * 3)["N/0"]["rms"]}}
+
+
+WRONG = [1, {"NormalizeObservation/0": 1}, {"NormalizeObservation/0": {"obs_rms": 1, "reset": 2}}, of_mean([0.0])]
+
+
+@pytest.mark.parametrize("vector", [None, "sync", "async"])
+@pytest.mark.parametrize("kept", WRONG, ids=str)
+def test_what_does_not_fit_the_wrappers_is_refused(kept: Any, vector: Any) -> None:
+    envs = build("Drift-v0", vector, wrappers=NORMALIZE, num_envs=1)
+    sound, state = envs.state_dict(), envs.state_dict()
+    if vector:
+        state["kept"] = [to_tensors(kept)]
+    else:
+        state["episodes"][0]["kept"] = to_tensors(kept)
+    with pytest.raises(ValueError, match="kept"):
+        envs.load_state_dict(state)
+    if vector:
+        with pytest.raises(ValueError, match="of the 1 envs"):
+            envs.load_state_dict(state | {"kept": [{}, {}]})
+    assert not envs.load_state_dict(sound).any(), "the checkpoint before"
+    envs.close()
 
 
 @pytest.mark.parametrize("autoreset_mode", ["same_step", "next_step"])
