@@ -50,7 +50,17 @@ def learner(overrides: str, device: torch.device, folder: Path) -> tuple[Task, R
 def train(overrides: str, folder: Path, device: Callable[[], Any], *, resume: bool = False) -> None:
     with device() as where:
         task, run, made = learner(overrides, where, folder)
-        worker.work(task, run, made, resume=resume, show=print, say=print, stop_requested=lambda: 0)
+        worker.work(
+            task,
+            run,
+            made,
+            resume=resume,
+            show=print,
+            say=print,
+            stop_requested=lambda: 0,
+            most_threads=1,
+            keep=print,
+        )
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:

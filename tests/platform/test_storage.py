@@ -215,6 +215,8 @@ def _node(rank: int, place: str, folder: str) -> None:
                 show=lambda status: None,
                 say=lambda sentence: None,
                 stop_requested=lambda: 15 if learner.steps >= stop_at else None,
+                most_threads=1,
+                keep=lambda config: None,
             )
         return task.dir, learner.state_dict()
 
