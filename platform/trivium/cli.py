@@ -44,41 +44,43 @@ KNOWN = ("NonFiniteLoss", "CheckpointError", "Refused", "UserCodeError", "Worker
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 when a run failed, 2 for the user's mistakes, 128 + signal."""
     output.open_missing()
-    stderr = sys.stderr
+    stdout, stderr = sys.stdout, sys.stderr
     try:
         with contextlib.redirect_stderr(output.Lasting(stderr)):
             return _run(sys.argv[1:] if arguments is None else arguments)
     finally:
-        output.failure(stderr)
+        for stream in (stdout, stderr):
+            output.failure(stream)
 
 
 def _run(typed: Sequence[str]) -> int:
-    options = argparse.Namespace(command="")
+    of_a_run = False
     try:
         if not typed:
             print_help()
             return 0
         options = parse(typed)
         logging.basicConfig(handlers=[_warnings()], level=logging.WARNING)
-        result = COMMANDS[options.command](options)
-        if options.json:
-            print(strict_json.dumps(result))
-        sys.stdout.flush()
-        if options.command in ("train", "resume") and result["lost"]:
-            return 1
+        # What is printed is the product of a command, or tells of one: of `train` and `resume` that is the run.
+        of_a_run, stdout = options.command in ("train", "resume"), output.Lasting(sys.stdout)
+        with contextlib.redirect_stdout(stdout) if of_a_run else contextlib.nullcontext():
+            result = COMMANDS[options.command](options)
+            if options.json:
+                print(strict_json.dumps(result))
+            sys.stdout.flush()
+        if stdout.problem:
+            print(f"trivium: error: standard output: {stdout.problem.strerror}", file=sys.stderr)
+        return 1 if stdout.problem or (of_a_run and result["lost"]) else 0
     except (Exception, KeyboardInterrupt) as error:
-        unread = output.failure(sys.stdout) if isinstance(error, OSError) else None
-        if unread is None and isinstance(error, BrokenPipeError) and options.command not in ("train", "resume"):
+        unread = output.failure(sys.stdout) if isinstance(error, OSError) and not of_a_run else None
+        if unread is None and isinstance(error, BrokenPipeError) and not of_a_run:
             unread = error  # of a `print`, after which nothing may be left that a flush could fail to write
         if unread is None:
             return _failed(error, trace="--trace" in typed, as_json="--json" in typed)
-        if unread.errno not in output.GONE:
-            print(f"trivium: error: standard output: {unread.strerror}", file=sys.stderr)
-            return 1
-        # The reader, such as head, has enough. What is printed is the product of a command, or tells of one: of `train`
-        # and `resume` that is the run.
-        return 0 if options.command in ("train", "resume") else 141
-    return 0
+        if unread.errno in output.GONE:  # the reader, such as head, has enough
+            return 141
+        print(f"trivium: error: standard output: {unread.strerror}", file=sys.stderr)
+        return 1
 
 
 def _failed(error: BaseException, *, trace: bool, as_json: bool) -> int:

@@ -19,11 +19,15 @@ class Lasting(io.TextIOBase):
     Args:
         stream: where the text goes; None, as `sys.stderr` is in a process without one, shows it nowhere.
         keep: is given all that is written, shown or not.
+
+    Attributes:
+        problem: why something could not be shown though somebody may read, such as a full disk; None if nothing.
     """
 
     def __init__(self, stream: TextIO | None, keep: Callable[[str], object] = lambda text: None) -> None:
         self._stream = stream
         self._keep = keep
+        self.problem: OSError | None = None
 
     def write(self, text: str) -> int:
         self._keep(text)
@@ -82,6 +86,8 @@ class Lasting(io.TextIOBase):
         except OSError as error:
             if error.errno in GONE:
                 self._stream = None
+            else:
+                self.problem = self.problem or error
         except UnicodeEncodeError:
             raise
         except ValueError:  # it was closed

@@ -102,7 +102,8 @@ def progress(budget: Any, row: Mapping[str, Any], end: Mapping[str, Any]) -> str
         value = reached.get(unit)
         if untrusted.finite(limit) and limit > 0 and untrusted.finite(value):
             shown = f"{limit:,.0f}" if limit == int(limit) else f"{limit:,g}"
-            spent.append((value / limit, f"{shown} {unit.replace('_', ' ')}"))
+            words = unit.replace("_", " ")
+            spent.append((value / limit, f"{shown} {words.removesuffix('s') if limit == 1 else words}"))
     if not spent:
         return None
     fraction, limit = max(spent)

@@ -104,7 +104,7 @@ def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str
         ("xyz", "xyz: there is no such command; valid: train, resume, evaluate, play, status, list, show, doctor"),
         ("resume", "resume: the following arguments are required: RUN, a run folder"),
         ("help", "did you mean 'trivium --help'?"),
-        ("--json", "no command; valid: train, resume, evaluate, play, list, show, doctor"),
+        ("--json", "no command; valid: train, resume, evaluate, play, status, list, show, doctor"),
         ("experiment=mlp_digits", "did you mean 'trivium train experiment=mlp_digits'?"),
         ("mlp_digits", "did you mean 'trivium train experiment=mlp_digits'?"),
         ("evaluate experiment=mlp_digits", "a run folder comes first: trivium evaluate RUN"),

@@ -15,6 +15,7 @@ import pytest
 
 from trivium import cli, output
 from trivium.output import Lasting
+from trivium.supervised.learner import Supervised
 
 SHORT = ["tracking.wandb=false", "threads=1", "budget.epochs=null", "budget.updates=2"]
 
@@ -114,12 +115,30 @@ def test_what_is_printed_to_nobody_is_no_success(unread: TextIO, monkeypatch: py
     assert cli.main(["list", "models"]) == 141
 
 
+@pytest.mark.parametrize("command", [["list", "models"], ["train", *SHORT, "--dir", "run", "--quiet"]])
 def test_a_result_that_can_not_be_written_is_told(
-    full: TextIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], full: TextIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", full)
-    assert cli.main(["list", "models"]) == 1
+    assert cli.main(command) == 1
     assert capsys.readouterr().err == "trivium: error: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_a_model_may_print_though_nobody_reads(
+    flush: bool, unread: TextIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Supervised.step
+
+    def chatty(learner: Supervised) -> object:
+        print("a step" * 5000, flush=flush)
+        return step(learner)
+
+    monkeypatch.setattr(Supervised, "step", chatty)
+    monkeypatch.setattr(sys, "stdout", unread)
+    assert cli.main(["train", *SHORT, "--dir", "run", "--quiet", "--json"]) == 0
+    assert capsys.readouterr().err == ""
+    assert Path("run/log.txt").read_text().count("a stepa step") > 2
 
 
 def test_a_pipe_of_the_runs_own_that_breaks_is_a_failure(
@@ -128,6 +147,6 @@ def test_a_pipe_of_the_runs_own_that_breaks_is_a_failure(
     def broken(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(cli, "_list", broken)
-    assert cli.main(["list"]) == 1
+    monkeypatch.setattr(Supervised, "step", broken)
+    assert cli.main(["train", *SHORT, "--dir", "run", "--quiet"]) == 1
     assert "BrokenPipeError" in capsys.readouterr().err

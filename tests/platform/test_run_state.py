@@ -32,6 +32,7 @@ ROWS = '{"step": 640, "updates": 10}\n{"step": 1280, "updates": 20}\n{"step": 19
         ({"env_steps": 2e6}, {"step": 500_000}, {}, "25% of 2,000,000 env steps"),
         ({"updates": 10}, {"updates": 5}, {"updates": 7}, "70% of 10 updates"),
         ({"epochs": 2}, {"epochs": 0.5}, {"counters": {"epochs": 1.5}}, "75% of 2 epochs"),
+        ({"epochs": 1}, {"epochs": 0.5}, {}, "50% of 1 epoch"),
         ({"minutes": 10}, {"time/elapsed_s": 30.0}, {}, "5% of 10 minutes"),
         ({"minutes": 10}, {"time/elapsed_s": 30.0}, {"elapsed_s": 60}, "10% of 10 minutes"),
         ({"updates": 3}, {"updates": 6}, {}, "100% of 3 updates"),
