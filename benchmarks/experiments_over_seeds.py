@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("experiment", help="one of those that `trivium list` shows")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for `trivium train`")
     parser.add_argument("--seeds", type=seeds, default=seeds("100-109"), help="e.g. 100-104 or 3,5,8 (100-109)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # overrides may follow --seeds
     of_seeds: dict[int, dict[str, float]] = {}
     for seed in options.seeds:
         try:

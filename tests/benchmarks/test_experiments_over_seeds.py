@@ -51,7 +51,7 @@ def test_the_seeds_differ_and_the_overrides_count(
 ) -> None:
     monkeypatch.setattr(subprocess, "run", run_here)
     monkeypatch.chdir(tmp_path)
-    assert over_seeds.main(["mlp_digits", "budget.epochs=null", "budget.updates=2", "--seeds", "3,4"]) is None
+    assert over_seeds.main(["mlp_digits", "budget.epochs=null", "--seeds", "3,4", "budget.updates=2"]) is None
     first, second, *rest = capsys.readouterr().out.splitlines()
     values = [re.fullmatch(r"seed +(\d+)  test/loss (\S+)  test/accuracy .*", line) for line in (first, second)]
     assert [match[1] for match in values if match] == ["3", "4"]
