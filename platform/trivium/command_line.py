@@ -122,14 +122,15 @@ def _unknown_options(
     own = list(commands[options.command]._option_string_actions)
     valid = [name for name in own if name.startswith("--")]
     tree: dict[str, Any] = {}
+    changeable: tuple[str, ...] = ()
+    fixed = options.command == "resume"  # a run's config, but for some groups
     if hasattr(options, "overrides"):
         from trivium import config, hints
         from trivium.library import Library
 
         library = Library(getattr(options, "config_dir", None))
-        tree = config.keys(options.overrides, library.config_dir)
-        if options.command == "resume":
-            tree = {group: tree[group] for group in config.RESUMABLE}
+        tree = config.keys([] if fixed else options.overrides, library.config_dir)
+        changeable = config.RESUMABLE
     for flag in flags:
         name, equals, value = flag.partition("=")
         if not equals:
@@ -138,7 +139,10 @@ def _unknown_options(
         near = difflib.get_close_matches(name, valid, n=1, cutoff=0.7)
         elsewhere = [command for command, parser in commands.items() if name in parser._option_string_actions]
         meant = hints.for_option(name, value, tree, library, exactly=bool(near or elsewhere)) if tree else None
-        if name.lstrip("-") in commands:
+        if meant and fixed and not meant.startswith(changeable):
+            key = name.lstrip("-").replace("-", "_")
+            hint = f"{key} can't change when a run is resumed; valid: {', '.join(changeable)}"
+        elif name.lstrip("-") in commands:
             hint = f"did you mean 'trivium {' '.join(filter(None, [name.lstrip('-'), value]))}'?"
         elif meant:
             hint = f"did you mean '{meant}'?"

@@ -174,6 +174,14 @@ def not_overrides(words: Sequence[str], library: Library | None) -> Iterator[tup
         yield text, f"{text}: is not of the form key=value; did you mean '{joined}'?"
         return
     for word in words:
+        run = next((p for p in (Path(word), *Path(word).parents) if (p / "config.yaml").is_file()), None)
+        if library and run and "/" in word:
+            place = shlex.quote(str(run))
+            yield (
+                word,
+                f"{word}: is a run's; trivium resume {place} continues it, trivium show {place} prints its config",
+            )
+            continue
         meant = for_word(word, library) if library else None
         yield word, f"{word}: is not of the form key=value" + (f"; did you mean '{meant}'?" if meant else "")
 

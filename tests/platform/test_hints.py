@@ -192,6 +192,10 @@ def test_what_is_no_run_folder_leads_to_one(runs: Path) -> None:
     assert hints.no_run_folder(runs / "mlp").endswith(f"it has no config.yaml; the newest below it is {runs}/mlp/two")
     assert "the newest below it is '" in hints.no_run_folder(runs), "a path with an apostrophe is quoted for a shell"
     assert hints.no_run_folder(runs / "nowhere").endswith("there is no such folder")
+    for word in (f"{runs}/mlp/one", f"{runs}/mlp/one/config.yaml"):
+        ((said, line),) = hints.not_overrides([word], Library())
+        assert said == word
+        assert f"trivium resume {runs}/mlp/one continues it" in line
     (runs / "notes.txt").touch()
     assert hints.no_run_folder(runs / "notes.txt").endswith("it is a file")
     assert "three" in hints.newest_run()
