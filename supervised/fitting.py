@@ -54,7 +54,11 @@ def fitting_model(make: Callable[..., nn.Module], task: Task, data: Splits, run:
             _check_output(_output(model, batch, data), name, task, batch)
         with buffers_kept(model), torch.enable_grad():
             output = _output(model, batch, data)
-            _check_output(output, name, task, batch)
+            if isinstance(output, tuple) and getattr(task, "auxiliary", False):
+                for number, part in enumerate(output):
+                    _check_output(part, name, task, batch, what=f"a tuple in training, of which item {number} is ")
+            else:
+                _check_output(output, name, task, batch)
             _check_loss(output, name, task, batch)
     return model
 
@@ -92,10 +96,10 @@ def _accepted_dtype(model: nn.Module, inputs: list[Tensor]) -> str | None:
     return None
 
 
-def _check_output(output: Any, name: str, task: Task, batch: Batch) -> None:
+def _check_output(output: Any, name: str, task: Task, batch: Batch, what: str = "") -> None:
     wrong_output: Callable[[Any, Batch], str | None] = getattr(task, "wrong_output", lambda *_: None)
     if problem := wrong_output(output, batch):
-        raise ValueError(f"model: {name} returns {problem}")
+        raise ValueError(f"model: {name} returns {what}{problem}")
 
 
 def _check_loss(output: Any, name: str, task: Task, batch: Batch) -> None:

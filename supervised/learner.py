@@ -55,6 +55,8 @@ class Supervised:
         ema: decay per update of an exponential moving average of the weights, which is what is evaluated, in [0, 1);
             0 for none. It follows faster at the start, see `trivium.ema.Average`.
         decay_norms: whether weight decay applies to biases, norms and other parameters of one dimension.
+        channels_last: whether images [B, C, H, W] and the kernels of convolutions lie in memory with the channels
+            last: the same numbers, up to rounding, and on a CPU 20 to 70 % faster for convolutions.
 
     Raises:
         ValueError: a size does not divide among the workers or micro-batches, the batch is larger than the training
@@ -80,6 +82,7 @@ class Supervised:
         max_grad_norm: float | None = None,
         ema: float = 0.0,
         decay_norms: bool = True,
+        channels_last: bool = False,
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate={accumulate} must be at least 1")
@@ -96,6 +99,9 @@ class Supervised:
         self.task: Task = fitting_task(task or named_task(data.signature.task), self.data, run)
         rows = min(2, batch_size // run.world_size // accumulate)
         self.model = fitting_model(model, self.task, self.data, run, rows=rows)
+        self.channels_last = channels_last
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = optimizer(_parameters(self.model, decay_norms=decay_norms), lr=lr)
         self.scaler = run.grad_scaler()
         self.batches = Batches(len(data.train), batch_size, run=run)
@@ -156,7 +162,10 @@ class Supervised:
         return logs
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
-        return [batch[name] for name in self.data.signature.inputs]
+        inputs = [batch[name] for name in self.data.signature.inputs]
+        if self.channels_last:
+            inputs = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+        return inputs
 
     def _share(self, micro_batches: list[Batch]) -> Tensor:
         """What one target counts in the update's loss: 1 / their number over all micro-batches and workers, times the

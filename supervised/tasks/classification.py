@@ -29,19 +29,32 @@ class Classification:
         class_names: K names.
         label_smoothing: the share of each target that is spread over all classes while training (arXiv:1512.00567),
             in [0, 1).
+        aux_weight: weight of the loss of each auxiliary output, for a model that returns (logits, *auxiliary logits) in
+            training, such as GoogLeNet; >= 0.
 
     Raises:
-        ValueError: `label_smoothing` is out of range, or there are not K names.
+        ValueError: `label_smoothing` or `aux_weight` is out of range, or there are not K names.
     """
 
     evaluates: ClassVar = {"loss": "min", "accuracy": "max"}
+    auxiliary: ClassVar = True
 
-    def __init__(self, *, num_outputs: int, class_names: Sequence[str], label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        num_outputs: int,
+        class_names: Sequence[str],
+        label_smoothing: float = 0.0,
+        aux_weight: float = 0.3,
+    ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and below 1")
+        if aux_weight < 0:
+            raise ValueError(f"aux_weight={aux_weight} must be at least 0")
         if len(class_names) != num_outputs:
             raise ValueError(f"data: the signature offers {len(class_names)} class_names for num_outputs={num_outputs}")
         self.num_outputs, self.class_names, self.label_smoothing = num_outputs, class_names, label_smoothing
+        self.aux_weight = aux_weight
 
     def wrong_target(self, rows: Batch) -> str | None:
         return unlike_classes(rows, 1, self.num_outputs, "the class of each row")
@@ -53,7 +66,10 @@ class Classification:
     def count(self, batch: Batch) -> int:
         return len(batch["y"])
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+    def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
+        if isinstance(output, tuple):
+            main, *auxiliary = (self.loss(logits, batch) for logits in output)
+            return main + self.aux_weight * torch.stack(auxiliary).sum() if auxiliary else main
         return F.cross_entropy(output, batch["y"], reduction="sum", label_smoothing=self.label_smoothing)
 
     def totals(self, output: Tensor, batch: Batch) -> Totals:

@@ -44,6 +44,8 @@ class Task(Protocol):
         evaluates: see `trivium.learner.Learner`.
         generates: optional; True for a task that judges what the model writes by itself: `totals` and `rows` then find
             it in the batch as `generated`, what `model.generate(batch)` returned.
+        auxiliary: optional; True for a task whose `loss` also takes what a model with auxiliary heads returns in
+            training: a tuple of outputs that are alike, the main one first. No other method is given a tuple.
     """
 
     evaluates: Mapping[str, Direction]

@@ -43,6 +43,18 @@ class PairInTraining(Net):
         return (super().forward(x), x) if self.training else super().forward(x)
 
 
+class Auxiliary(Net):
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return (logits, 2 * logits) if self.training else logits
+
+
+class AuxiliaryInEvaluation(Net):
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return logits, 2 * logits
+
+
 class FailsInEvaluation(Net):
     def forward(self, x: Tensor) -> Any:
         if not self.training:

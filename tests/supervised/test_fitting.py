@@ -45,7 +45,8 @@ def refused(config: Config, *, model: str = "Net", data: str = "good") -> str:
             r"WrongInput fails on x of the shape \[2, 2, 3\] \(float32\): RuntimeError: .*cannot be multipl",
         ),
         ("Pair", r"Pair returns a tuple; must be float \[2, 3\]"),
-        ("PairInTraining", "PairInTraining returns a tuple"),
+        ("PairInTraining", r"PairInTraining returns a tuple in training, of which item 1 is the shape \[2, 2, 3\]"),
+        ("AuxiliaryInEvaluation", r"AuxiliaryInEvaluation returns a tuple; must be float \[2, 3\]"),
         ("FailsInEvaluation", "FailsInEvaluation fails on .*: KeyError: 'cache'"),
         ("Nothing", "Nothing returns None"),
         ("Classes", r"Classes returns the shape \[2\]"),
@@ -187,6 +188,15 @@ def test_a_lazy_model_is_made_before_its_optimizer() -> None:
     after = dict(learner.model.named_parameters())
     assert not torch.equal(after["layers.1.weight"], before["layers.1.weight"])
     assert learner.model.layers[2].num_batches_tracked == 1  # type: ignore[index, union-attr]
+
+
+def test_auxiliary_outputs_are_for_a_task_that_takes_them() -> None:
+    assert build(misfits.Auxiliary).step()["loss"].isfinite()
+    source = misfits._source(y=torch.rand(8, 3))
+    offers = {"num_outputs": 3, "target_names": tuple("abc"), "target_mean": [0.0] * 3, "target_std": [1.0] * 3}
+    signature = misfits.Signature("regression", offers=offers)
+    with pytest.raises(ValueError, match=r"model: Auxiliary returns a tuple; must be float \[2, 3\]"):
+        build(misfits.Auxiliary, train=source, val=source, test=source, signature=signature)
 
 
 def test_inputs_that_are_integers_are_right_for_a_model_that_takes_them() -> None:
