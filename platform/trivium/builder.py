@@ -52,9 +52,9 @@ def build_learner(config: Config, run: Run, *, trusted: Collection[str] = EVERYT
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         if isinstance(error, MemoryError) or re.search("can't allocate|out of memory", why):
             raise ConfigError([f"{building}: this machine has not the memory for it: {why}"]) from error
-        # TypeError is what many constructors raise at a value of another type; --trace tells it from a bug.
+        # What many constructors raise at a value of another type or size; --trace tells it from a bug.
         users_part = building in PARTS and not str(groups[building].get("_target_")).startswith("trivium.")
-        if users_part or isinstance(error, TypeError):
+        if users_part or isinstance(error, TypeError | ArithmeticError):
             line = f"{building}: {why} ({type(error).__name__}; --trace shows where)"
             raise ConfigError([_named(line, building, groups)]) from error
         raise

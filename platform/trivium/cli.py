@@ -360,12 +360,13 @@ def _show(options: argparse.Namespace) -> Any:
 
 
 def _doctor(options: argparse.Namespace) -> Any:
+    from trivium.credentials import mask
     from trivium.environment import doctor
 
     found, problems = doctor()
     if not options.json:
-        _print_table([(name, shown) for name, _, shown in found])
-        print("\n".join(f"problem: {p}" for p in problems) or "nothing is wrong")
+        _print_table([(name, mask(shown)) for name, _, shown in found])
+        print("\n".join(f"problem: {mask(p)}" for p in problems) or "nothing is wrong")
     return {**{name: value for name, value, _ in found}, "problems": problems}
 
 

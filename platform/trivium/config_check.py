@@ -155,7 +155,11 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
         if not isinstance(value, dict):
             yield path, value, f"a group with the keys {', '.join(k for k in default if not k.startswith('_'))}"
             return
-    elif isinstance(value, dict) and value and default not in (None, {}):
+    elif (
+        isinstance(value, dict)
+        and not isinstance(default, dict)
+        and (default is not None or (own and valid.rule_for(path)))  # else a constructor may take a group
+    ):
         yield path, value, valid.problem(path, str(value), default) or valid.noun(default)
         return
     if isinstance(value, dict):

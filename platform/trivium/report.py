@@ -27,6 +27,8 @@ from trivium.run_place import resume_arguments
 
 NAME = "report.html"
 MAX_FIGURE_BYTES = 16_000_000  # a larger one is only linked
+MAX_FIGURES_BYTES = 100_000_000  # of all together: then the rest is only linked
+MAX_METRICS = 300  # of which curves are drawn
 MAX_FILES = 200  # listed
 
 
@@ -154,7 +156,7 @@ def _which(record: Record, checkpoint: str) -> str:
 def _curves(record: Record) -> str:
     if not record.rows:
         return "<h2>Curves</h2><p class=soft>Nothing has been logged yet.</p>"
-    names = dict.fromkeys(k for row in record.rows for k in row if "/" in k)
+    names = list(dict.fromkeys(k for row in record.rows for k in row if "/" in k))[:MAX_METRICS]
     steps = [float(row["step"]) for row in record.rows]
     low, high = min(0.0, *steps), max(steps)
     axis = Axis(low, high if high > low else low + 1.0)
@@ -172,7 +174,7 @@ def _curves(record: Record) -> str:
 
 
 def _figures(record: Record) -> str:
-    drawn = []
+    drawn, room = [], MAX_FIGURES_BYTES
     folder = record.dir / "figures"
     for path in untrusted.files_below(folder) if folder.is_dir() and _is_inside(folder, record.dir) else ():
         if path.suffix not in (".png", ".gif") or path.name.startswith("."):
@@ -181,11 +183,12 @@ def _figures(record: Record) -> str:
         caption = f"<figcaption><b>{escape(name)}</b>{_link(path, record.dir)}</figcaption>"
         content = b""
         with contextlib.suppress(untrusted.Refused):
-            content = untrusted.read_bytes(path, MAX_FIGURE_BYTES)
+            content = untrusted.read_bytes(path, min(MAX_FIGURE_BYTES, room))
         size = picture_size(content)
         if size is None:
             drawn.append(f"<figure>{caption}<p class=soft>Not shown: damaged, or larger than 16 MB.</p></figure>")
             continue
+        room -= len(content)
         media, width, height = size
         zoom = max(1, 320 // max(width, height, 1))
         drawn.append(

@@ -107,9 +107,13 @@ def _read(dir: Path) -> Config:
 
 
 def bucket_of(config: Config, dir: Path) -> str | None:
-    """The URL of a run that is about to begin, if its config, which the user typed, says so."""
+    """The URL of a run that is about to begin, if its config, which the user typed, says so. Raises ConfigError if that
+    holds credentials."""
     storage = config["storage"]
-    return join(storage, config["name"], dir.name) if is_bucket(storage) else None
+    if not is_bucket(storage):
+        return None
+    refuse_credentials(storage)
+    return join(storage, config["name"], dir.name)
 
 
 def resume_arguments(

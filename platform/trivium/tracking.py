@@ -259,7 +259,7 @@ def read_rows(path: Path) -> list[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             break
-        if not isinstance(row, dict):
+        if not isinstance(row, dict) or any(isinstance(value, dict | list) for value in row.values()):
             break
         rows.append(row)
     return rows

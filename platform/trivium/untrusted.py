@@ -20,7 +20,7 @@ import yaml
 MAX_DEPTH = 32  # of folders, and of groups within groups
 MAX_CONFIG_BYTES = 256_000
 MAX_JSON_BYTES = 4_000_000
-MAX_ROWS_BYTES = 1_000_000_000
+MAX_ROWS_BYTES = 500_000_000
 
 LOCKS = (".lock", ".lock-rank-0")  # see `trivium.lock`
 FILES = ("config.yaml", "environment.json", "result.json", "metrics.jsonl", "report.html", "log.txt", *LOCKS)

@@ -21,15 +21,17 @@ import yaml
 from test_untrusted import special
 
 import trivium
-from trivium import cli, untrusted, worker
+from trivium import cli, launch, untrusted, worker
 from trivium.checkpoint import Checkpoints
-from trivium.config import apply_overrides, read
+from trivium.config import ConfigError, apply_overrides, read
 from trivium.learner import Run
 from trivium.loop import Loop
+from trivium.report import write_report
 from trivium.report_record import repeat_command
 from trivium.run_folder import read_result
+from trivium.run_place import open_run
 from trivium.storage import Bucket
-from trivium.tracking import Tracker
+from trivium.tracking import Tracker, read_rows
 from trivium.untrusted import Refused
 from trivium.worker import Task
 
@@ -297,6 +299,34 @@ def test_data_of_a_stranger_are_files(run: Path, capsys: pytest.CaptureFixture[s
     assert errors(capsys) == [f"data.path={place}: must be a file or folder ({run}/config.yaml)"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": {}},
+        {"device": {}},
+        {"budget": {"updates": {}}},
+        {"budget": {"epochs": {"_target_": "torch.nn.Linear"}}},
+        {"log": {"every_s": {1: 2}}},
+        {"learner": {"decay_epochs": 1e308}},
+        {"learner": {"optimizer": 3}},
+        {"model": {"hidden": [10**12]}},
+        {"model": "x"},
+    ],
+    ids=json.dumps,
+)
+def test_a_value_of_another_type_or_size_is_told_of_its_key(run: Path, wrong: dict[str, Any]) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    ((key, value),) = wrong.items()
+    edit(
+        run / "config.yaml",
+        **{key: {**config[key], **value} if isinstance(config[key], dict) and value != "x" else value},
+    )
+    with pytest.raises(ConfigError) as error:
+        worker.make_learner(Task(open_run(run).config, run, ()), Run())
+    assert all(line.startswith(key) for line in error.value.errors), error.value.errors
+    assert len(error.value.errors) == 1
+
+
 def test_control_characters_of_a_stranger_reach_no_terminal(
     trained: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,6 +383,37 @@ def test_a_run_whose_result_is_none_measures_again(trained: Path, run: Path) -> 
     assert trivium.resume(run).updates == 4
     before, after = (json.loads((folder / "result.json").read_text()) for folder in (trained, run))
     assert {**after["metrics"], **before["metrics"]} == before["metrics"]
+
+
+ROWS = {
+    "a list": "[1]",
+    "lists in lists": "[" * 900 + "]" * 900,
+    "lists in a row": '{"step": 2, "a/b": [[1]]}',
+    "a number of thousands of digits": '{"step": ' + "9" * 5000 + "}",
+    "half": '{"step": 2',
+    "bytes": "\udcff",
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_rows_end_before_what_is_none(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "a/b": null}\n' + ROWS[what].encode(errors="surrogateescape") + b'\n{"step": 3}\n')
+    assert read_rows(path) == [{"step": 1, "a/b": None}]
+
+
+def test_a_report_takes_a_bounded_part_of_what_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trivium.report.MAX_METRICS", 5)
+    monkeypatch.setattr("trivium.report.MAX_FIGURES_BYTES", 5000)
+    names = {f"eval/many-{i}": 1.0 for i in range(5000)}
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, **names}))
+    picture = next((run / "figures").glob("*.png")).read_bytes()
+    for i in range(50):
+        (run / "figures" / f"{i}.png").write_bytes(picture)
+    text = write_report(run).read_text()
+    assert text.count("<svg") == 5
+    assert text.count("<img") == max(1, 5000 // len(picture)) if len(picture) <= 5000 else text.count("<img") == 0
+    assert text.count("Not shown") >= 40
 
 
 # ------------------------------------------------------------------------------------------- checkpoints
@@ -565,6 +626,9 @@ def test_credentials_in_a_storage_are_refused_and_shown_nowhere(
         said = capsys.readouterr().err
         assert "AWS_SECRET_ACCESS_KEY" in said or "s4://" in said
         assert "sesame" not in said
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY"):  # a Python caller may have composed it otherwise
+        launch.train({**read(run), "storage": url}, dir=tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
