@@ -21,6 +21,7 @@ from PIL import Image
 import trivium
 from trivium import cli
 from trivium.config import compose
+from trivium.wandb_identity import identity
 from trivium.wandb_process import history, wandb_files
 
 TRIVIUM = str(Path(sys.executable).parent / "trivium")
@@ -85,7 +86,7 @@ def test_the_report_and_wandb_show_the_video_and_the_returns(trained: Path) -> N
         content = (trained / "figures" / name).read_bytes()
         assert f"data:{media};base64,{base64.b64encode(content).decode()}" in html
     assert frames(trained / "figures" / "rollout.gif")[1] == (320, 240)
-    (file,) = wandb_files(trained, "tiny-run")
+    (file,) = wandb_files(trained, identity(trained, name="").id)
     logged = {name: value for row in history(file) for name, value in row.items() if name.startswith("figures/")}
     assert logged["figures/rollout"]["_type"] == "video-file"
     assert logged["figures/returns"]["_type"] == "image-file"
