@@ -409,6 +409,17 @@ GIVEN: dict[str, set[str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("experiment", Library().options("experiment"))
+def test_experiments_state_their_command_and_what_they_reach_on_seeds_they_were_not_tuned_on(experiment: str) -> None:
+    path = Library().find("experiment", experiment)
+    assert path is not None
+    lines = path.read_text().splitlines()
+    assert f"# trivium train experiment={experiment}" in lines
+    result = Library().results("experiment")[experiment]
+    measured = re.search(r" over the seeds 100(-10\d| and 101) \((\S+) to (\S+)\)|, seed 100 ", result)
+    assert measured or result.startswith("not measured yet"), result
+
+
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in (*LEARNERS, *PARTS)])
 def test_groups_mirror_constructors(group: str, option: str) -> None:
     path = Library().find(group, option)
