@@ -85,7 +85,9 @@ def _may_name(name: str) -> bool:
 
 def _without_advice(error: Exception) -> str:
     """What torch says is wrong, and not that one could load the file all the same, by running what it holds."""
-    said = re.search(r"WeightsUnpickler error: *(.+)", str(error)) or re.match(r"(?!Weights only load)(.+)", str(error))
+    said = re.search(r"WeightsUnpickler error:\s*(\S.*)", str(error)) or re.match(
+        r"(?!Weights only load)\s*(\S.*)", str(error)
+    )
     return said[1] if said else "it holds something else"
 
 

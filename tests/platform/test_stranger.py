@@ -649,8 +649,8 @@ def test_a_command_with_a_secret_is_written_and_shown_masked(
 
 def test_wandb_is_given_no_secret(run: Path) -> None:
     edit(run / "environment.json", command="trivium train storage=s3://a:sesame@b")
-    task = Task({**read(run), "storage": "s3://a:sesame@b"}, run)
-    assert "sesame" not in json.dumps(worker._wandb_config(task))
+    config = {**read(run), "storage": "s3://a:sesame@b"}
+    assert "sesame" not in json.dumps(worker._wandb_config(config, run))
 
 
 # ------------------------------------------------------------------------------------------- before torch is imported
