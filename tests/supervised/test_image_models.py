@@ -129,11 +129,13 @@ def test_the_other_sizes_are_the_published_ones(make: Make, parameters: int) -> 
         assert sum(p.numel() for p in make(input_shape=(3, 224, 224), num_outputs=1000).parameters()) == parameters
 
 
-def test_the_statistics_of_mobilenet_v3_move_as_torchvisions() -> None:
+def test_norms_have_torchvisions_settings() -> None:
     with torch.device("meta"):
         nets = [make(input_shape=(3, 64, 64), num_outputs=2) for make in (MobileNetV2, MobileNetV3, GoogLeNet)]
     settings = [{(m.eps, m.momentum) for m in net.modules() if isinstance(m, nn.BatchNorm2d)} for net in nets]
     assert settings == [{(1e-5, 0.1)}, {(1e-3, 0.01)}, {(1e-3, 0.1)}]
+    vit = thin("vit")
+    assert {m.eps for m in vit.modules() if isinstance(m, nn.LayerNorm)} == {1e-6}
 
 
 def test_the_nearest_multiple_of_eight() -> None:
