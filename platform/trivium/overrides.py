@@ -88,7 +88,8 @@ def _bad_reference(value: Any) -> str | None:
         return next((text for text in below if text is not None), None)
     if isinstance(value, str) and "${" in value:
         try:
-            grammar_parser.parse(value)
+            with ALONE:
+                grammar_parser.parse(value)
         except GrammarParseError:
             return str(value)
     return None

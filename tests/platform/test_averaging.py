@@ -109,7 +109,16 @@ def _workers(rank: int, folder: str) -> None:
         def several(module: nn.Module, rank: int) -> Tensor:  # forward passes of one backward pass
             return (module(X[rank], (0, 1)) + 2 * module(X[rank], (2,)) + module(X[1 - rank], (0,))).sum()
 
+        def penalised(
+            module: nn.Module, rank: int
+        ) -> Tensor:  # a gradient's gradient: a pass that no parameter is given
+            x = X[rank].clone().requires_grad_()
+            output = module(x, (0, 1)).sum()
+            (gradient,) = torch.autograd.grad(output, x, create_graph=True)
+            return output + gradient.square().sum()
+
         check(rank, Layers(), several, overlap=overlap)
+        check(rank, Layers(), penalised, overlap=overlap)
         check(rank, Layers(), lambda module, rank: checkpoint(module, X[rank], (0, 1), use_reentrant=False).sum())
         _accumulates(rank, overlap)
         _goes_on_after_an_error(rank, overlap)

@@ -22,6 +22,7 @@ import pytest
 import torch
 from killing import assert_same_bits, finish, rows, states
 
+from trivium.environment import reachable
 from trivium.tracking import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -74,7 +75,9 @@ def cluster() -> Iterator[str]:
         changed = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
         before = {name: os.environ.get(name) for name in changed}
         os.environ.update(changed)
-        time.sleep(3)
+        while not reachable(changed["RAY_ADDRESS"]):
+            assert process.poll() is None, "ray start has failed"
+            time.sleep(0.1)
         yield changed["RAY_ADDRESS"]
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -121,10 +124,10 @@ def test_two_workers_with_half_of_each_batch_learn_what_one_learns(tmp_path: Pat
     assert_alike(rows(alone), rows(together))
     first, second = states(together)
     (single,) = states(alone)
-    assert first["learner"]["model"].keys() == single["learner"]["model"].keys()
-    for key, weight in single["learner"]["model"].items():
-        torch.testing.assert_close(first["learner"]["model"][key], weight, rtol=1e-3, atol=1e-5)
-        assert torch.equal(first["learner"]["model"][key], second["learner"]["model"][key])
+    assert first["learner"]["network"].keys() == single["learner"]["network"].keys()
+    for key, weight in single["learner"]["network"].items():
+        torch.testing.assert_close(first["learner"]["network"][key], weight, rtol=1e-3, atol=1e-5)
+        assert torch.equal(first["learner"]["network"][key], second["learner"]["network"][key])
 
 
 def test_two_workers_of_a_classifier_go_the_way_of_one(undisturbed: Callable[[str], Path], tmp_path: Path) -> None:
