@@ -149,10 +149,10 @@ cli.main(["train", "tracking.wandb=false", "--dir", {str(folder)!r}])
 
 def test_a_finished_run_is_not_given_a_budget_that_is_spent(undisturbed: dict[str, Path]) -> None:
     folder = undisturbed["mlp_digits"]
-    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+    before = {path: path.read_bytes() for path in folder.glob("[!.]*.*")}
     with pytest.raises(ConfigError, match=r"has finished with .*, and 3 updates are spent; budget\.<unit>=<more>"):
         launch.resume(folder, ["budget.updates=3"])
-    assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
+    assert {path: path.read_bytes() for path in folder.glob("[!.]*.*")} == before
 
 
 def test_a_finished_run_is_not_trained_again(undisturbed: dict[str, Path]) -> None:
