@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from states import same_bits, through_a_file
 
 from trivium.data.digits import digits
 from trivium.data.source import Splits
@@ -59,22 +59,6 @@ def build(name: str, data: Splits, *, run: Run | None = None, **keywords: Any) -
     torch.manual_seed(run.seed)
     make, settings = LEARNERS[name]
     return make(run=run, data=data, **{"optimizer": ADAMW, "batch_size": 32, "lr": 1e-3, **settings, **keywords})
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same_bits, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
-    return loaded
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import functools
-import io
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from states import same_bits, through_a_file
 from torch import nn
 
 from trivium.data.digits import digits
@@ -51,22 +51,6 @@ def head(vae: VAE) -> nn.Linear:
     layer = vae.network.encoder[-1]
     assert isinstance(layer, nn.Linear)
     return layer
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same_bits, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
-    return loaded
 
 
 def test_it_is_a_learner(data: Splits) -> None:

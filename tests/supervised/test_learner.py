@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import copy
 import functools
-import io
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from states import same_bits, through_a_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -38,22 +38,6 @@ def build(data: Splits, *, run: Run | None = None, hidden: tuple[int, ...] = (32
     task = functools.partial(Classification, label_smoothing=smoothing) if smoothing else None
     settings: dict[str, Any] = {"optimizer": ADAMW, "batch_size": 64, "lr": 3e-3} | keywords
     return Supervised(run=run, data=data, model=model, task=task, **settings)
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same_bits, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
-    return loaded
 
 
 def test_it_is_a_learner(data: Splits) -> None:
