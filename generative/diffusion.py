@@ -30,6 +30,7 @@ from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
 from trivium.saved import load_module, load_optimizer, load_scaler
 from trivium.schedules import scheduled
+from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 250  # pictures per forward pass without gradients
 FINAL_IMAGES = 500
@@ -202,7 +203,7 @@ class Diffusion:
             label_N = torch.arange(num, device=self.run.device) % self.num_classes
         weight = self.guidance if guidance is None else guidance
         parts = []
-        with self._averaged():
+        with evaluating(self.network), self._averaged():
             for i in range(0, num, EVALUATION_BATCH):
                 own = None if label_N is None else label_N[i : i + EVALUATION_BATCH]
 
@@ -226,7 +227,7 @@ class Diffusion:
         source = self.data.test if final else self.data.val
         generator = self.run.generator("diffusion evaluation")  # the same noise every time
         total, size, device = torch.zeros((), device=self.run.device), len(source), self.run.device
-        with self._averaged():
+        with evaluating(self.network), self._averaged():
             for i in range(0, size, EVALUATION_BATCH):
                 index_B = torch.arange(i, min(i + EVALUATION_BATCH, size), device=device)
                 batch = source.batch(index_B)

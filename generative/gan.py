@@ -25,6 +25,7 @@ from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
 from trivium.saved import load_module, load_optimizer, load_scaler
 from trivium.schedules import scheduled
+from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 500  # images per forward pass without gradients
 EVALUATION_IMAGES, FINAL_IMAGES = 1000, 5000
@@ -219,17 +220,11 @@ class GAN:
 
     def _decode(self, z_ND: Tensor, label_N: Tensor | None) -> Tensor:
         parts = []
-        modes = [(part, part.training) for part in self.generator.modules()]
-        self.generator.eval()
         applied = self.average.applied() if self.average else torch.no_grad()
-        try:
-            with applied, self.run.autocast():
-                for i in range(0, len(z_ND), EVALUATION_BATCH):
-                    label = None if label_N is None else label_N[i : i + EVALUATION_BATCH]
-                    parts.append(self.generator(z_ND[i : i + EVALUATION_BATCH], label).float())
-        finally:
-            for part, training in modes:
-                part.training = training
+        with evaluating(self.generator), applied, self.run.autocast():
+            for i in range(0, len(z_ND), EVALUATION_BATCH):
+                label = None if label_N is None else label_N[i : i + EVALUATION_BATCH]
+                parts.append(self.generator(z_ND[i : i + EVALUATION_BATCH], label).float())
         return (torch.cat(parts) + 1) / 2
 
     @torch.no_grad()

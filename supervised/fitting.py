@@ -17,7 +17,7 @@ from trivium.data.checks import SPLITS, rows_of
 from trivium.data.source import Batch, Splits
 from trivium.learner import Run, construct
 from trivium.supervised.tasks.task import Task
-from trivium.supervised.untouched import buffers_kept, evaluating
+from trivium.untouched import buffers_kept, evaluating
 
 
 def fitting_task(make: Callable[..., Task], data: Splits, run: Run) -> Task:

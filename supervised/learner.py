@@ -23,7 +23,7 @@ from trivium.saved import load_module, load_optimizer, load_scaler
 from trivium.schedules import Shape, scheduled
 from trivium.supervised.fitting import fitting_model, fitting_task
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
-from trivium.supervised.untouched import evaluating
+from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
 
