@@ -21,6 +21,7 @@ from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
 from trivium.saved import load_module, load_optimizer, load_scaler
 from trivium.schedules import scheduled
+from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 1024
 COLUMNS, PAIRS_OF_ROWS = 8, 4  # of the figure
@@ -159,8 +160,11 @@ class Autoencoder:
         share = self.batches.batch_size // self.run.world_size
         return drawn[self.run.rank * share : (self.run.rank + 1) * share]
 
-    @torch.no_grad()
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
+        with evaluating(self.network), torch.no_grad():
+            return self._measure(final=final)
+
+    def _measure(self, *, final: bool) -> dict[str, float]:
         self._figures_of = source = self.data.test if final else self.data.val
         generator = self.run.generator("autoencoder evaluation")  # the same noise every time
         size, pixels = len(source), torch.Size(self.input_shape).numel()
@@ -187,10 +191,13 @@ class Autoencoder:
                 scores["noisy_error"] = float(self.run.sum(noisy)) / size / pixels
         return scores
 
-    @torch.no_grad()
     def figures(self) -> dict[str, Picture]:
         """`reconstructions` of the split evaluated last (val before that): a row of what the network was given, noise
         included, below it what it made of that, and so on."""
+        with evaluating(self.network), torch.no_grad():
+            return self._drawn()
+
+    def _drawn(self) -> dict[str, Picture]:
         shown = min(COLUMNS * PAIRS_OF_ROWS, len(self._figures_of))
         x_BX = self._figures_of.batch(torch.arange(shown, device=self.run.device))["x"]
         noise_BX = torch.randn(x_BX.shape, generator=self.run.generator("autoencoder figures")).to(x_BX.device)

@@ -35,6 +35,7 @@ from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
 from trivium.saved import load_module, load_optimizer, load_scaler
 from trivium.schedules import scheduled
+from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
 LOG_VAR_LIMIT = 10.0  # keeps exp(log_var) within (4.5e-5, 2.2e4): finite in fp16 too
@@ -180,8 +181,11 @@ class VAE:
     def _noise_for(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return torch.randn(num_samples, self.latent_dim, generator=generator, device=self.run.device)
 
-    @torch.no_grad()
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
+        with evaluating(self.network), torch.no_grad():
+            return self._measure(final=final)
+
+    def _measure(self, *, final: bool) -> dict[str, float]:
         self._figures_of = split = self.data.test if final else self.data.val
         num_samples = len(split)
         own = torch.arange(self.run.rank, num_samples, self.run.world_size, device=self.run.device)
@@ -220,10 +224,13 @@ class VAE:
             parts.append(bernoulli_log_likelihood(logits, x))
         return torch.cat(parts)
 
-    @torch.no_grad()
     def figures(self) -> dict[str, Picture]:
         """`samples` of the prior, the same codes each time, and `reconstructions` of the split evaluated last (val
         before that): a row of originals, below it the decoded means of their codes, and so on."""
+        with evaluating(self.network), torch.no_grad():
+            return self._drawn()
+
+    def _drawn(self) -> dict[str, Picture]:
         z_BD = self._noise_for(SAMPLES, self.run.generator("vae samples", device=self.run.device))
         shown = min(COLUMNS * PAIRS_OF_ROWS, len(self._figures_of))
         x_BX = self._figures_of.batch(torch.arange(shown, device=self.run.device))["x"]

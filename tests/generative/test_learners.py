@@ -19,6 +19,7 @@ from trivium.generative.gan import GAN
 from trivium.generative.networks.coders import ConvCoder, MLPCoder
 from trivium.generative.networks.dcgan import DCGAN
 from trivium.generative.networks.unet import UNet
+from trivium.generative.vae import VAE
 from trivium.learner import Learner, Run
 
 ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0, fused=True)
@@ -205,3 +206,20 @@ def test_penalties_by_hand() -> None:
 def test_wrong_values_are_named(data: Splits, name: str, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(name, data, **keywords)
+
+
+class Noisy(MLPCoder):
+    """A coder with dropout: it answers otherwise in training than in evaluation."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.encoder = torch.nn.Sequential(self.encoder, torch.nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("make", [Autoencoder, VAE])
+def test_networks_are_judged_in_evaluation_mode_and_get_their_own_back(data: Splits, make: Any) -> None:
+    learner = make(run=Run(), data=data, model=Noisy, optimizer=ADAMW, batch_size=32, lr=1e-3)
+    assert learner.evaluate() == learner.evaluate()
+    first, again = learner.figures(), learner.figures()
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert all(part.training for part in learner.network.modules())
