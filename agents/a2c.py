@@ -17,16 +17,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trivium.agents.acting import Acting
 from trivium.agents.agent import Agent
-from trivium.agents.collector import Rollout, episodes, make_collector, training_envs
-from trivium.agents.envs import Envs
-from trivium.agents.evaluation import Evaluation
-from trivium.agents.flat import Flat, Optimizer, clipped
-from trivium.agents.networks import ActorCritic
-from trivium.agents.normalise import Normaliser
+from trivium.agents.envs.protocol import Envs
+from trivium.agents.evaluation.acting import Acting
+from trivium.agents.evaluation.returns import Evaluation
+from trivium.agents.networks.actor_critic import ActorCritic
+from trivium.agents.networks.normalise import Normaliser
+from trivium.agents.optim.flat import Flat, Optimizer, clipped
 from trivium.agents.policies import Actions
 from trivium.agents.returns import explained_variance, gae, linear_schedule, live_mean, normalized
+from trivium.agents.rollouts.collector import Rollout, episodes
+from trivium.agents.rollouts.making import make_collector, training_envs
 from trivium.learner import Run
 
 
@@ -55,7 +56,7 @@ class A2C(Agent):
 
     Args:
         run: where this worker runs.
-        env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.make`.
+        env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.environment.make`.
         optimizer: `rmsprop` (alpha 0.99) or `adam`, both with eps 1e-5.
         lr: > 0, before annealing.
         lr_anneal_env_steps: env steps after which lr has fallen linearly to 0; usually the budget. None: never.

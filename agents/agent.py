@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trivium.agents.collector import Collector
-from trivium.agents.env_runners import EnvRunners
-from trivium.agents.evaluation import EVALUATED, Act, Evaluation
-from trivium.agents.play import Film, agent_figures
-from trivium.agents.wrapper_state import State, from_checkpoint
+from trivium.agents.envs.wrapper_state import State, from_checkpoint
+from trivium.agents.evaluation.play import Film, agent_figures
+from trivium.agents.evaluation.returns import EVALUATED, Act, Evaluation
+from trivium.agents.rollouts.collector import Collector
+from trivium.agents.rollouts.env_runners import EnvRunners
 from trivium.learner import Picture
 from trivium.saved import load_module
 

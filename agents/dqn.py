@@ -26,17 +26,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trivium import valid
-from trivium.agents.acting import EpsilonGreedy
 from trivium.agents.agent import Agent
-from trivium.agents.collector import Collector, episodes, make_collector, training_envs
-from trivium.agents.env_runners import Begun, EnvRunners
-from trivium.agents.envs import Envs
-from trivium.agents.evaluation import Evaluation
-from trivium.agents.flat import Flat, Optimizer, clipped
-from trivium.agents.q_networks import QNetwork
+from trivium.agents.envs.protocol import Envs
+from trivium.agents.evaluation.acting import EpsilonGreedy
+from trivium.agents.evaluation.returns import Evaluation
+from trivium.agents.networks.q_networks import QNetwork
+from trivium.agents.optim.flat import Flat, Optimizer, clipped
 from trivium.agents.replay import Batch, Priorities, Replay, Transitions
 from trivium.agents.returns import linear_schedule
+from trivium.agents.rollouts.collector import Collector, episodes
+from trivium.agents.rollouts.env_runners import Begun, EnvRunners
+from trivium.agents.rollouts.making import make_collector, training_envs
+from trivium.config import valid
 from trivium.learner import Run
 from trivium.saved import load_module
 
@@ -108,7 +109,7 @@ class DQN(Agent):
 
     Args:
         run: where this worker runs.
-        env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.make`.
+        env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.environment.make`.
         lr: of Adam, at the start; > 0.
         lr_anneal_env_steps: env steps after which lr has fallen to 0, see `linear_schedule`; usually the budget.
         buffer_size: transitions that are kept, the newest; rounded down to a multiple of env.num_envs. Steps that

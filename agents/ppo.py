@@ -18,17 +18,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from trivium import valid
-from trivium.agents.acting import Acting
 from trivium.agents.agent import Agent
-from trivium.agents.collector import Rollout, episodes, make_collector, training_envs
-from trivium.agents.envs import Envs
-from trivium.agents.evaluation import Evaluation
-from trivium.agents.flat import Flat, Optimizer, clipped
-from trivium.agents.networks import ActorCritic
-from trivium.agents.normalise import Normaliser
+from trivium.agents.envs.protocol import Envs
+from trivium.agents.evaluation.acting import Acting
+from trivium.agents.evaluation.returns import Evaluation
+from trivium.agents.networks.actor_critic import ActorCritic
+from trivium.agents.networks.normalise import Normaliser
+from trivium.agents.optim.flat import Flat, Optimizer, clipped
 from trivium.agents.policies import Actions
 from trivium.agents.returns import explained_variance, gae, linear_schedule, live_mean, normalized
+from trivium.agents.rollouts.collector import Rollout, episodes
+from trivium.agents.rollouts.making import make_collector, training_envs
+from trivium.config import valid
 from trivium.learner import Run
 
 
@@ -113,7 +114,7 @@ class PPO(Agent):
 
     Args:
         run: where this worker runs.
-        env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.make`.
+        env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.environment.make`.
         lr: of Adam, before annealing; > 0.
         lr_anneal_env_steps: env steps after which lr has fallen to 0, see `linear_schedule`; usually the budget.
         num_steps: T, steps of each env in a rollout.

@@ -20,15 +20,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trivium.agents.acting import Acting
 from trivium.agents.agent import Agent
-from trivium.agents.collector import BLOCK, Rollout, make_collector, training_envs
-from trivium.agents.envs import Envs
-from trivium.agents.evaluation import Evaluation
-from trivium.agents.flat import Flat, Optimizer, clipped
-from trivium.agents.networks import ActorCritic
+from trivium.agents.envs.protocol import Envs
+from trivium.agents.evaluation.acting import Acting
+from trivium.agents.evaluation.returns import Evaluation
+from trivium.agents.networks.actor_critic import ActorCritic
+from trivium.agents.optim.flat import Flat, Optimizer, clipped
 from trivium.agents.policies import Actions
 from trivium.agents.returns import linear_recurrence, linear_schedule
+from trivium.agents.rollouts.collector import BLOCK, Rollout
+from trivium.agents.rollouts.making import make_collector, training_envs
 from trivium.learner import Run
 
 log = logging.getLogger("trivium")
@@ -78,7 +79,7 @@ class REINFORCE(Agent):
 
     Args:
         run: where this worker runs.
-        env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.make`.
+        env: makes `Envs` when called with `run`, `stream` and perhaps `num_envs`; see `envs.environment.make`.
         lr: of Adam, before annealing; > 0.
         lr_anneal_env_steps: env steps after which lr has fallen linearly to 0; usually the budget. None: never.
         gamma: discount, in [0, 1].

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trivium import valid
+from trivium.config import valid
 from trivium.data.batches import Batches
 from trivium.data.checks import checked
 from trivium.data.source import Batch, Splits

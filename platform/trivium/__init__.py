@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trivium.run_folder import Result
+    from trivium.run_folder.folder import Result
 
 __all__ = ["ConfigError", "evaluate", "resume", "train"]
 
@@ -32,10 +32,11 @@ def train(*overrides: str, dir: Path | str | None = None, config_dir: Path | str
     Raises:
         ConfigError: everything that is wrong with the config; nothing was made on the disk.
     """
-    from trivium import config, launch
+    from trivium import launch
+    from trivium.config import composing
 
     dir, config_dir = (None if path is None else os.path.expanduser(path) for path in (dir, config_dir))
-    composed = config.compose(overrides, config_dir, dir)
+    composed = composing.compose(overrides, config_dir, dir)
     return launch.train(composed, config_dir=config_dir, dir=None if dir is None else Path(dir))
 
 
@@ -62,7 +63,7 @@ def evaluate(
 
 def __getattr__(name: str) -> Any:
     if name == "ConfigError":
-        from trivium.config import ConfigError
+        from trivium.config.errors import ConfigError
 
         return ConfigError
     raise AttributeError(f"module 'trivium' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trivium.config import Config
+from trivium.config.errors import Config
 
 log = logging.getLogger("trivium")
 

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 
-from trivium import config, launch
+from trivium import launch
+from trivium.config import composing
 
 # experiment, what it is, the metric one would publish, the value it promises
 PROMISES = [
@@ -22,7 +23,7 @@ def main() -> int:
     for name, what, metric, promise in PROMISES:
         print(f"\n{name}: {what}", flush=True)
         began = time.monotonic()
-        result = launch.train(config.compose([f"experiment={name}"]))
+        result = launch.train(composing.compose([f"experiment={name}"]))
         value = result.metrics[metric]
         kept &= value >= promise
         said = "promised" if value >= promise else "PROMISED"

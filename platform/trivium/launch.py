@@ -11,19 +11,24 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from trivium import borrowed, ending, environment, finished, lock, ray_cluster, run_folder, signals, worker
-from trivium.builder import check_learner
-from trivium.config import Config, ConfigError, apply_overrides, read, refuse
-from trivium.config_check import Found, check_run_folder, check_workers
+from trivium import borrowed
+from trivium.boundary.places import is_bucket
+from trivium.checkpoints.storage import Bucket
+from trivium.config.checking import check_run_folder, check_workers
+from trivium.config.composing import apply_overrides, read
+from trivium.config.errors import Config, ConfigError, Found, refuse
 from trivium.learner import Learner
-from trivium.loop import Interrupted, Outcome
-from trivium.progress import Display
-from trivium.run_folder import Result
-from trivium.run_log import RunLog, recording
-from trivium.run_place import Opened, bucket_of, open_run, resume_arguments
-from trivium.run_state import RESULT, read_end
-from trivium.storage import Bucket, is_bucket
-from trivium.worker import Task
+from trivium.on_ray import cluster
+from trivium.run_folder import environment, folder, lock
+from trivium.run_folder.folder import Result
+from trivium.run_folder.log import RunLog, recording
+from trivium.run_folder.place import Opened, bucket_of, open_run, resume_arguments
+from trivium.run_folder.state import RESULT, read_end
+from trivium.run_folder.task import Outcome, Task
+from trivium.tracking.progress import Display
+from trivium.training import ending, finished, signals, worker
+from trivium.training.builder import check_learner
+from trivium.training.loop import Interrupted
 
 log = logging.getLogger("trivium")
 
@@ -45,7 +50,7 @@ def train(
 
     Raises:
         ConfigError: the config can't be built or the folder not be made; nothing was left on the disk.
-        NonFiniteLoss, Interrupted, CheckpointError: see `trivium.loop.Loop.train`.
+        NonFiniteLoss, Interrupted, CheckpointError: see `trivium.training.loop.Loop.train`.
     """
     if dir is None:
         base = Path("runs") if is_bucket(config["storage"]) else Path(config["storage"])
@@ -81,27 +86,27 @@ def resume(
     """
     dir, config, bucket = open_run(place)
     task = Task(config, dir, trusted, bucket)
-    done = run_folder.read_result(dir, quiet=True)
+    done = folder.read_result(dir, quiet=True)
     if not os.access(dir, os.W_OK) and (overrides or not done):
         raise ConfigError([f"the run folder {dir} can't be written"])
     if done and not overrides:
         return _as_it_is(task, done, display, busy=lock.is_held(dir))
     with lock.alone_in(dir) as held:
-        config, done = read(dir), run_folder.read_result(dir)  # which nobody changes any more
+        config, done = read(dir), folder.read_result(dir)  # which nobody changes any more
         if done and not overrides:
             return _as_it_is(task, done, display)
         task = replace(task, config=apply_overrides(config, overrides) if overrides else config)
         if done:
             finished.refuse_no_more(config, task.config, done)
         ended, before = read_end(dir), _trained(task)
-        run_folder.become(task, config=task.config if overrides else None, end={})
+        folder.become(task, config=task.config if overrides else None, end={})
         try:
             with _command_to_go_on(task, config_dir, overrides):
                 return _launch(task, held, display=display or Display())
         except BaseException as error:
             if _trained(task) == before:  # nothing: the run is what it was, or has failed before it could go on
                 end = ended if done or isinstance(error, ConfigError) else read_end(dir)
-                run_folder.become(task, config=config if overrides else None, end=end)
+                folder.become(task, config=config if overrides else None, end=end)
             raise
 
 
@@ -129,19 +134,19 @@ def _command_to_go_on(task: Task, config_dir: Path | str | None, overrides: Sequ
 def _launch(task: Task, held: lock.Held | None, *, display: Display) -> Result:
     """Train in a folder whose lock is held, or that is made here."""
     resume = held is not None
-    folder = contextlib.nullcontext(held) if held else run_folder.new(task)
+    opened = contextlib.nullcontext(held) if held else folder.new(task)
     try:
         with recording() as run_log:
             if task.config["launch"]["engine"] == "ray":
                 check_learner(task.config, trusted=task.trusted)
                 _check_workers(task.config)
-                ray_cluster.prepare()
-                from trivium import ray_driver
+                cluster.prepare()
+                from trivium.on_ray import driver
 
                 # A Ray that is started for the run is the process's, too: another run's would end with it.
-                alone = contextlib.nullcontext() if ray_cluster.of_the_caller() else borrowed.alone_in_process()
-                with alone, folder as held, _traced(task, held, display, run_log):
-                    return _close(task, held, ray_driver.run(task, resume=resume, display=display), None, display)
+                alone = contextlib.nullcontext() if cluster.of_the_caller() else borrowed.alone_in_process()
+                with alone, opened as held, _traced(task, held, display, run_log):
+                    return _close(task, held, driver.run(task, resume=resume, display=display), None, display)
             with (
                 borrowed.process(task.config, worker.device_of(task.config)),
                 signals.listen() as asked,
@@ -149,7 +154,7 @@ def _launch(task: Task, held: lock.Held | None, *, display: Display) -> Result:
             ):
                 run = worker.make_run(task.config, task.dir)
                 learner = worker.make_learner(task, run)
-                with folder as held, _traced(task, held, display, run_log):
+                with opened as held, _traced(task, held, display, run_log):
                     display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
                     outcome = worker.work(
                         task,
@@ -160,7 +165,7 @@ def _launch(task: Task, held: lock.Held | None, *, display: Display) -> Result:
                         say=display.say,
                         stop_requested=asked,
                         most_threads=environment.cores(),
-                        keep=lambda config: run_folder.write_config(task.dir, config),
+                        keep=lambda config: folder.write_config(task.dir, config),
                     )
                     return _close(task, held, outcome, learner, display)
     finally:
@@ -205,7 +210,7 @@ def _check_workers(config: Config) -> None:
     """As when the config was composed, for a run that is resumed on another machine, before a Ray is started.
 
     Raises:
-        ConfigError: see `config_check.check_workers`.
+        ConfigError: see `trivium.config.checking.check_workers`.
     """
     found = Found()
     check_workers(config, found)
@@ -220,7 +225,7 @@ def _close(task: Task, held: lock.Held, outcome: Outcome, learner: Learner | Non
     result._learner, result._task = learner, task
     if task.bucket:
         Bucket(task.bucket).pull(task.dir)  # rank 0 may have been on another node
-    run_folder.write_end(task.dir, result.as_json())
+    folder.write_end(task.dir, result.as_json())
     _complete(task)
     return result
 
@@ -231,7 +236,7 @@ def _complete(task: Task) -> None:
     missing = not report.exists() or report.stat().st_mtime_ns < result.stat().st_mtime_ns
     if missing:
         try:
-            from trivium.report import write_report
+            from trivium.report.writing import write_report
 
             write_report(task.dir, trusted=task.trusted, place=task.bucket)
         except Exception as error:  # a run is worth more than its report

@@ -1,7 +1,7 @@
 """The two concepts of Trivium: a `Learner` learns, a `Run` tells it where.
 
 A learner is one object that owns its modules, optimizers, data position and environments. The loop
-(`trivium.loop`) calls `step` until the budget is spent and owns everything else: logging, evaluation,
+(`trivium.training.loop`) calls `step` until the budget is spent and owns everything else: logging, evaluation,
 checkpoints, stopping. A learner therefore never logs, never saves and never asks what time it is.
 """
 
@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trivium import valid
-from trivium.averaging import Averaging
-from trivium.shared_sum import all_reduce
+from trivium.config import valid
+from trivium.parallel.averaging import Averaging
+from trivium.parallel.shared_sum import all_reduce
 
 DOING_S = 0.5  # how often a step or an evaluation says what it is at
 
@@ -90,6 +90,11 @@ class Learner(Protocol):
     def load_weights(self, state: Mapping[str, Any]) -> None:
         """Take only what `evaluate` needs from what `state_dict` of any rank of any world size returned."""
         ...
+
+
+class Abandoned(BaseException):
+    """A signal came while something ran that may be left at any place. No Exception: whoever catches all of those, as
+    the envs' error messages do, is not meant."""
 
 
 class UserCodeError(ValueError):
@@ -268,7 +273,7 @@ class Episode(NamedTuple):
 class Film(Protocol):
     """Episodes that are played and drawn while one iterates over their frames, uint8 [H, W, 3] of one size: what an
     optional `play(*, episodes, seed, max_steps, max_fps, size, window, tell)` of a learner returns; keywords as
-    `trivium.agents.play.Film` has them. ValueError tells what can't be drawn."""
+    `trivium.agents.evaluation.play.Film` has them. ValueError tells what can't be drawn."""
 
     fps: float
 

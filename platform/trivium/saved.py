@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trivium.untrusted import count, finite
+from trivium.boundary.untrusted import count, finite
 
 PROBE = (2, 3)  # the shape of a parameter that no other of an optimizer's tensors has by chance
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from trivium import borrowed, worker
-from trivium.checkpoint import Checkpoints
-from trivium.config import Config, ConfigError
+from trivium import borrowed
+from trivium.checkpoints.folder import Checkpoints
+from trivium.config.errors import Config, ConfigError
 from trivium.learner import Episode, Film, Learner, UserCodeError
-from trivium.run_place import Opened, open_run, require_checkpoint
-from trivium.video import GIF_FPS, write_video
-from trivium.worker import Task
+from trivium.run_folder.place import Opened, open_run, require_checkpoint
+from trivium.run_folder.task import Task
+from trivium.tracking.video import GIF_FPS, write_video
+from trivium.training import worker
 
 
 def evaluate(

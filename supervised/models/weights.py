@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trivium.data.places import find_data
+from trivium.boundary.places import find_data
 
 log = logging.getLogger("trivium")
 
@@ -27,8 +27,8 @@ def load_weights(model: nn.Module, path: str | None, *, heads: Sequence[str], ig
 
     Args:
         path: a file of safetensors (`.safetensors`), or one that torch has saved, which is read without running code;
-            see `trivium.data.places.find_data`. None: nothing is loaded. It is read whenever the model is made, so that
-            a run needs it again when it is resumed or evaluated, although the checkpoint's weights then replace it.
+            see `trivium.boundary.places.find_data`. None: nothing is loaded. It is read whenever the model is made, so
+            that a run needs it again when it is resumed or evaluated, although the checkpoint's weights replace it.
         heads: names of the linear layers that give the model's outputs.
         ignored: beginnings of names that the file may hold and the model need not have.
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from trivium.agents.collector import Rollout
+from trivium.agents.rollouts.collector import Rollout
 from trivium.learner import Learner, Run
 
 CONFIGS = Path(__file__).parents[2] / "configs"

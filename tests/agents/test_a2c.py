@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trivium.agents import a2c
 from trivium.agents.a2c import A2C, policy_gradient_loss, value_loss
-from trivium.agents.envs import make
+from trivium.agents.envs.environment import make
 from trivium.agents.returns import gae
 from trivium.learner import Run
 

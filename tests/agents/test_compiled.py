@@ -15,12 +15,12 @@ import torch
 from contract import assert_equal_states, train
 from torch._dynamo.utils import counters
 
-from trivium.agents import collector
 from trivium.agents.a2c import A2C
 from trivium.agents.dqn import DQN
-from trivium.agents.envs import make
+from trivium.agents.envs.environment import make
 from trivium.agents.ppo import PPO
 from trivium.agents.reinforce import REINFORCE
+from trivium.agents.rollouts import collector
 from trivium.learner import Run
 
 # Small graphs, two blocks or minibatches of each kind, and everything that is annealed.

@@ -33,8 +33,8 @@ from trivium.agents.dqn import (
     td_loss,
     td_target,
 )
-from trivium.agents.envs import make
-from trivium.agents.q_networks import NoisyLinear, QNetwork
+from trivium.agents.envs.environment import make
+from trivium.agents.networks.q_networks import NoisyLinear, QNetwork
 from trivium.agents.replay import Batch
 from trivium.agents.returns import linear_schedule
 from trivium.learner import Run

@@ -10,7 +10,7 @@ import pytest
 
 from trivium.agents.a2c import A2C
 from trivium.agents.dqn import DQN
-from trivium.agents.envs import make
+from trivium.agents.envs.environment import make
 from trivium.agents.ppo import PPO
 from trivium.agents.reinforce import REINFORCE
 from trivium.learner import Run

@@ -78,7 +78,7 @@ def test_killed_at_random_moments(agent: str, env: str, tmp_path: Path) -> None:
     training_s = json.loads((whole / "result.json").read_text())["elapsed_s"]
     for _ in range(8):
         moment = 0.01 + moments.uniform(0, 0.6) * training_s
-        code = finish(overrides, folder, kill_at=("trivium.loop", "Loop.train", moment))
+        code = finish(overrides, folder, kill_at=("trivium.training.loop", "Loop.train", moment))
         assert code in (0, -signal.SIGKILL)
         kills += code != 0
         if code == 0 or kills == 3:

@@ -13,7 +13,7 @@ from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from trivium.agents.env_api import actions_to_numpy, one_by_one
+from trivium.agents.envs.gym_api import actions_to_numpy, one_by_one
 from trivium.agents.policies import Actions, Categorical, Gaussian, MultiCategorical, SquashedGaussian
 
 

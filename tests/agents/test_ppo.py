@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from trivium.agents import ppo
-from trivium.agents.envs import make
+from trivium.agents.envs.environment import make
 from trivium.agents.ppo import (
     PPO,
     Batch,

@@ -13,8 +13,8 @@ import torch
 from contract import collect, gradients, train
 from torch import Tensor
 
-from trivium.agents.classic_control import ClassicControl
-from trivium.agents.envs import make
+from trivium.agents.envs.classic_control import ClassicControl
+from trivium.agents.envs.environment import make
 from trivium.agents.ppo import PPO, Batch
 from trivium.learner import Run
 

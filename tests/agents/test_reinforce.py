@@ -16,9 +16,9 @@ import torch.multiprocessing as mp
 from contract import assert_equal_states, gradients, train
 from torch import Tensor
 
-from trivium.agents.collector import BLOCK, Rollout
-from trivium.agents.envs import make
+from trivium.agents.envs.environment import make
 from trivium.agents.reinforce import REINFORCE, first_episodes, returns_to_go
+from trivium.agents.rollouts.collector import BLOCK, Rollout
 from trivium.learner import Run
 
 

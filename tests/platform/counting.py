@@ -9,7 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trivium.config.errors import Config
 from trivium.learner import Picture, Run
+
+
+def config(**changes: dict[str, Any]) -> Config:
+    plain: Config = {
+        "name": "counting",
+        "threads": "auto",
+        "budget": dict.fromkeys(["epochs", "samples", "env_steps", "updates", "minutes", "target"]),
+        "log": {"every_updates": 4, "every_s": None},
+        "evaluation": {"every_updates": None, "every_s": None},
+        "checkpoint": {"every_updates": None, "every_s": None, "keep": 2},
+        "monitor": {"metric": None, "mode": "max", "patience": None, "min_delta": 0.0},
+    }
+    return {
+        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in plain.items()
+    }
 
 
 class Counting:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from trivium.tracking import read_rows
+from trivium.tracking.tracker import read_rows
 
 KillAt = tuple[str, str, int | float]
 """(module, `Class.method`, n): die of SIGKILL at the n-th call of that method, before it does anything; with a float n,
@@ -51,11 +51,11 @@ def _child(overrides: list[str], dir: str, kill_at: KillAt | None, environment: 
     torch.set_num_threads(1)
     if kill_at:
         _install(kill_at)
-    from trivium import cli
+    from trivium.cli import commands
 
     started = Path(dir, "config.yaml").exists()
     raise SystemExit(
-        cli.main(["resume", dir, "--quiet"] if started else ["train", *overrides, "--dir", dir, "--quiet"])
+        commands.main(["resume", dir, "--quiet"] if started else ["train", *overrides, "--dir", dir, "--quiet"])
     )
 
 

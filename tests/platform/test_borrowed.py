@@ -17,8 +17,11 @@ import pytest
 import torch
 
 import trivium
-from trivium import borrowed, launch, ray_cluster, worker
-from trivium.config import ConfigError, compose
+from trivium import borrowed, launch
+from trivium.config.composing import compose
+from trivium.config.errors import ConfigError
+from trivium.on_ray import cluster
+from trivium.training import worker
 
 TINY = ["experiment=mlp_digits", "budget.epochs=null", "budget.updates=3", "tracking.wandb=false"]
 CPU = torch.device("cpu")
@@ -135,9 +138,9 @@ def test_evaluating_waits_for_a_training_in_another_thread(tmp_path: Path) -> No
 def test_runs_on_a_ray_of_the_callers_need_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     ray: Any = type("ray", (), {"is_initialized": staticmethod(lambda: True)})
     monkeypatch.setitem(sys.modules, "ray", ray)
-    assert ray_cluster.of_the_caller()
-    monkeypatch.setattr(ray_cluster, "_joined_here", True)
-    assert not ray_cluster.of_the_caller()
+    assert cluster.of_the_caller()
+    monkeypatch.setattr(cluster, "_joined_here", True)
+    assert not cluster.of_the_caller()
 
 
 def test_trying_out_whether_to_compile_closes_what_it_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pretended
 import pytest
 import torch
 
-from trivium import worker
-from trivium.config import compose
+from trivium.config.composing import compose
 from trivium.learner import Learner, Run
-from trivium.tracking import read_rows
-from trivium.worker import Task
+from trivium.run_folder.task import Task
+from trivium.tracking.tracker import read_rows
+from trivium.training import worker
 
 SMALL = "agent.eval_episodes=2 agent.test_episodes=2"
 PPO = f"experiment=ppo_cartpole agent.num_epochs=2 {SMALL}"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trivium import cli, command_line
-from trivium.config import compose
+from trivium.cli import arguments
+from trivium.cli.commands import main
+from trivium.config.composing import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
@@ -57,7 +58,7 @@ def test_commands_name_what_exists(
 ) -> None:
     write_examples(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    options = command_line.parse([word.replace("/shared", str(tmp_path)) for word in words[1:]])
+    options = arguments.parse([word.replace("/shared", str(tmp_path)) for word in words[1:]])
     config = compose(options.overrides, options.config_dir)
     assert config["name"]
 
@@ -69,7 +70,7 @@ def test_commands_are_those_of_trivium_and_make(name: str) -> None:
         if words[0] == "make":
             assert words[1] in targets, words
         elif words[0] == "trivium":
-            command_line.parse(words[1:])  # raises for a sub-command or an option that there is not
+            arguments.parse(words[1:])  # raises for a sub-command or an option that there is not
         else:
             assert words[0] == "export", words
 
@@ -94,7 +95,7 @@ def test_pictures_are_small() -> None:
 def test_the_messages_shown_are_those_given(capsys: pytest.CaptureFixture[str]) -> None:
     block = re.search(r"```\n\$ trivium (train experiment=ppo_cartpol .*?)\n(.*?)```", TEXTS["README.md"], re.DOTALL)
     assert block
-    assert cli.main(shlex.split(block[1])) == 2
+    assert main(shlex.split(block[1])) == 2
     assert capsys.readouterr().err == block[2]
 
 
@@ -109,7 +110,7 @@ def test_a_model_and_a_learner_of_ones_own_train(
     for _, words in TRAINED:
         for name in updates.keys() & set(words):
             extra = [f"budget.updates={updates[name]}", "tracking.wandb=false", "--json", "--quiet"]
-            assert cli.main([*words[1:], *extra]) == 0
+            assert main([*words[1:], *extra]) == 0
             found[name] = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["model=tiny"]["updates"] == 1
     assert found["learner=line"]["metrics"]["test/slope"] == pytest.approx(3, abs=0.05)

@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from trivium import cli, worker
-from trivium.config import Config, ConfigError, compose
+from trivium.cli import commands
+from trivium.config.composing import compose
+from trivium.config.errors import Config, ConfigError
 from trivium.learner import Run
+from trivium.run_folder.task import Task
 from trivium.supervised.learner import Supervised
-from trivium.worker import Task
+from trivium.training import worker
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,7 @@ def test_the_command_says_one_line_without_a_trace(capsys: pytest.CaptureFixture
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.yaml").write_text("# M.\n_target_: misfits.data\nkind: good\n")
     typed = ["learner=classifier", "model=wide", "data=mine", "learner.batch_size=4", "budget.updates=1"]
-    assert cli.main(["train", *typed, "--config-dir", str(tmp_path), "--dir", str(tmp_path / "run")]) == 2
+    assert commands.main(["train", *typed, "--config-dir", str(tmp_path), "--dir", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("trivium: error: model: Wide returns")
     assert not (tmp_path / "run").exists()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from trivium.boundary.places import find_data
+from trivium.boundary.untrusted import read_bytes
 from trivium.data.images import labelled_images
-from trivium.data.places import find_data
 from trivium.data.source import Splits
-from trivium.untrusted import read_bytes
 
 MAX_BYTES = 1_000_000_000  # of a file, unpacked: the largest there is, EMNIST, has half
 

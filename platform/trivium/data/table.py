@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from trivium.data.places import find_data
+from trivium.boundary.places import find_data
 from trivium.data.source import Signature, Splits, Tensors
 
 Kind = Literal["auto", "classification", "regression"]

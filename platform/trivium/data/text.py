@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trivium.data.places import find_data
+from trivium.boundary.places import find_data
 from trivium.data.source import Batch, Signature, Splits
 
 Tokens = Literal["characters", "bytes"]

@@ -1,0 +1,1 @@
+"""Environments: Gymnasium's and Trivium's own, stepped in batches."""

@@ -1,0 +1,1 @@
+"""Playing whole episodes: to measure an agent and to look at it."""

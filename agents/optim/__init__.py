@@ -1,0 +1,1 @@
+"""Optimizers over a module's parameters as one flat vector."""

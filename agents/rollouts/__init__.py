@@ -1,0 +1,1 @@
+"""Acting in environments, in this process or on Ray actors."""

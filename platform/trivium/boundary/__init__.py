@@ -1,0 +1,1 @@
+"""The edges of a process: data from strangers, JSON, secrets, standard output."""

@@ -1,0 +1,1 @@
+"""What several workers of a run share: averaged gradients, sums, decisions."""

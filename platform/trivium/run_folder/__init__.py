@@ -1,0 +1,1 @@
+"""The files of a run: task, result, log, lock, environment."""
