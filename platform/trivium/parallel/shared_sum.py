@@ -101,7 +101,7 @@ def all_reduce(value: Tensor) -> Tensor:
     """The sum of `value` over the workers, a new tensor: through shared memory where they have joined one, by
     torch.distributed otherwise."""
     if _joined is not None and _joined.takes(value):
-        summed: Tensor = torch.ops.trivium.parallel.shared_sum(value)
+        summed: Tensor = torch.ops.trivium.shared_sum(value)
         return summed
     value = value.clone()
     dist.all_reduce(value)

@@ -197,7 +197,7 @@ RESUME = """
 import json, sys
 import torch
 from test_rllib import build, train
-from trivium import ray_cluster
+from trivium.on_ray import cluster
 
 torch.set_num_threads(1)
 cluster.prepare()
@@ -415,7 +415,7 @@ COMMAND = [
 @pytest.mark.kill
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert finish(COMMAND, run, kill_at=("trivium.agents.rllib", "RLlib.step", 6)) == -9
+    assert finish(COMMAND, run, kill_at=("trivium.agents.rllib.learner", "RLlib.step", 6)) == -9
     before = rows(run)
     assert [row["updates"] for row in before] == [1, 2, 3, 4, 5]
     assert (run / "checkpoints" / "last").resolve().name == f"step-{before[3]['step']:012d}"

@@ -85,7 +85,7 @@ def test_a_disk_that_has_room_again_is_written_again(tmp_path: Path) -> None:
 def test_a_process_without_standard_streams_writes_what_it_prints_into_no_file(tmp_path: Path) -> None:
     code = """
 import os, sys
-from trivium import output
+from trivium.boundary import output
 output.open_missing()
 file = open("rows", "w")
 assert file.fileno() > 2, file.fileno()

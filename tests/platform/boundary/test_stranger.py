@@ -684,7 +684,7 @@ def test_mistakes_of_place_and_run_are_told_before_torch_is_imported(run: Path) 
     edit(run.parent / "planted" / "config.yaml", model={"_target_": "planted.Net"})
     code = f"""
 import sys, time
-from trivium import cli
+from trivium.cli import commands
 began = time.process_time()
 for command in {MISTAKES!r}:
     assert commands.main(command) == 2, command

@@ -46,7 +46,7 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_nothing_heavy(option: str) -> None:
     code = (
-        "import sys\nfrom trivium import cli\n"
+        "import sys\nfrom trivium.cli import commands\n"
         f"try: commands.main(['{option}'])\nexcept SystemExit as e: assert e.code == 0\n"
         "heavy = {'torch', 'ray', 'wandb', 'hydra', 'omegaconf', 'numpy', 'gymnasium', 'yaml'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -490,7 +490,7 @@ def test_without_a_driver_no_gpu_is_looked_for(
 
 WITHOUT_TORCH = """
 import sys
-from trivium import cli
+from trivium.cli import commands
 for typed in sys.argv[1:]:
     assert commands.main(["train", *typed.split()]) == 2, typed
     assert "torch" not in sys.modules, typed

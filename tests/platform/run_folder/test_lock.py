@@ -29,7 +29,7 @@ def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     code = """
 import sys
 from pathlib import Path
-from trivium import lock
+from trivium.run_folder import lock
 with lock.alone_in(Path("run"), sys.argv[1]):
     print("has it", flush=True)
     sys.stdin.read()
