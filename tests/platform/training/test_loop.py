@@ -119,7 +119,7 @@ def test_cadence_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """On a clock that only the learner moves: each update takes a second."""
     now = 100.0
     for module in ("loop", "budget", "agreement"):
-        monkeypatch.setattr(f"trivium.{module}.time", SimpleNamespace(monotonic=lambda: now))
+        monkeypatch.setattr(f"trivium.training.{module}.time", SimpleNamespace(monotonic=lambda: now))
     conf = config(
         budget={"minutes": 12 / 60},
         log={"every_updates": None, "every_s": 2},
