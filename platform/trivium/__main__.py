@@ -7,7 +7,7 @@ import sys
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
     del sys.path[0]
 
-from trivium.cli.commands import main
+from trivium.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ from typing import Any
 import experiments_over_seeds as over_seeds
 import pytest
 
-from trivium.cli import commands
+from trivium import cli
 
 
 def test_seeds_are_spans_and_numbers() -> None:
@@ -42,7 +42,7 @@ def run_here(command: list[str], **options: Any) -> subprocess.CompletedProcess[
     out, err = io.StringIO(), io.StringIO()
     folder = contextlib.chdir(options["cwd"])
     with folder, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = commands.main(command[3:])
+        code = cli.main(command[3:])
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 

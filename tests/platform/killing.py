@@ -51,11 +51,11 @@ def _child(overrides: list[str], dir: str, kill_at: KillAt | None, environment: 
     torch.set_num_threads(1)
     if kill_at:
         _install(kill_at)
-    from trivium.cli import commands
+    from trivium import cli
 
     started = Path(dir, "config.yaml").exists()
     raise SystemExit(
-        commands.main(["resume", dir, "--quiet"] if started else ["train", *overrides, "--dir", dir, "--quiet"])
+        cli.main(["resume", dir, "--quiet"] if started else ["train", *overrides, "--dir", dir, "--quiet"])
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -90,7 +91,9 @@ def test_rooms_import_in_one_direction() -> None:
     for module in modules():
         if room(module) in ("", "__main__", *FAMILIES):
             continue
-        wrong += [(module, name) for name in imports(module) if room(name) and row[room(name)] < row[room(module)]]
+        wrong += [
+            (module, name) for name in imports(module) if room(name) in row and row[room(name)] < row[room(module)]
+        ]
     assert set(wrong) == UPWARD
 
 
@@ -99,3 +102,8 @@ def test_no_folder_is_overfull() -> None:
     for path in modules().values():
         counts[path.parent] = counts.get(path.parent, 0) + 1
     assert {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+def test_no_module_is_named_like_one_of_the_standard_library() -> None:
+    names = {module.rpartition(".")[2] for module in modules()} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    assert names & sys.stdlib_module_names == set()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import trivium
-from trivium.cli import commands
+from trivium import cli
 from trivium.config.errors import ConfigError
 from trivium.run_folder import lock
 from trivium.schedules import scheduled
@@ -75,13 +75,13 @@ def test_a_folder_with_files_in_it_is_refused_and_left_alone(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").write_text("hi")
-    assert commands.main(["train", *SHORT, "--dir", str(tmp_path / "mine")]) == 2
+    assert cli.main(["train", *SHORT, "--dir", str(tmp_path / "mine")]) == 2
     assert errors(capsys) == [f"trivium: error: --dir: {tmp_path / 'mine'} exists and is not an empty folder"]
     assert (tmp_path / "mine" / "precious").read_text() == "hi"
 
 
 def test_what_turns_out_impossible_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert commands.main(["train", *SHORT, "monitor.metric=eval/nope", "--dir", str(tmp_path / "run")]) == 2
+    assert cli.main(["train", *SHORT, "monitor.metric=eval/nope", "--dir", str(tmp_path / "run")]) == 2
     assert "no eval/nope; valid: eval/accuracy, eval/loss" in errors(capsys)[0]
     assert not (tmp_path / "run").exists()
 
@@ -94,7 +94,7 @@ def test_overrides_that_turn_out_impossible_leave_the_run_as_it_was(
         return (run / "config.yaml").read_text(), {k: v for k, v in result.items() if k != "dir"}
 
     before = contents()
-    assert commands.main(["resume", str(run), "monitor.metric=eval/nope", "budget.updates=40", "--quiet"]) == 2
+    assert cli.main(["resume", str(run), "monitor.metric=eval/nope", "budget.updates=40", "--quiet"]) == 2
     assert "no eval/nope" in errors(capsys)[0]
     assert contents() == before
 
@@ -123,9 +123,9 @@ def test_an_impossible_config_leaves_nothing_that_was_not_there(tmp_path: Path) 
 def test_only_one_process_trains_in_a_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open(run / ".lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert commands.main(["resume", str(run), "budget.updates=40", "--quiet"]) == 2
+        assert cli.main(["resume", str(run), "budget.updates=40", "--quiet"]) == 2
     assert errors(capsys) == [f"trivium: error: {run} is being trained by another process"]
-    assert commands.main(["resume", str(run), "budget.updates=25", "--quiet"]) == 0
+    assert cli.main(["resume", str(run), "budget.updates=25", "--quiet"]) == 0
 
 
 @pytest.mark.parametrize("name", [".result.json", "metrics.jsonl", "figures/confusion.png", "checkpoints"])
@@ -141,7 +141,7 @@ def test_a_strangers_links_are_not_followed(
         path.unlink(missing_ok=True)
         path.symlink_to(tmp_path / "bashrc")
     for command in (["resume", str(run), "budget.updates=30"], ["evaluate", str(run)]):
-        assert commands.main(command) == 2
+        assert cli.main(command) == 2
         assert "is a link out of the run folder" in errors(capsys)[0]
     assert (tmp_path / "bashrc").read_text() == "mine"
 
@@ -169,7 +169,7 @@ def test_whatever_an_evaluation_comes_to_the_run_is_whole_and_its_files_are_stri
     for text in texts:
         json.loads(text, parse_constant=pytest.fail)
     for command in (["resume"], ["evaluate", "--checkpoint", "best"]):
-        assert commands.main([*command, str(result.dir), "--json"]) == 0
+        assert cli.main([*command, str(result.dir), "--json"]) == 0
         printed = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=pytest.fail)
         assert printed["metrics"]["test/loss"] == (value if math.isfinite(value) else None)
     assert "<h1>mlp_digits</h1>" in (result.dir / "report.html").read_text(), "finished, and reported as such"
@@ -204,7 +204,7 @@ def test_a_run_folder_that_can_not_be_written_is_not_resumed(
     before = sorted(path.name for path in run.iterdir())
     with monkeypatch.context() as patched:
         patched.setattr("os.access", lambda *_: False)
-        assert commands.main(["resume", str(run), "budget.updates=99", "--quiet"]) == 2
+        assert cli.main(["resume", str(run), "budget.updates=99", "--quiet"]) == 2
     assert capsys.readouterr().err == f"trivium: error: the run folder {run} can't be written\n"
     with monkeypatch.context() as patched:
         patched.setattr("os.open", refuse)

@@ -90,8 +90,8 @@ def test_a_wheel_finds_its_configs(tmp_path: Path) -> None:
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"trivium/configs/{path.relative_to(ROOT / 'configs').as_posix()}" in shipped
 
-    # -S leaves the editable install out; the other packages are found by their folder.
-    site = next(p for p in sys.path if p.endswith("site-packages"))
+    # -S leaves the editable install out; the other packages are found by their folders.
+    site = os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))
     code = (
         "import sys, trivium; from trivium.cli import commands; "
         f"assert trivium.__file__.startswith({str(unpacked)!r}), trivium.__file__; "

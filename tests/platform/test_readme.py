@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trivium.cli import arguments
-from trivium.cli.commands import main
+from trivium.cli import main, parsing
 from trivium.config.composing import compose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +57,7 @@ def test_commands_name_what_exists(
 ) -> None:
     write_examples(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    options = arguments.parse([word.replace("/shared", str(tmp_path)) for word in words[1:]])
+    _, options = parsing.parse([word.replace("/shared", str(tmp_path)) for word in words[1:]])
     config = compose(options.overrides, options.config_dir)
     assert config["name"]
 
@@ -70,7 +69,7 @@ def test_commands_are_those_of_trivium_and_make(name: str) -> None:
         if words[0] == "make":
             assert words[1] in targets, words
         elif words[0] == "trivium":
-            arguments.parse(words[1:])  # raises for a sub-command or an option that there is not
+            parsing.parse(words[1:])  # raises for a sub-command or an option that there is not
         else:
             assert words[0] == "export", words
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from trivium.cli import commands
+from trivium import cli
 from trivium.config.composing import compose
 from trivium.config.errors import Config, ConfigError
 from trivium.learner import Run
@@ -116,7 +116,7 @@ def test_the_command_says_one_line_without_a_trace(capsys: pytest.CaptureFixture
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.yaml").write_text("# M.\n_target_: misfits.data\nkind: good\n")
     typed = ["learner=classifier", "model=wide", "data=mine", "learner.batch_size=4", "budget.updates=1"]
-    assert commands.main(["train", *typed, "--config-dir", str(tmp_path), "--dir", str(tmp_path / "run")]) == 2
+    assert cli.main(["train", *typed, "--config-dir", str(tmp_path), "--dir", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("trivium: error: model: Wide returns")
     assert not (tmp_path / "run").exists()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; see `trivium.cli.commands.main`."""
-    from trivium.cli.commands import main
+    """Run one command; see `trivium.cli.entry.main`."""
+    from trivium.cli import entry
 
-    return main(arguments)
+    return entry.main(arguments)

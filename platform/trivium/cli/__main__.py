@@ -1,8 +1,8 @@
-"""`python -m trivium.cli`: see `trivium.__main__`."""
+"""`python -m trivium.cli`: the same as `python -m trivium`."""
 
 import sys
 
-from trivium.cli import main
+from trivium.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

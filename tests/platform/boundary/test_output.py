@@ -13,9 +13,9 @@ from typing import TextIO
 
 import pytest
 
+from trivium import cli
 from trivium.boundary import output
 from trivium.boundary.output import Lasting
-from trivium.cli import commands
 from trivium.supervised.learner import Supervised
 
 SHORT = ["tracking.wandb=false", "threads=1", "budget.epochs=null", "budget.updates=2"]
@@ -101,11 +101,11 @@ print("out", flush=True), print("err", file=sys.stderr, flush=True), sys.stdin.r
 def test_a_run_does_not_need_that_anybody_reads_of_it(unread: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", unread)
     monkeypatch.setattr(sys, "stdout", unread)
-    assert commands.main(["train", *SHORT, "--dir", "run"]) == 0
-    assert commands.main(["resume", "run", "--json"]) == 0
+    assert cli.main(["train", *SHORT, "--dir", "run"]) == 0
+    assert cli.main(["resume", "run", "--json"]) == 0
     monkeypatch.setattr(sys, "stderr", None)
     monkeypatch.setattr(sys, "stdout", None)
-    assert commands.main(["train", *SHORT, "--dir", "another"]) == 0
+    assert cli.main(["train", *SHORT, "--dir", "another"]) == 0
     for run in (Path("run"), Path("another")):
         assert (run / "result.json").exists()
         assert (run / "report.html").exists()
@@ -113,7 +113,7 @@ def test_a_run_does_not_need_that_anybody_reads_of_it(unread: TextIO, monkeypatc
 
 def test_what_is_printed_to_nobody_is_no_success(unread: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", unread)
-    assert commands.main(["list", "models"]) == 141
+    assert cli.main(["list", "models"]) == 141
 
 
 @pytest.mark.parametrize("command", [["list", "models"], ["train", *SHORT, "--dir", "run", "--quiet"]])
@@ -121,7 +121,7 @@ def test_a_result_that_can_not_be_written_is_told(
     command: list[str], full: TextIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", full)
-    assert commands.main(command) == 1
+    assert cli.main(command) == 1
     assert capsys.readouterr().err == "trivium: error: standard output: No space left on device\n"
 
 
@@ -137,7 +137,7 @@ def test_a_model_may_print_though_nobody_reads(
 
     monkeypatch.setattr(Supervised, "step", chatty)
     monkeypatch.setattr(sys, "stdout", unread)
-    assert commands.main(["train", *SHORT, "--dir", "run", "--quiet", "--json"]) == 0
+    assert cli.main(["train", *SHORT, "--dir", "run", "--quiet", "--json"]) == 0
     assert capsys.readouterr().err == ""
     assert Path("run/log.txt").read_text().count("a stepa step") > 2
 
@@ -149,5 +149,5 @@ def test_a_pipe_of_the_runs_own_that_breaks_is_a_failure(
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     monkeypatch.setattr(Supervised, "step", broken)
-    assert commands.main(["train", *SHORT, "--dir", "run", "--quiet"]) == 1
+    assert cli.main(["train", *SHORT, "--dir", "run", "--quiet"]) == 1
     assert "BrokenPipeError" in capsys.readouterr().err

@@ -21,12 +21,12 @@ import yaml
 from special_files import special
 
 import trivium
-from trivium import launch
+from trivium import cli, launch
 from trivium.boundary import untrusted
 from trivium.boundary.untrusted import Refused
 from trivium.checkpoints.folder import Checkpoints
 from trivium.checkpoints.storage import Bucket
-from trivium.cli import commands
+from trivium.cli.errors import one_line_handler
 from trivium.config.composing import apply_overrides, read
 from trivium.config.errors import ConfigError
 from trivium.learner import Run
@@ -104,7 +104,7 @@ def test_a_copy_without_its_checkpoints_says_where_they_are(tmp_path: Path, caps
     trivium.train(*SHORT, f"storage=file://{tmp_path}/bucket", dir=tmp_path / "run")
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
     for command in ("resume", "evaluate"):
-        assert commands.main([command, str(tmp_path / "run")]) == 2
+        assert cli.main([command, str(tmp_path / "run")]) == 2
         assert errors(capsys)[-1].endswith(f"without its checkpoints; open file://{tmp_path}/bucket/mlp_digits/run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
@@ -116,12 +116,12 @@ def test_opening_a_bucket_replaces_no_other_run(run: Path, tmp_path: Path, capsy
     shutil.copytree(run, tmp_path / "bucket" / "mlp_digits" / "x", symlinks=True)
     (mine / "metrics.jsonl").write_text("mine")
     url = f"file://{tmp_path}/bucket/mlp_digits/x"
-    assert commands.main(["resume", url, "--quiet"]) == 2
+    assert cli.main(["resume", url, "--quiet"]) == 2
     assert f"{mine} is not a copy of {url}" in errors(capsys)[0]
     assert (mine / "metrics.jsonl").read_text() == "mine"
     shutil.rmtree(tmp_path / "runs")
-    assert commands.main(["resume", url, "--quiet"]) == 0
-    assert commands.main(["evaluate", url]) == 0, "the second time it is its own copy"
+    assert cli.main(["resume", url, "--quiet"]) == 0
+    assert cli.main(["evaluate", url]) == 0, "the second time it is its own copy"
 
 
 KEYS = ["../escaped", "figures/../../escaped", "/escaped", "..", "a//b", "figures/a\nb"]
@@ -163,7 +163,7 @@ def test_links_in_a_bucket_that_is_a_folder_lead_nowhere(run: Path, capsys: pyte
     (run / "report.html").symlink_to("../precious")
     (run / "one").symlink_to(".")
     (run / "two").symlink_to(".")
-    assert commands.main(["resume", f"file://{run.parent}/run", "--quiet"]) == 2
+    assert cli.main(["resume", f"file://{run.parent}/run", "--quiet"]) == 2
     assert "is a link out of the run folder" in errors(capsys)[0]
     assert (run.parent / "precious").read_text() == "mine"
     began = time.monotonic()
@@ -261,7 +261,7 @@ def test_what_is_no_file_is_one_line_and_hangs_nothing(
         assert loaded(run, loop) == BEFORE
         return
     began = time.process_time()
-    assert commands.main(["resume", str(run), "--quiet"]) == 2
+    assert cli.main(["resume", str(run), "--quiet"]) == 2
     said = errors(capsys)
     assert len(said) == 1, said
     assert name in said[0]
@@ -289,7 +289,7 @@ def test_a_config_of_another_shape_is_one_line(run: Path, capsys: pytest.Capture
     path = run / "config.yaml"
     path.write_text(CONFIGS[what](path.read_text()))
     for command in ("resume", "evaluate", "show"):
-        assert commands.main([command, str(run)]) == 2
+        assert cli.main([command, str(run)]) == 2
         said = errors(capsys)
         assert 1 <= len(said) <= 2, said
         assert "config.yaml" in said[0]
@@ -299,7 +299,7 @@ def test_a_config_of_another_shape_is_one_line(run: Path, capsys: pytest.Capture
 def test_data_of_a_stranger_are_files(run: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
     special(run.parent / "pipe", "pipe")
     edit(run / "config.yaml", data={"_target_": "trivium.data.mnist.mnist", "path": place})
-    assert commands.main(["resume", str(run)]) == 2
+    assert cli.main(["resume", str(run)]) == 2
     assert errors(capsys) == [f"data.path={place}: must be a file or folder ({run}/config.yaml)"]
 
 
@@ -339,7 +339,7 @@ def test_control_characters_of_a_stranger_reach_no_terminal(
         (run / "result.json").write_text(json.dumps({**good, **bad}))
         assert read_result(run) is None
     edit(run / "config.yaml", seed="\x1b[2J\nfine")
-    assert commands.main(["resume", str(run)]) == 2
+    assert cli.main(["resume", str(run)]) == 2
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert len(said.splitlines()) == 1
@@ -347,7 +347,7 @@ def test_control_characters_of_a_stranger_reach_no_terminal(
 
 def test_warnings_are_masked_and_a_line_each() -> None:
     record = logging.makeLogRecord({"msg": "%s", "args": ("s3://k:secret@b \x1b[2J\nmore",)})
-    assert commands._warnings().format(record) == r"trivium: s3://***@b \x1b[2J\nmore"
+    assert one_line_handler().format(record) == r"trivium: s3://***@b \x1b[2J\nmore"
 
 
 RESULTS = {
@@ -545,7 +545,7 @@ def test_when_no_checkpoint_can_be_used_it_is_one_line(run: Path, capsys: pytest
     for name in (BEFORE, LAST):
         tamper(run, without("learner.model"), name)
     for command in (["resume", str(run), "--quiet"], ["evaluate", str(run)]):
-        assert commands.main(command) == 1
+        assert cli.main(command) == 1
         said = errors(capsys)
         assert len(said) == 1, said
         assert "no sound checkpoint" in said[0]
@@ -590,7 +590,7 @@ def test_a_manifest_of_another_shape_leaves_the_checkpoint_before_it(
 
 def test_a_checkpoint_of_a_later_format_is_not_set_aside(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(run / "checkpoints" / LAST / "manifest.json", format=2)
-    assert commands.main(["resume", str(run), "--quiet"]) == 1
+    assert cli.main(["resume", str(run), "--quiet"]) == 1
     assert "it is of format 2, this Trivium reads 1" in errors(capsys)[0]
 
 
@@ -626,7 +626,7 @@ def test_credentials_in_a_storage_are_refused_and_shown_nowhere(
         ["evaluate", f"{url}/mlp_digits/x"],
         ["train", f"storage=s4{url[2:]}"],
     ):
-        assert commands.main(command) == 2
+        assert cli.main(command) == 2
         said = capsys.readouterr().err
         assert "AWS_SECRET_ACCESS_KEY" in said or "s4://" in said
         assert "sesame" not in said
@@ -647,7 +647,7 @@ def test_a_command_with_a_secret_is_written_and_shown_masked(
     edit(run / "config.yaml", storage="s3://a:sesame@b")
     trivium.resume(run)
     assert "sesame" not in (run / "report.html").read_text()
-    assert commands.main(["show", str(run)]) == 0
+    assert cli.main(["show", str(run)]) == 0
     assert "sesame" not in capsys.readouterr().out
 
 
@@ -684,10 +684,10 @@ def test_mistakes_of_place_and_run_are_told_before_torch_is_imported(run: Path) 
     edit(run.parent / "planted" / "config.yaml", model={"_target_": "planted.Net"})
     code = f"""
 import sys, time
-from trivium.cli import commands
+from trivium import cli
 began = time.process_time()
 for command in {MISTAKES!r}:
-    assert commands.main(command) == 2, command
+    assert cli.main(command) == 2, command
     assert "torch" not in sys.modules, command
     took, began = time.process_time() - began, time.process_time()
     print(took)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from trivium import cli
 from trivium.checkpoints import kept_files
 from trivium.checkpoints.kept_files import GrowingFile, KeptFiles
-from trivium.cli import commands
 from trivium.run_folder import lock
 from trivium.supervised.learner import Supervised
 from trivium.tracking import tracker
@@ -41,7 +41,7 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], 
 
 
 def train(*overrides: str) -> int:
-    return commands.main(["train", *SHORT, *overrides, "--dir", "run", "--quiet"])
+    return cli.main(["train", *SHORT, *overrides, "--dir", "run", "--quiet"])
 
 
 def steps() -> list[int]:
@@ -76,7 +76,7 @@ def test_what_is_removed_is_written_again_and_the_run_ends_as_it_would_have(
     for name in ("config.yaml", "environment.json", "result.json", "report.html"):
         assert (RUN / name).stat().st_size > 0
     assert "written again" in caplog.text
-    assert commands.main(["resume", "run", "budget.updates=22", "--quiet"]) == 0, "it can be resumed"
+    assert cli.main(["resume", "run", "budget.updates=22", "--quiet"]) == 0, "it can be resumed"
 
 
 def test_a_kill_after_something_was_removed_loses_no_row(during: Callable[..., None]) -> None:
@@ -127,7 +127,7 @@ def test_checkpoints_that_are_removed_are_saved_again_or_told(
     assert train("evaluation.every_updates=5", "monitor.metric=eval/loss") == 1
     assert "the best checkpoint, step-000000000320, is gone" in capsys.readouterr().err
     assert json.loads((RUN / "result.json").read_text())["checkpoint"] == "step-000000001280"
-    assert commands.main(["evaluate", "run", "--checkpoint", "last"]) == 0
+    assert cli.main(["evaluate", "run", "--checkpoint", "last"]) == 0
 
 
 def test_a_folder_that_another_run_has_taken_over_is_left_to_it(

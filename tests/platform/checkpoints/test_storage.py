@@ -250,11 +250,11 @@ def test_nodes_that_share_a_bucket_only_go_on_on_other_nodes(place: str, tmp_pat
 def test_a_bucket_that_does_not_answer_is_one_line_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trivium.cli import commands
+    from trivium import cli
 
     (tmp_path / "a-file").write_text("")
-    assert commands.main(["train", f"storage=file://{tmp_path}/a-file/runs"]) == 2
-    assert commands.main(["evaluate", f"file://{tmp_path}/a-file/runs/mlp_digits/x"]) == 2
+    assert cli.main(["train", f"storage=file://{tmp_path}/a-file/runs"]) == 2
+    assert cli.main(["evaluate", f"file://{tmp_path}/a-file/runs/mlp_digits/x"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert all(line.startswith("trivium: error: ") for line in lines), lines
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "a-file"]

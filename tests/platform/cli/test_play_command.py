@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 import trivium
-from trivium.cli import commands
+from trivium import cli
 from trivium.config.composing import compose
 from trivium.tracking.wandb_identity import identity
 from trivium.tracking.wandb_process import history, wandb_files
@@ -57,7 +57,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     capsys.readouterr()
-    assert commands.main([*arguments, "--json", "--trust", "tiny_envs"]) == 0, capsys.readouterr().err
+    assert cli.main([*arguments, "--json", "--trust", "tiny_envs"]) == 0, capsys.readouterr().err
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 1
     return json.loads(out[0], parse_constant=pytest.fail)
@@ -66,7 +66,7 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What is said about it, in one line."""
     capsys.readouterr()
-    assert commands.main([*arguments, "--trust", "tiny_envs"]) == 2
+    assert cli.main([*arguments, "--trust", "tiny_envs"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("trivium: error: ")
     return line.removeprefix("trivium: error: ")
@@ -106,7 +106,7 @@ def test_without_a_display_a_gif_is_left_in_the_run_folder(run: Path, capsys: py
 
 def test_a_person_is_told_each_episode_and_where_the_file_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--to", "a/b.gif", "--episodes", "2", "--max-steps", "3", "--size", "100", "--trust", "tiny_envs"]
-    assert commands.main(["play", str(run), *arguments]) == 0
+    assert cli.main(["play", str(run), *arguments]) == 0
     out = capsys.readouterr().out
     assert re.findall(r"episode (\d): return (\d), 3 steps, cut", out)[1][0] == "2"
     assert "mean return" in out

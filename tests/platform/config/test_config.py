@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 import trivium
-from trivium import configs
-from trivium.cli import commands
+from trivium import cli, configs
 from trivium.config.checking import may_have_gpu
 from trivium.config.composing import apply_overrides, compose, read
 from trivium.config.errors import ConfigError
@@ -296,7 +295,7 @@ def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> list[str]:
     """The lines of a refusal, after the checks that hold for all."""
-    assert commands.main(["train", *arguments]) == 2
+    assert cli.main(["train", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
@@ -492,7 +491,7 @@ WITHOUT_TORCH = """
 import sys
 from trivium.cli import commands
 for typed in sys.argv[1:]:
-    assert commands.main(["train", *typed.split()]) == 2, typed
+    assert cli.main(["train", *typed.split()]) == 2, typed
     assert "torch" not in sys.modules, typed
     assert "ray" not in sys.modules, typed
 """
@@ -524,7 +523,7 @@ def test_a_mistake_is_told_in_a_moment() -> None:
 
 
 def test_trace_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
-    assert commands.main(["train", "seed=-1", "--trace"]) == 2
+    assert cli.main(["train", "seed=-1", "--trace"]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("Traceback (most recent call last):")
     assert shown.splitlines()[-1].startswith("trivium: error: seed=-1")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from trivium.cli import arguments, commands
+from trivium import cli
+from trivium.cli import parsing
 from trivium.config import constructors, import_places
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
@@ -90,7 +91,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
     with monkeypatch.context() as patched:
         patched.setattr(worker, "work", stop)
-        assert commands.main([*typed, "--json"]) == 130
+        assert cli.main([*typed, "--json"]) == 130
     out, err = capsys.readouterr()
     line = err.splitlines()[-1]
     assert line.startswith("trivium: stopped by signal 2; to continue from step-000000000064: trivium resume ")
@@ -98,7 +99,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     assert (error["kind"], error["exit_code"]) == ("Interrupted", 130)
     assert line == f"trivium: {error['lines'][0]}"
     words = shlex.split(line.partition("step-000000000064: ")[2])
-    arguments.parse(words[1:])
+    parsing.parse(words[1:])
     return words[1:]
 
 
@@ -115,7 +116,7 @@ def test_whoever_stops_a_run_is_given_the_whole_command_to_go_on(
     for name in ("net_beside",):
         sys.modules.pop(name, None)
     assert stopped(monkeypatch, capsys, *command, "log.every_updates=1") == [*command, "log.every_updates=1"]
-    assert commands.main([*command, "--json"]) == 0
+    assert cli.main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["updates"] == 2
 
 

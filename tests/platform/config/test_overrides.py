@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import trivium
-from trivium.cli import commands
+from trivium import cli
 from trivium.config import valid
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError, Found
@@ -93,7 +93,7 @@ def test_a_run_lives_and_goes_on_in_a_folder_of_any_name(
     run = trivium.train("storage=~/it's, a=[b]{c} #%~", *short)
     assert run.dir.parent == tmp_path / "it's, a=[b]{c} #%~" / "mlp_digits"
     assert trivium.resume(run.dir, "budget.updates=2").updates == 2
-    assert commands.main(["evaluate", f"~/{run.dir.relative_to(tmp_path)}", "--json"]) == 0
+    assert cli.main(["evaluate", f"~/{run.dir.relative_to(tmp_path)}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dir"] == str(run.dir)
     assert trivium.train(*short, dir="~/there").dir == tmp_path / "there"
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from trivium.cli import commands
+from trivium.cli import errors
 from trivium.config.errors import ConfigError
 from trivium.on_ray import cluster
 
@@ -131,4 +131,4 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         cluster.joined(1, import_from_here=True),
     ):
         pass
-    assert commands._described(cluster.WorkersLost("it is lost"), trace=False)[1:] == (["it is lost"], 1, True)
+    assert errors.described(cluster.WorkersLost("it is lost"), trace=False)[1:] == (["it is lost"], 1, True)

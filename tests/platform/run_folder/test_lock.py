@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from trivium import launch
-from trivium.cli import commands
+from trivium import cli, launch
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
 from trivium.run_folder import folder, lock
@@ -57,14 +56,14 @@ def test_who_is_refused_leaves_alone_what_is_the_others(
     assert lock.is_held(Path("run"))
     assert lock.is_held(Path("run"), lock.RUN)
     assert not lock.is_held(Path("run"), lock.RANK_0)
-    assert commands.main(["train", *SHORT, "--dir", "run", "--quiet"]) == 2
+    assert cli.main(["train", *SHORT, "--dir", "run", "--quiet"]) == 2
     said = capsys.readouterr().err
     assert f"{Path('run').absolute()} is being trained by another process ({other.pid} on " in said
     assert files(Path("run")) == before
     other.kill()
     other.wait()
     assert not lock.is_held(Path("run")), "the system frees it"
-    assert commands.main(["train", *SHORT, "--dir", "run", "--quiet"]) == 0
+    assert cli.main(["train", *SHORT, "--dir", "run", "--quiet"]) == 0
 
 
 def test_a_folder_that_another_run_has_had_since_it_was_looked_at_is_left_alone() -> None:
@@ -161,10 +160,10 @@ def test_what_a_kill_kept_from_a_finished_run_is_written_when_it_is_resumed(
     result = launch.train(compose(SHORT), dir=Path("run"), display=Display(quiet=True))
     report = result.dir / "report.html"
     written = report.stat().st_mtime_ns
-    assert commands.main(["resume", "run"]) == 0
+    assert cli.main(["resume", "run"]) == 0
     assert report.stat().st_mtime_ns == written, "all is there"
     report.unlink()
-    assert commands.main(["resume", "run"]) == 0
+    assert cli.main(["resume", "run"]) == 0
     assert report.exists()
     os.utime(report, ns=(0, 0))  # of before the run was continued
     launch.resume("run")

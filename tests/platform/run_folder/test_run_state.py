@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trivium.cli import commands
+from trivium import cli
 from trivium.run_folder import lock
 from trivium.run_folder.state import describe, progress, runs_below
 
@@ -92,14 +92,14 @@ def test_status_tells_programs_and_people(tmp_path: Path, capsys: pytest.Capture
     make(Path("runs/y/3"), rows=ROWS)
     make(Path("runs/y/4"), rows=ROWS)
     with lock.alone_in(Path("runs/y/3")):
-        assert commands.main(["status"]) == 0
+        assert cli.main(["status"]) == 0
         assert capsys.readouterr().out.splitlines() == [
             "runs/x/1  failed  50% of 40 updates  ValueError: \\x1b[31m",
             "runs/x/2  stopped  50% of 40 updates",
             "runs/y/3  running  50% of 40 updates",
             "runs/y/4  killed  50% of 40 updates",
         ]
-        assert commands.main(["status", "runs/y", "--json"]) == 0
+        assert cli.main(["status", "runs/y", "--json"]) == 0
         assert [run["state"] for run in json.loads(capsys.readouterr().out)] == ["running", "killed"]
-    assert commands.main(["status", "nowhere"]) == 2
+    assert cli.main(["status", "nowhere"]) == 2
     assert capsys.readouterr().err == "trivium: error: status: nowhere: there is no run folder\n"

@@ -13,8 +13,7 @@ import pytest
 import torch
 import yaml
 
-from trivium import launch
-from trivium.cli import commands
+from trivium import cli, launch
 from trivium.config import constructors
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
@@ -182,7 +181,7 @@ def test_a_run_folder_from_a_stranger_executes_nothing(
     evil: Path, config: dict[str, Any], capsys: pytest.CaptureFixture[str], command: str, target: str
 ) -> None:
     config["model"] = {"_target_": target, "_partial_": True}
-    assert commands.main([command, str(stranger(config))]) == 2
+    assert cli.main([command, str(stranger(config))]) == 2
     error = capsys.readouterr().err
     assert f"{target} is not a name that a run folder may build; --trust {target.partition('.')[0]}" in error
     assert marks(evil) == set()
@@ -193,7 +192,7 @@ def test_yaml_tags_in_a_run_folder_execute_nothing(capsys: pytest.CaptureFixture
     folder = stranger({})
     (folder / "config.yaml").write_text("name: !!python/object/apply:os.system [touch gotcha]\n")
     for command in ("resume", "evaluate", "show"):
-        assert commands.main([command, str(folder)]) == 2
+        assert cli.main([command, str(folder)]) == 2
     assert not Path("gotcha").exists()
 
 
@@ -202,8 +201,8 @@ def test_a_module_that_the_user_trusts_is_built(
 ) -> None:
     config["model"] = {"_target_": "evil.Net", "_partial_": True}
     folder = stranger(config)
-    assert commands.main(["resume", str(folder), "--trust", "evil", "--quiet"]) == 0, capsys.readouterr().err
-    assert commands.main(["evaluate", str(folder), "--trust", "evil"]) == 0
+    assert cli.main(["resume", str(folder), "--trust", "evil", "--quiet"]) == 0, capsys.readouterr().err
+    assert cli.main(["evaluate", str(folder), "--trust", "evil"]) == 0
     assert marks(evil) == {"imported"}
 
 

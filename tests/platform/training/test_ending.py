@@ -16,9 +16,8 @@ import pytest
 import torch
 from killing import finish
 
-from trivium import launch
+from trivium import cli, launch
 from trivium.checkpoints.folder import Checkpoints
-from trivium.cli import commands
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
 from trivium.run_folder import folder, lock
@@ -108,7 +107,7 @@ def test_code_that_leaves_the_program_has_failed(
     at_update: Callable[..., None], code: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at_update(3, lambda: sys.exit(code))  # type: ignore[arg-type]
-    assert commands.main(["train", *SHORT, "--dir", "run", "--quiet"]) == 1
+    assert cli.main(["train", *SHORT, "--dir", "run", "--quiet"]) == 1
     assert f"SystemExit({code!r})" in end()["error"]
     assert f"{__file__}:" in end()["place"]
 
