@@ -2,7 +2,8 @@
 
 import sys
 
-from trivium.__main__ import main
+import trivium.__main__  # noqa: F401  which takes the working directory off the path before more is imported
+from trivium.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())
