@@ -93,9 +93,9 @@ def test_a_wheel_finds_its_configs(tmp_path: Path) -> None:
     # -S leaves the editable install out; the other packages are found by their folders.
     site = os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))
     code = (
-        "import sys, trivium; from trivium.cli import commands; "
+        "import sys, trivium; from trivium import cli; "
         f"assert trivium.__file__.startswith({str(unpacked)!r}), trivium.__file__; "
-        "sys.exit(commands.main(['list', '--json']))"
+        "sys.exit(cli.main(['list', '--json']))"
     )
     environment = {**os.environ, "PYTHONPATH": f"{unpacked}{os.pathsep}{site}"}
     done = subprocess.run(

@@ -442,7 +442,7 @@ def test_experiments_state_their_command_and_what_they_reach_on_seeds_they_were_
     lines = path.read_text().splitlines()
     assert f"# trivium train experiment={experiment}" in lines
     result = Library().results("experiment")[experiment]
-    measured = re.search(r" over the seeds 100(-10\d| and 101) \((\S+) to (\S+)\)|, seed 100 ", result)
+    measured = re.search(r" over the seeds 100(-10\d| and 101) \((\S+) to (\S+)\)|, seed 100\b", result)
     assert measured or result.startswith("not measured yet"), result
 
 

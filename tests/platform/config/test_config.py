@@ -489,7 +489,7 @@ def test_without_a_driver_no_gpu_is_looked_for(
 
 WITHOUT_TORCH = """
 import sys
-from trivium.cli import commands
+from trivium import cli
 for typed in sys.argv[1:]:
     assert cli.main(["train", *typed.split()]) == 2, typed
     assert "torch" not in sys.modules, typed

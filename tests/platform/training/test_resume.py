@@ -129,7 +129,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = f"""
 import time
-from trivium.cli import commands
+from trivium import cli
 from trivium.supervised.learner import Supervised
 Supervised.step = lambda self: time.sleep(100)
 cli.main(["train", "tracking.wandb=false", "--dir", {str(folder)!r}])
