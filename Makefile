@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format install clean
+.PHONY: demo test test-slow check lint format install clean
 
 demo: $(READY)  ## train one learner of each family, with a report for each
 	@$(BIN)/python -m trivium.demo
@@ -15,14 +15,16 @@ test: $(READY)  ## all tests but the slow ones
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
-check: $(READY)  ## format, lint, types, quick tests
+check: lint  ## lint, and the tests that take milliseconds: before each commit
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu and not ray and not kill and not trains"
+
+lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@# mypy does not follow the editable install's mapping of folders to packages: show it the package as it is installed
 	@rm -rf build/types && mkdir -p build/types/trivium
 	@ln -s $(CURDIR)/platform/trivium/* $(CURDIR)/agents $(CURDIR)/configs $(CURDIR)/generative $(CURDIR)/supervised build/types/trivium
 	cd build/types && $(CURDIR)/$(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml -p trivium
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu and not ray and not kill"
 
 format: $(READY)  ## format and mend what ruff can
 	$(BIN)/ruff check --fix-only --quiet .

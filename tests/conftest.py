@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from costs import Meter, limit_s, slowness, verdict
 from stand_ins import write_data
 
 os.environ["WANDB_MODE"] = "offline"
@@ -29,6 +30,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif item.path.name in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest group first
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that costs far too much, see `costs`; one that costs too much is reported at the end."""
+    meter = Meter()
+    yield
+    used, markers = meter.read(), [mark.name for mark in item.iter_markers()]
+    if used <= limit_s(markers):
+        return
+    judged = verdict(used, markers, slowness())
+    if judged == "reported":
+        item.user_properties.append(("cpu_s", used))
+    elif judged == "failed":
+        pytest.fail(f"it took {used:.1f} s of CPU time, more than {limit_s(markers)} s: make it cheaper or `slow`")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    costly = {
+        report.nodeid: value
+        for report in terminalreporter.stats.get("passed", [])
+        for name, value in report.user_properties
+        if name == "cpu_s"
+    }
+    for test, used in sorted(costly.items(), key=lambda pair: -pair[1]):
+        terminalreporter.write_line(f"{used:5.1f} s of CPU time, which is too much for a quick test: {test}")
 
 
 @pytest.fixture(autouse=True, scope="session")
