@@ -5,78 +5,159 @@ Processes come from a fork server that has imported torch once, so that a kill c
 
 from __future__ import annotations
 
+import functools
+import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from counting import Counting, config
 
+from trivium import borrowed
+from trivium.learner import Run
+from trivium.run_folder.task import Task
 from trivium.tracking.tracker import read_rows
+from trivium.training import worker
 
 KillAt = tuple[str, str, int | float]
 """(module, `Class.method`, n): die of SIGKILL at the n-th call of that method, before it does anything; with a float n,
 so many seconds after its first call."""
 
 
+PRELOADED = [
+    "hydra",
+    "matplotlib.backends.backend_agg",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+    "torch._dynamo",
+    "trivium.agents.ppo",
+    "trivium.config.composing",
+    "trivium.launch",
+    "trivium.report.writing",
+    "trivium.supervised.learner",
+]
+
+
 def context() -> ForkServerContext:
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(
-        ["torch._dynamo", "trivium.launch", "sklearn.model_selection", "matplotlib.backends.backend_agg"]
-    )
+    server.set_forkserver_preload(PRELOADED)
     return server
 
 
-def start(overrides: Sequence[str], dir: Path, *, kill_at: KillAt | None = None) -> ForkServerProcess:
-    """Train in `dir`, or resume what is there; the process's exit code is that of the command line."""
-    process = context().Process(target=_child, args=(list(overrides), str(dir), kill_at, dict(os.environ)))
+def command(overrides: Sequence[str], dir: Path) -> int:
+    """The command line: train in `dir`, or resume what is there."""
+    from trivium import cli
+
+    started = (dir / "config.yaml").exists()
+    verb = ["resume", str(dir)] if started else ["train", *overrides, "--dir", str(dir)]
+    return cli.main([*verb, "--quiet"])
+
+
+COUNTED = config(
+    budget={"updates": 12},
+    log={"every_updates": 5},
+    evaluation={"every_updates": 3},
+    checkpoint={"every_updates": 2},
+    monitor={"metric": "eval/score", "mode": "min"},  # the first evaluation is the best
+)
+
+
+def count(overrides: Sequence[str], dir: Path) -> int:
+    """What a worker does, with the counting learner: in tens of milliseconds, without the command around it."""
+    run = Run()
+    task = Task({**COUNTED, "tracking": dict.fromkeys(("wandb", "tensorboard", "project"))}, dir)
+    dir.mkdir(exist_ok=True)
+    borrowed.seed(0, run.device)
+    worker.work(
+        task,
+        run,
+        Counting(run=run),
+        resume=True,
+        show=lambda status: None,
+        say=lambda text: None,
+        stop_requested=lambda: None,
+        most_threads=1,
+        keep=lambda config: None,
+    )
+    return 0
+
+
+Main = Callable[[Sequence[str], Path], int]
+
+
+def start(
+    overrides: Sequence[str],
+    dir: Path,
+    *,
+    kill_at: KillAt | None = None,
+    main: Main = command,
+    stderr: Path | None = None,
+) -> ForkServerProcess:
+    """Train in `dir`, or resume what is there; the process's exit code is that of `main`.
+
+    Args:
+        kill_at: where it dies, see `KillAt`.
+        stderr: the file that its standard error goes to.
+    """
+    process = context().Process(target=_child, args=(main, list(overrides), dir, kill_at, dict(os.environ), stderr))
     process.start()
     return process
 
 
-def finish(overrides: Sequence[str], dir: Path, *, kill_at: KillAt | None = None) -> int:
+def finish(overrides: Sequence[str], dir: Path, *, kill_at: KillAt | None = None, main: Main = command) -> int:
     """Train or resume until the process ends by itself or is killed: its exit code, negative for a signal."""
-    process = start(overrides, dir, kill_at=kill_at)
+    process = start(overrides, dir, kill_at=kill_at, main=main)
     process.join(120)
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
 
 
-def _child(overrides: list[str], dir: str, kill_at: KillAt | None, environment: dict[str, str]) -> None:
+def _child(
+    main: Main,
+    overrides: list[str],
+    dir: Path,
+    kill_at: KillAt | None,
+    environment: dict[str, str],
+    stderr: Path | None,
+) -> None:
     os.environ.update(environment)  # the fork server has that of the first test
     torch.set_num_threads(1)
+    if stderr:
+        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
     if kill_at:
-        _install(kill_at)
-    from trivium import cli
-
-    started = Path(dir, "config.yaml").exists()
-    raise SystemExit(
-        cli.main(["resume", dir, "--quiet"] if started else ["train", *overrides, "--dir", dir, "--quiet"])
-    )
+        module, name, left = kill_at
+        on_call(module, name, functools.partial(_die, left))
+    raise SystemExit(main(overrides, dir))
 
 
-def _install(kill_at: KillAt) -> None:
-    import importlib
+def _die(left: int | float, calls: int) -> None:
+    if isinstance(left, float):
+        if calls == 1:
+            threading.Timer(left, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    elif calls == left:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    module, name, left = kill_at
+
+def on_call(module: str, name: str, then: Callable[[int], None]) -> None:
+    """Before each call of `Class.method` call `then` with the number of calls so far, this one included."""
     owner_name, method = name.split(".")
     owner = getattr(importlib.import_module(module), owner_name)
-    original = getattr(owner, method)
+    original, calls = getattr(owner, method), 0
 
-    def dying(*args: Any, **keywords: Any) -> Any:
-        nonlocal left
-        if isinstance(left, float):
-            threading.Timer(left, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        left = int(left) - 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def counted(*args: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        then(calls)
         return original(*args, **keywords)
 
-    setattr(owner, method, dying)
+    setattr(owner, method, counted)
 
 
 def rows(dir: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -9,62 +10,88 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from killing import KillAt, assert_same_bits, finish, rows, states
+from killing import KillAt, assert_same_bits, command, count, finish, on_call, rows, start, states
 
 from trivium import launch
 from trivium.config.errors import ConfigError
 
 pytestmark = pytest.mark.kill
 
+# ----------------------------------------------------------------------------------------------- every position, once
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the counting learner that is never killed."""
+    folder = tmp_path_factory.mktemp("counted") / "run"
+    assert finish([], folder, main=count) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("module", "method", "calls"),
+    [
+        ("counting", "Counting.step", 12),
+        ("counting", "Counting.evaluate", 5),
+        ("trivium.checkpoints.storage", "Folder.write", 14),
+        ("trivium.checkpoints.storage", "Folder.commit", 7),
+        ("trivium.checkpoints.storage", "Folder.point", 13),
+        ("trivium.checkpoints.storage", "Folder.delete", 4),
+        ("trivium.tracking.tracker", "RunTracker.log", 7),
+        ("trivium.tracking.tracker", "RunTracker.checkpointed", 7),
+        ("trivium.tracking.tracker", "RunTracker.finish", 1),
+    ],
+)
+def test_killed_before_any_call_of_what_changes_a_run(
+    module: str, method: str, calls: int, counted: Path, tmp_path: Path
+) -> None:
+    """The counting learner is killed at each call in turn, and resumed."""
+    for n in itertools.count(1):
+        folder = tmp_path / str(n)
+        code = finish([], folder, main=count, kill_at=(module, method, n))
+        if code == 0:  # it makes fewer calls
+            break
+        assert code == -signal.SIGKILL
+        assert finish([], folder, main=count) == 0
+        assert_same_bits(folder, counted)
+        for alias in ("best", "last"):
+            links = (run / "checkpoints" / alias for run in (folder, counted))
+            assert len({os.readlink(link) for link in links}) == 1, (n, alias)
+    assert n - 1 == calls
+
+
+# ----------------------------------------------------------------------------------------------- each family
+
 CADENCE = ["threads=1", "tracking.wandb=false", "log.every_updates=7", "evaluation.every_updates=15"]
 RUNS = {
     "mlp_digits": [*CADENCE, "budget.updates=70", "checkpoint.every_updates=9"],
-    "vae_digits": [*CADENCE, "budget.updates=70", "checkpoint.every_updates=9"],
-    "ppo_cartpole": [*CADENCE, "budget.updates=24", "checkpoint.every_updates=4", "evaluation.every_updates=9"],
-    "ppo_acrobot": [*CADENCE, "budget.updates=24", "checkpoint.every_updates=4", "evaluation.every_updates=9"],
+    "vae_digits": [*CADENCE, "budget.updates=40", "checkpoint.every_updates=9"],
+    "ppo_cartpole": [*CADENCE, "budget.updates=16", "checkpoint.every_updates=4", "evaluation.every_updates=9"],
 }
-BASE = {
-    "ppo_acrobot": [
-        "experiment=ppo_cartpole",
-        "env.id=Acrobot-v1",
-        "env.native=false",
-        "agent.eval_episodes=2",
-        "agent.test_episodes=2",
-    ]
+KILLS: dict[str, list[KillAt]] = {  # one after the other: each is counted from where the run goes on
+    "mlp_digits": [
+        ("trivium.supervised.learner", "Supervised.step", 13),  # in an epoch
+        ("trivium.supervised.learner", "Supervised.step", 12),  # the update that ends it
+        ("trivium.supervised.learner", "Supervised.evaluate", 3),
+    ],
+    "vae_digits": [
+        ("trivium.generative.vae", "VAE.step", 13),
+        ("trivium.generative.vae", "VAE.evaluate", 2),
+    ],
+    "ppo_cartpole": [
+        ("trivium.agents.envs.classic_control", "ClassicControl.step", 181),  # in a rollout
+        ("trivium.agents.ppo", "PPO.step", 6),
+        ("trivium.agents.ppo", "PPO.evaluate", 1),
+    ],
 }
-FOLDER = "trivium.checkpoints.storage"
-POSITIONS: dict[str, list[tuple[str, KillAt]]] = {
-    name: [
-        ("mid-epoch", (f"trivium.{module}", f"{learner}.step", 13)),
-        ("the update that ends an epoch", (f"trivium.{module}", f"{learner}.step", 20)),
-        ("before a checkpoint appears", (FOLDER, "Folder.commit", 3)),
-        ("while a checkpoint is written", (FOLDER, "Folder.write", 6)),
-        ("before a row is written", ("trivium.tracking", "RunTracker.log", 4)),
-        ("in an evaluation", (f"trivium.{module}", f"{learner}.evaluate", 2)),
-        ("in the last evaluation", (f"trivium.{module}", f"{learner}.evaluate", 6)),
-    ]
-    for name, module, learner in [
-        ("mlp_digits", "supervised.learner", "Supervised"),
-        ("vae_digits", "generative.vae", "VAE"),
-    ]
-}
-PPO_POSITIONS: list[tuple[str, KillAt]] = [
-    ("mid-rollout", ("trivium.agents.envs.classic_control", "ClassicControl.step", 421)),
-    ("at a rollout's start", ("trivium.agents.ppo", "PPO.step", 6)),
-    ("before a checkpoint appears", (FOLDER, "Folder.commit", 3)),
-    ("while a checkpoint is written", (FOLDER, "Folder.write", 6)),
-    ("before a row is written", ("trivium.tracking", "RunTracker.log", 3)),
-    ("in an evaluation", ("trivium.agents.ppo", "PPO.evaluate", 2)),
-]
-POSITIONS["ppo_cartpole"] = PPO_POSITIONS
-POSITIONS["ppo_acrobot"] = [("mid-rollout", ("trivium.agents.envs.gym_envs", "GymEnvs.step", 421)), *PPO_POSITIONS[2:3]]
 
 
 def overrides(name: str) -> list[str]:
-    return [*BASE.get(name, [f"experiment={name}"]), *RUNS[name]]
+    return [f"experiment={name}", *RUNS[name]]
 
 
 @pytest.fixture(scope="module")
@@ -78,73 +105,88 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("name", "position", "kill_at"), [(name, text, at) for name, cases in POSITIONS.items() for text, at in cases]
-)
-def test_killed_at_a_position(
-    name: str, position: str, kill_at: KillAt, undisturbed: dict[str, Path], tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    assert finish(overrides(name), folder, kill_at=kill_at) == -signal.SIGKILL, f"never reached: {position}"
-    assert finish(overrides(name), folder) == 0
-    assert_same_bits(folder, undisturbed[name])
-
-
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_at_random_moments_again_and_again(name: str, undisturbed: dict[str, Path], tmp_path: Path) -> None:
-    folder, moments, kills = tmp_path / "run", random.Random(name), 0
+def test_killed_again_and_again_at_chosen_and_random_moments(
+    name: str, undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, moments = tmp_path / "run", random.Random(name)
+    for kill_at in KILLS[name]:
+        assert finish(overrides(name), folder, kill_at=kill_at) == -signal.SIGKILL, f"never reached: {kill_at}"
     training_s = json.loads((undisturbed[name] / "result.json").read_text())["elapsed_s"]
-    for _ in range(6):
-        moment = 0.01 + moments.uniform(0, 0.5) * training_s
+    for _ in range(2):
+        moment = 0.01 + moments.uniform(0, 0.3) * training_s
         code = finish(overrides(name), folder, kill_at=("trivium.training.loop", "Loop.train", moment))
         assert code in (0, -signal.SIGKILL)
-        kills += code != 0
-    assert kills >= 2
     assert finish(overrides(name), folder) == 0
     assert_same_bits(folder, undisturbed[name])
+
+
+# ----------------------------------------------------------------------------------------------- signals
+
+ENDLESS = ["tracking.wandb=false", "budget.updates=1000000", "log.every_updates=7"]
+
+
+def assert_stopped(number: int, folder: Path, stderr: str) -> None:
+    """A checkpoint was written, and the last line says how to go on from it."""
+    assert "Traceback" not in stderr
+    newest = max(p.name for p in (folder / "checkpoints").glob("step-*"))
+    last = stderr.strip().splitlines()[-1]
+    assert last == f"trivium: stopped by signal {number}; to continue from {newest}: trivium resume {folder}"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_polite_signal_writes_a_checkpoint_and_leaves_with_the_usual_code(
     number: int, code: int, tmp_path: Path
 ) -> None:
-    """The real command, from the shell's side."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "trivium.cli", "train", *overrides("mlp_digits"), "checkpoint.every_updates=null"]
-    command += ["budget.updates=1000000", "--dir", str(folder)]
+    process = start(ENDLESS, folder, stderr=tmp_path / "stderr")
+    while len(rows(folder)) < 3:
+        time.sleep(0.02)
+        assert process.is_alive()
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == code
+    assert_stopped(number, folder, (tmp_path / "stderr").read_text())
+
+
+def test_so_does_the_command_in_a_shell(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "trivium", "train", *ENDLESS, "--dir", str(folder)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while len(rows(folder)) < 3:
+        while not rows(folder):
             time.sleep(0.05)
             assert process.poll() is None
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "Traceback" not in stderr
-    newest = max(p.name for p in (folder / "checkpoints").glob("step-*"))
-    last = stderr.strip().splitlines()[-1]
-    assert last == f"trivium: stopped by signal {int(number)}; to continue from {newest}: trivium resume {folder}"
+    assert process.returncode == 143
+    assert_stopped(signal.SIGTERM, folder, stderr)
+
+
+def stuck(overrides: Sequence[str], dir: Path) -> int:
+    """The command, with a step that takes long."""
+    on_call("trivium.supervised.learner", "Supervised.step", lambda calls: (dir / "stuck").touch() or time.sleep(100))
+    return command(overrides, dir)
 
 
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    code = f"""
-import time
-from trivium import cli
-from trivium.supervised.learner import Supervised
-Supervised.step = lambda self: time.sleep(100)
-cli.main(["train", "tracking.wandb=false", "--dir", {str(folder)!r}])
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
-        while not (folder / "environment.json").exists():
-            time.sleep(0.05)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-        assert process.poll() is None, "the first one waits for the step to end"
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=5)
-    assert process.returncode == 130
-    assert "trivium: stopping with a checkpoint; Ctrl-C again leaves at once\n" in stderr
+    process = start(ENDLESS, folder, main=stuck, stderr=tmp_path / "stderr")
+    while not (folder / "stuck").exists():
+        time.sleep(0.02)
+        assert process.is_alive()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(0.3)
+    assert process.is_alive(), "the first one waits for the step to end"
+    os.kill(process.pid, signal.SIGINT)
+    process.join(5)
+    assert process.exitcode == 130
+    said = (tmp_path / "stderr").read_text()
+    assert "trivium: stopping with a checkpoint; Ctrl-C again leaves at once\n" in said
+
+
+# ----------------------------------------------------------------------------------------------- finished, damaged
 
 
 def test_a_finished_run_is_not_given_a_budget_that_is_spent(undisturbed: dict[str, Path]) -> None:
