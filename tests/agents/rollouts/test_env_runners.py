@@ -1,4 +1,4 @@
-"""Envs on Ray actors, real ones."""
+"""Envs on Ray actors: what comes of it with actors in this process, and a few times on a real Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
+from in_process_ray import actors_here  # noqa: F401  a fixture
 
 from trivium.agents.a2c import A2C
 from trivium.agents.dqn import DQN
@@ -22,22 +24,11 @@ from trivium.agents.reinforce import REINFORCE
 from trivium.learner import Run
 from trivium.on_ray import cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-
 AGENTS: dict[Any, dict[str, Any]] = {
     PPO: {"num_steps": 16, "minibatch_size": 32},
     A2C: {},
     DQN: {"train_every_env_steps": 32, "gradient_steps": 4, "learning_starts": 32},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray() -> Iterator[None]:
-    cluster.prepare()
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # of tiny_envs, for the actors
-    with cluster.joined(8, import_from_here=True):
-        yield
-    del os.environ["PYTHONPATH"]
 
 
 def build(agent: Any, runners: int, id: str = "CartPole-v1", vector: Any = None, **keywords: Any) -> Any:
@@ -52,18 +43,12 @@ def saved(state: Any) -> Any:
     return torch.load(stream, weights_only=True)
 
 
-def pids(agent: Any) -> list[int]:
-    import ray
-
-    of_process = [one.__ray_call__.remote(lambda self: os.getpid()) for one in agent.collector._actors]
-    return ray.get(of_process)
-
-
 def steps(agent: Any, number: int) -> str:
     return str([{name: value.item() for name, value in agent.step().items()} for _ in range(number)])
 
 
-@pytest.mark.parametrize("agent", [PPO, REINFORCE, pytest.param(A2C, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("actors_here")
+@pytest.mark.parametrize("agent", [PPO, REINFORCE, A2C])
 def test_runners_see_what_one_process_sees(agent: Any) -> None:
     here, there = build(agent, 0), build(agent, 2)
     expected, got = here.step(), there.step()
@@ -71,24 +56,21 @@ def test_runners_see_what_one_process_sees(agent: Any) -> None:
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, equal_nan=True)
     torch.testing.assert_close(there.flat.theta, here.flat.theta, rtol=0, atol=1e-5)
-    assert len(set(pids(there))) == 2
-    assert os.getpid() not in pids(there)
-    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids(there)} == {os.getpriority(os.PRIO_PROCESS, 0)}
     there.close()
 
 
+@pytest.mark.usefixtures("actors_here")
 @pytest.mark.parametrize("agent", [PPO, DQN, REINFORCE])
 def test_a_killed_runner_is_replaced_and_the_bits_are_the_same(agent: Any, caplog: pytest.LogCaptureFixture) -> None:
     undisturbed, killed = build(agent, 2), build(agent, 2)
     expected = steps(undisturbed, 6)
     before = steps(killed, 3)
-    os.kill(pids(killed)[1], signal.SIGKILL)
+    ray.kill(killed.collector._actors[1])
     assert before[:-1] + ", " + steps(killed, 3)[1:] == expected
     assert "env runner 1 died and is replaced" in caplog.text
-    undisturbed.close()
-    killed.close()
 
 
+@pytest.mark.usefixtures("actors_here")
 @pytest.mark.parametrize("agent", [PPO, DQN, REINFORCE])
 def test_it_resumes_to_the_same_bits(agent: Any) -> None:
     whole = build(agent, 2)
@@ -107,6 +89,7 @@ def test_it_resumes_to_the_same_bits(agent: Any) -> None:
 NEXT_STEP = {"vector": "sync", "vector_settings": {"autoreset_mode": "next_step"}}
 
 
+@pytest.mark.usefixtures("actors_here")
 @pytest.mark.parametrize("agent", [PPO, DQN])
 def test_where_steps_are_dead_runners_see_what_one_process_sees_and_resume_with_new_episodes(agent: Any) -> None:
     keywords: dict[str, Any] = {"vector": NEXT_STEP}
@@ -132,6 +115,7 @@ def test_where_steps_are_dead_runners_see_what_one_process_sees_and_resume_with_
         learner.close()
 
 
+@pytest.mark.usefixtures("actors_here")
 def test_an_off_policy_agent_collects_while_it_learns() -> None:
     learner = build(DQN, 2)
     learner.step()
@@ -141,6 +125,7 @@ def test_an_off_policy_agent_collects_while_it_learns() -> None:
     learner.close()
 
 
+@pytest.mark.usefixtures("actors_here")
 def test_what_is_wrong_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"agent.env_runners=3 must divide env.num_envs = 4"):
         build(PPO, 3)
@@ -150,12 +135,9 @@ def test_what_is_wrong_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"env runner 0: .*Broken-v0'.* NaN.*$"):
         broken.step()
     broken.close()
-    hangs = build(PPO, 2, id="tiny_envs:Hangs-v0", env_timeout_s=3.0)
-    with pytest.raises(ValueError, match=r"env runner \d did not answer in 3 s: one of its envs hangs"):
-        hangs.step()
-    hangs.close()
 
 
+@pytest.mark.usefixtures("actors_here")
 def test_what_wrappers_keep_is_known_saved_and_loaded() -> None:
     keywords = {"id": "Pendulum-v1", "vector": {"wrappers": ["NormalizeObservation"]}, "eval_episodes": 2}
     here, there, resumed = (build(PPO, runners, max_eval_steps=20, **keywords) for runners in (0, 2, 2))
@@ -171,3 +153,47 @@ def test_what_wrappers_keep_is_known_saved_and_loaded() -> None:
     assert str(resumed.step()) == str(there.step())
     for agent in (there, resumed):
         agent.close()
+
+
+# ----------------------------------------------------------------------------------------------- on a real Ray
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    cluster.prepare()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # of tiny_envs, for the actors
+    with cluster.joined(8, import_from_here=True):
+        yield
+    del os.environ["PYTHONPATH"]
+
+
+def pids(agent: Any) -> list[int]:
+    of_process = [one.__ray_call__.remote(lambda self: os.getpid()) for one in agent.collector._actors]
+    return ray.get(of_process)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("one_ray")
+@pytest.mark.parametrize("agent", [PPO, DQN])
+def test_a_runner_killed_on_a_real_ray_is_replaced_and_the_bits_are_those_of_actors_here(
+    agent: Any, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed = build(agent, 2)
+    assert len({os.getpid(), *pids(killed)}) == 3
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids(killed)} == {os.getpriority(os.PRIO_PROCESS, 0)}
+    before = steps(killed, 3)
+    os.kill(pids(killed)[1], signal.SIGKILL)
+    after = steps(killed, 3)
+    assert "env runner 1 died and is replaced" in caplog.text
+    killed.close()
+    request.getfixturevalue("actors_here")
+    assert before[:-1] + ", " + after[1:] == steps(build(agent, 2), 6)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("one_ray")
+def test_an_env_that_hangs_is_one_line() -> None:
+    hangs = build(PPO, 2, id="tiny_envs:Hangs-v0", env_timeout_s=1.0)
+    with pytest.raises(ValueError, match=r"env runner \d did not answer in 1 s: one of its envs hangs"):
+        hangs.step()
+    hangs.close()
