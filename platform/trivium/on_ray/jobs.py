@@ -134,7 +134,7 @@ def submit(
             (Path(folder) / "own").mkdir()
             runtime["py_modules"] = [str(copy_trivium(Path(folder) / "own"))]
         options = [] if place is None else ["--run", place, *(f"--trust={module}" for module in trusted)]
-        entry = shlex.join([python, "-m", "trivium.on_ray.job", *options, *words])
+        entry = shlex.join([python, "-m", "trivium.cli.job", *options, *words])
         metadata = {PLACE: place} if place else {}
         return _asked(
             client.get_address(),

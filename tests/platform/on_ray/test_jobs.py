@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from trivium import cli
+from trivium.cli import job
 from trivium.config.errors import ConfigError
-from trivium.on_ray import job, jobs
+from trivium.on_ray import jobs
 
 MODEL = """
 from torch import nn
@@ -71,7 +72,7 @@ def submit(client: Client, **changes: Any) -> str:
 def test_a_job_runs_the_command_with_its_run_folder_and_time_to_stop() -> None:
     client = Client()
     assert submit(client) == "one"
-    entry = "exec /opt/python -m trivium.on_ray.job --run /shared/mlp/one --trust=mynet train seed=1"
+    entry = "exec /opt/python -m trivium.cli.job --run /shared/mlp/one --trust=mynet train seed=1"
     assert client.submitted["entrypoint"] == entry
     assert client.submitted["runtime_env"] == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}}
 

@@ -64,7 +64,7 @@ def test_too_large_a_package_is_refused_by_its_largest_file(tmp_path: Path, monk
 
 def test_the_copy_of_trivium_is_importable_and_whole(tmp_path: Path) -> None:
     copy_trivium(tmp_path)
-    code = "import trivium, trivium.configs, trivium.agents.ppo, trivium.on_ray.job; print(trivium.__file__)"
+    code = "import trivium, trivium.configs, trivium.agents.ppo, trivium.cli.job; print(trivium.__file__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == str(tmp_path / "trivium/__init__.py"), done.stderr
     assert (tmp_path / "trivium/configs/experiment/mlp_digits.yaml").is_file()

@@ -1,6 +1,6 @@
 """What runs on the cluster for `trivium submit`: the command, or the continuation of the run that it began.
 
-    python -m trivium.on_ray.job --run PLACE train experiment=...
+    python -m trivium.cli.job --run PLACE train experiment=...
 
 A job whose driver died with its node is submitted again by the same command: the run at PLACE then continues from its
 newest checkpoint.
