@@ -176,7 +176,7 @@ def check_yaml(path: str, target: Callable[..., Any]) -> None:
 
 
 def work(rank: int, folder: str, build: Build) -> None:
-    """One of two workers, for `torch.multiprocessing.spawn`: two steps, and one, a resume and another."""
+    """One of two workers, for `forked.spawn`: two steps, and one, a resume and another."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     run = Run(rank=rank, world_size=2)

@@ -10,8 +10,8 @@ from typing import Any
 import contract
 import pytest
 import torch
-import torch.multiprocessing as mp
 from contract import assert_equal_states, collect, gradients, train
+from forked import spawn
 from torch import Tensor
 
 from trivium.agents import a2c
@@ -237,7 +237,7 @@ def test_half_precision_trains() -> None:
 
 def test_two_workers(tmp_path: Path) -> None:
     two = partial(build, "Pendulum-v1", normalize_observation=True, normalize_reward=True, eval_episodes=3)
-    mp.spawn(contract.work, (str(tmp_path), two), nprocs=2)
+    spawn(contract.work, (str(tmp_path), two), nprocs=2)
     first, second = contract.check_workers(tmp_path)
     assert first["whole"]["collector"]["env_steps"] == 2 * 4 * 5
     for statistics in ("obs", "return"):

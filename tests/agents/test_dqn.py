@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from contract import (
     assert_equal_states,
     check_evaluation,
@@ -23,6 +22,7 @@ from contract import (
     train,
     work,
 )
+from forked import spawn
 from torch import Tensor
 
 from trivium.agents.dqn import (
@@ -572,7 +572,7 @@ def test_half_precision_trains(options: dict[str, Any]) -> None:
 
 
 def test_two_workers(tmp_path: Path) -> None:
-    mp.spawn(work, (str(tmp_path), partial(build, **RAINBOW)), nprocs=2)
+    spawn(work, (str(tmp_path), partial(build, **RAINBOW)), nprocs=2)
     first, second = (state["whole"] for state in check_workers(tmp_path))
     assert_equal_states(first["target_net"], second["target_net"])
     assert first["collector"]["env_steps"] == 3 * 16

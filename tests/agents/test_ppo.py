@@ -12,8 +12,8 @@ import contract
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from contract import CONFIGS, assert_equal_states, collect, gradients, train
+from forked import spawn
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -403,7 +403,7 @@ def _work(rank: int, folder: str) -> None:
 
 
 def test_two_workers(tmp_path: Path) -> None:
-    mp.spawn(_work, (str(tmp_path),), nprocs=2)
+    spawn(_work, (str(tmp_path),), nprocs=2)
     first, second = contract.check_workers(tmp_path)
     assert first["whole"]["collector"]["env_steps"] == 2 * 4 * 16
     assert first["whole"]["collector"]["envs"]["state"].shape == (2, 4)

@@ -12,8 +12,8 @@ from typing import Any
 import contract
 import pytest
 import torch
-import torch.multiprocessing as mp
 from contract import assert_equal_states, gradients, train
+from forked import spawn
 from torch import Tensor
 
 from trivium.agents.envs.environment import make
@@ -316,7 +316,7 @@ def test_half_precision_trains() -> None:
 
 def test_two_workers_with_episodes_of_different_lengths(tmp_path: Path) -> None:
     """Without a baseline: some parameters get no gradient."""
-    mp.spawn(contract.work, (str(tmp_path), partial(build, baseline=False, eval_episodes=3)), nprocs=2)
+    spawn(contract.work, (str(tmp_path), partial(build, baseline=False, eval_episodes=3)), nprocs=2)
     contract.check_workers(tmp_path)
 
 

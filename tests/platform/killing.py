@@ -1,24 +1,20 @@
-"""Run Trivium in processes that are killed, and compare what is left with a run that was not.
-
-Processes come from a fork server that has imported torch once, so that a kill costs a fraction of a second.
-"""
+"""Run Trivium in processes that are killed, and compare what is left with a run that was not."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 from counting import Counting, config
+from forked import context, enter
 
 from trivium import borrowed
 from trivium.learner import Run
@@ -29,26 +25,6 @@ from trivium.training import worker
 KillAt = tuple[str, str, int | float]
 """(module, `Class.method`, n): die of SIGKILL at the n-th call of that method, before it does anything; with a float n,
 so many seconds after its first call."""
-
-
-PRELOADED = [
-    "hydra",
-    "matplotlib.backends.backend_agg",
-    "sklearn.datasets",
-    "sklearn.model_selection",
-    "torch._dynamo",
-    "trivium.agents.ppo",
-    "trivium.config.composing",
-    "trivium.launch",
-    "trivium.report.writing",
-    "trivium.supervised.learner",
-]
-
-
-def context() -> ForkServerContext:
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(PRELOADED)
-    return server
 
 
 def command(overrides: Sequence[str], dir: Path) -> int:
@@ -106,7 +82,8 @@ def start(
         kill_at: where it dies, see `KillAt`.
         stderr: the file that its standard error goes to.
     """
-    process = context().Process(target=_child, args=(main, list(overrides), dir, kill_at, dict(os.environ), stderr))
+    arguments = (main, list(overrides), dir, kill_at, os.getcwd(), dict(os.environ), stderr)
+    process = context().Process(target=_child, args=arguments)
     process.start()
     return process
 
@@ -124,13 +101,11 @@ def _child(
     overrides: list[str],
     dir: Path,
     kill_at: KillAt | None,
+    cwd: str,
     environment: dict[str, str],
     stderr: Path | None,
 ) -> None:
-    os.environ.update(environment)  # the fork server has that of the first test
-    torch.set_num_threads(1)
-    if stderr:
-        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    enter(cwd, environment, None, stderr)
     if kill_at:
         module, name, left = kill_at
         on_call(module, name, functools.partial(_die, left))

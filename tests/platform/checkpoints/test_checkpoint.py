@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.multiprocessing.spawn import spawn
+from forked import spawn
 
 from trivium.checkpoints.folder import CheckpointError, Checkpoints, rng_state, set_rng_state
 from trivium.checkpoints.storage import Folder

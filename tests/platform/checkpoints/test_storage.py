@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 from counting import Counting
+from forked import spawn
 from killing import finish, rows, states
-from torch.multiprocessing.spawn import spawn
 
 from trivium.boundary.places import is_bucket
 from trivium.boundary.untrusted import Refused

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from counting import config
+from forked import spawn
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.utils.checkpoint import checkpoint
 
 from trivium.checkpoints.folder import Checkpoints

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import spawn
+from forked import spawn
 
 from trivium.learner import Run
 from trivium.parallel import shared_sum

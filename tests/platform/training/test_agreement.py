@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from counting import Counting, config
-from torch.multiprocessing.spawn import spawn
+from forked import spawn
 
 from trivium.checkpoints.folder import Checkpoints
 from trivium.learner import Run
