@@ -6,8 +6,9 @@ Shapes: B batch, D numbers of the code, X... the shape of one input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+import functools
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,7 @@ from trivium.data.source import Source, Splits
 from trivium.generative.figures import image_grid
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
-from trivium.saved import load_module, load_optimizer, load_scaler
-from trivium.schedules import scheduled
+from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 1024
@@ -60,6 +60,7 @@ class Autoencoder:
     """
 
     evaluates: ClassVar = {"error": "min"}
+    state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
 
     def __init__(
         self,
@@ -100,9 +101,13 @@ class Autoencoder:
         self.noise = run.generator("autoencoder noise", device=run.device)
         self._forward = run.wrap(self.network)
 
-        self.lr = lr
-        self.warmup_samples = round((warmup_epochs or 0) * len(data.train))
-        self.decay_samples = None if decay_epochs is None else round(decay_epochs * len(data.train))
+        self._lr_at = functools.partial(
+            scheduled,
+            peak=lr,
+            warmup=self.batches.samples_in(warmup_epochs) or 0,
+            decay=self.batches.samples_in(decay_epochs),
+            final_ratio=0.02,
+        )
         self.noise_std = noise_std
         self.l1 = l1
         self.sparsity, self.sparsity_weight = sparsity, sparsity_weight
@@ -111,10 +116,10 @@ class Autoencoder:
 
     def step(self) -> dict[str, Tensor]:
         x_BX = self.data.train.batch(self.batches.next())["x"]
-        given_BX = x_BX + self.noise_std * self._draw() if self.noise_std else x_BX
+        given_BX = x_BX + self.noise_std * self._draw(self.input_shape) if self.noise_std else x_BX
         if self.contraction:
             given_BX.requires_grad_()
-        self._set_lr()
+        set_lr(self.optimizer, self._lr_at(self.batches.samples))
 
         self.optimizer.zero_grad()
         with self.run.autocast():
@@ -131,7 +136,7 @@ class Autoencoder:
             )
             loss = loss + self.sparsity_weight * penalty
         if self.contraction:
-            direction_BD = self._draw_like(code_BD)
+            direction_BD = self._draw(code_BD.shape[1:])
             logs["contraction"] = penalty = jacobian_norm(code_BD, given_BX, direction_BD)
             loss = loss + self.contraction * penalty
         self.scaler.scale(loss).backward()
@@ -139,26 +144,10 @@ class Autoencoder:
         self.scaler.update()
         return {"loss": loss.detach(), **{name: value.detach() for name, value in logs.items()}}
 
-    def _set_lr(self) -> None:
-        lr = scheduled(
-            self.batches.samples, peak=self.lr, warmup=self.warmup_samples, decay=self.decay_samples, final_ratio=0.02
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
-    def _draw(self) -> Tensor:
-        return self._share(torch.randn(self._whole(self.input_shape), generator=self.noise, device=self.run.device))
-
-    def _draw_like(self, code_BD: Tensor) -> Tensor:
-        shape = self._whole(code_BD.shape[1:])
-        return self._share(torch.randn(shape, generator=self.noise, device=self.run.device))
-
-    def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (self.batches.batch_size, *shape)
-
-    def _share(self, drawn: Tensor) -> Tensor:
-        share = self.batches.batch_size // self.run.world_size
-        return drawn[self.run.rank * share : (self.run.rank + 1) * share]
+    def _draw(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal noise of one shape for each input of this worker's batch."""
+        whole = torch.randn(self.batches.batch_size, *shape, generator=self.noise, device=self.run.device)
+        return self.run.own(whole)
 
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         with evaluating(self.network), torch.no_grad():
@@ -208,26 +197,7 @@ class Autoencoder:
         return {"reconstructions": image_grid(torch.cat(rows), columns=min(COLUMNS, shown))}
 
     def counters(self) -> dict[str, float]:
-        return {"samples": self.batches.samples, "epochs": self.batches.epochs}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "batches": self.batches.state_dict(),
-            "noise": self.noise.get_state(),
-        }
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        load_module(self.network, state["network"], "network")
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.load_weights(state)
-        self.batches.load_state_dict(state["batches"])
-        load_optimizer(self.optimizer, state["optimizer"], begun=self.batches.samples > 0)
-        load_scaler(self.scaler, state["scaler"])
-        self.noise.set_state(state["noise"].cpu())  # a generator of any device keeps its state on the CPU
+        return self.batches.counters()
 
 
 class Coded(nn.Module):

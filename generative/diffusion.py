@@ -5,7 +5,8 @@ Shapes: B batch, X... the shape of one picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -28,8 +29,7 @@ from trivium.generative.diffusion_process import (
 from trivium.generative.figures import image_grid
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
-from trivium.saved import load_module, load_optimizer, load_scaler
-from trivium.schedules import scheduled
+from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 250  # pictures per forward pass without gradients
@@ -70,6 +70,7 @@ class Diffusion:
     """
 
     evaluates: ClassVar = {"loss": "min"}
+    state: ClassVar = ("network", "average", "optimizer", "scaler", "batches", "noise")
 
     def __init__(
         self,
@@ -115,9 +116,13 @@ class Diffusion:
         self.noise = run.generator("diffusion noise", device=run.device)
         self._forward = run.wrap(self.network)
 
-        self.lr = lr
-        self.warmup_samples = round((warmup_epochs or 0) * len(data.train))
-        self.decay_samples = None if decay_epochs is None else round(decay_epochs * len(data.train))
+        self._lr_at = functools.partial(
+            scheduled,
+            peak=lr,
+            warmup=self.batches.samples_in(warmup_epochs) or 0,
+            decay=self.batches.samples_in(decay_epochs),
+            final_ratio=0.02,
+        )
         self.label_dropout = label_dropout
         self.guidance = guidance
         self.steps = steps
@@ -132,7 +137,7 @@ class Diffusion:
         x0_BX = 2 * batch["x"] - 1
         time_B, eps_BX, hidden_B = self._draw()
         label_B = batch["y"].masked_fill(hidden_B, self.num_classes) if self.num_classes else None
-        self._set_lr()
+        set_lr(self.optimizer, self._lr_at(self.batches.samples))
 
         self.optimizer.zero_grad()
         loss = self._loss(self._forward, x0_BX, eps_BX, time_B, label_B)
@@ -157,26 +162,13 @@ class Diffusion:
             said_BX = network(x_BX, time_B, label_B)
         return F.mse_loss(said_BX.float(), target_of(x0_BX, eps_BX, alpha_B, sigma_B, self.target))
 
-    def _set_lr(self) -> None:
-        lr = scheduled(
-            self.batches.samples,
-            peak=self.lr,
-            warmup=self.warmup_samples,
-            decay=self.decay_samples,
-            final_ratio=0.02,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Times, noise and whose class is hidden, of this worker's share of the batch."""
         size, device = self.batches.batch_size, self.run.device
-        share = size // self.run.world_size
-        own = slice(self.run.rank * share, (self.run.rank + 1) * share)
         time = torch.rand(size, generator=self.noise, device=device)
         eps = torch.randn(size, *self.input_shape, generator=self.noise, device=device)
         hidden = torch.rand(size, generator=self.noise, device=device) < self.label_dropout
-        return time[own], eps[own], hidden[own]
+        return self.run.own(time), self.run.own(eps), self.run.own(hidden)
 
     # ------------------------------------------------------------------------------------------- using
 
@@ -248,29 +240,5 @@ class Diffusion:
         image = self.sample(SHOWN, generator=self.run.generator("diffusion samples"))
         return {"samples": image_grid(image, columns=COLUMNS)}
 
-    # ------------------------------------------------------------------------------------------- state
-
     def counters(self) -> dict[str, float]:
-        return {"samples": self.batches.samples, "epochs": self.batches.epochs}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "batches": self.batches.state_dict(),
-            "noise": self.noise.get_state(),
-        }
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        load_module(self.network, state["network"], "network")
-        if self.average:
-            self.average.load_state_dict(state["average"])
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.load_weights(state)
-        self.batches.load_state_dict(state["batches"])
-        load_optimizer(self.optimizer, state["optimizer"], begun=self.batches.samples > 0)
-        load_scaler(self.scaler, state["scaler"])
-        self.noise.set_state(state["noise"].cpu())  # a generator of any device keeps its state on the CPU
+        return self.batches.counters()

@@ -9,8 +9,8 @@ Shapes: B batch, D latents, X... the shape of one image.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast
+from collections.abc import Callable
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,7 @@ from trivium.generative.adversarial import Loss, discriminator_loss, generator_l
 from trivium.generative.figures import image_grid
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
-from trivium.saved import load_module, load_optimizer, load_scaler
-from trivium.schedules import scheduled
+from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 500  # images per forward pass without gradients
@@ -66,6 +65,16 @@ class GAN:
     """
 
     evaluates: ClassVar = {"coarse_frechet": "min", "diversity": None}
+    state: ClassVar = (
+        "networks",
+        "average",
+        "generator_optimizer",
+        "discriminator_optimizer",
+        "generator_scaler",
+        "discriminator_scaler",
+        "batches",
+        "noise",
+    )
 
     def __init__(
         self,
@@ -121,7 +130,7 @@ class GAN:
         self.critic_steps = critic_steps
         self.r1 = r1
         self.gradient_penalty = gradient_penalty
-        self.decay_samples = None if decay_epochs is None else round(decay_epochs * len(data.train))
+        self.decay_samples = self.batches.samples_in(decay_epochs)
 
     # ------------------------------------------------------------------------------------------- learning
 
@@ -132,7 +141,9 @@ class GAN:
             real_BX = 2 * batch["x"] - 1
             label_B = batch["y"] if self.num_classes else None
             fake_label_B = self._draw_labels()
-            self._set_lr()
+            factor = self._lr_factor()
+            set_lr(self.generator_optimizer, self.lr * factor)
+            set_lr(self.discriminator_optimizer, self.discriminator_lr * factor)
 
             with self.run.autocast():
                 fake_BX = self._generate(self._draw(self.latent_dim), fake_label_B)
@@ -173,34 +184,25 @@ class GAN:
         logs["generator_loss"] = loss.detach()
         return logs
 
-    def _set_lr(self) -> None:
-        half = None if self.decay_samples is None else self.decay_samples // 2
-        for optimizer, lr in (
-            (self.generator_optimizer, self.lr),
-            (self.discriminator_optimizer, self.discriminator_lr),
-        ):
-            if half is not None:
-                position = max(0, self.batches.samples - half)
-                lr = scheduled(position, peak=lr, shape="linear", decay=max(1, half), final_ratio=0.05)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-
-    def _share(self, drawn: Tensor) -> Tensor:
-        share = self.batches.batch_size // self.run.world_size
-        return drawn[self.run.rank * share : (self.run.rank + 1) * share]
+    def _lr_factor(self) -> float:
+        if self.decay_samples is None:
+            return 1.0
+        half = self.decay_samples // 2
+        position = max(0, self.batches.samples - half)
+        return scheduled(position, peak=1.0, shape="linear", decay=max(1, half), final_ratio=0.05)
 
     def _draw(self, size: int) -> Tensor:
         shape = (self.batches.batch_size, size)
-        return self._share(torch.randn(shape, generator=self.noise, device=self.run.device))
+        return self.run.own(torch.randn(shape, generator=self.noise, device=self.run.device))
 
     def _uniform(self) -> Tensor:
-        return self._share(torch.rand(self.batches.batch_size, generator=self.noise, device=self.run.device))
+        return self.run.own(torch.rand(self.batches.batch_size, generator=self.noise, device=self.run.device))
 
     def _draw_labels(self) -> Tensor | None:
         if not self.num_classes:
             return None
         shape = (self.batches.batch_size,)
-        return self._share(torch.randint(self.num_classes, shape, generator=self.noise, device=self.run.device))
+        return self.run.own(torch.randint(self.num_classes, shape, generator=self.noise, device=self.run.device))
 
     # ------------------------------------------------------------------------------------------- using
 
@@ -242,33 +244,5 @@ class GAN:
         image = self.sample(SHOWN, generator=self.run.generator("gan samples"))
         return {"samples": image_grid(image, columns=COLUMNS)}
 
-    # ------------------------------------------------------------------------------------------- state
-
     def counters(self) -> dict[str, float]:
-        return {"samples": self.batches.samples, "epochs": self.batches.epochs}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "networks": self.networks.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "generator_optimizer": self.generator_optimizer.state_dict(),
-            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
-            "generator_scaler": self.generator_scaler.state_dict(),
-            "discriminator_scaler": self.discriminator_scaler.state_dict(),
-            "batches": self.batches.state_dict(),
-            "noise": self.noise.get_state(),
-        }
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        load_module(self.networks, state["networks"], "networks")
-        if self.average:
-            self.average.load_state_dict(state["average"])
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.load_weights(state)
-        self.batches.load_state_dict(state["batches"])
-        for side in ("generator", "discriminator"):
-            optimizer, scaler = getattr(self, f"{side}_optimizer"), getattr(self, f"{side}_scaler")
-            load_optimizer(optimizer, state[f"{side}_optimizer"], begun=self.batches.samples > 0)
-            load_scaler(scaler, state[f"{side}_scaler"])
-        self.noise.set_state(state["noise"].cpu())  # a generator of any device keeps its state on the CPU
+        return self.batches.counters()

@@ -13,8 +13,9 @@ Shapes: B batch, K codes for each input, D latents, X... the shape of one input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+import functools
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,7 @@ from trivium.generative.elbo import (
 from trivium.generative.figures import image_grid
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
-from trivium.saved import load_module, load_optimizer, load_scaler
-from trivium.schedules import scheduled
+from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
@@ -102,6 +102,7 @@ class VAE:
     """
 
     evaluates: ClassVar = {"elbo": "max", "reconstruction": "min", "kl": None, "active_units": "max"}
+    state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
 
     def __init__(
         self,
@@ -137,9 +138,13 @@ class VAE:
         self.noise = run.generator("vae noise", device=run.device)
         self._forward = run.wrap(self.network)
 
-        self.lr = lr
-        self.warmup_samples = round((warmup_epochs or 0) * len(data.train))
-        self.decay_samples = None if decay_epochs is None else round(decay_epochs * len(data.train))
+        self._lr_at = functools.partial(
+            scheduled,
+            peak=lr,
+            warmup=self.batches.samples_in(warmup_epochs) or 0,
+            decay=self.batches.samples_in(decay_epochs),
+            final_ratio=0.02,
+        )
         self.latent_dim = latent_dim
         self.beta = beta
         self.kl_warmup_samples = kl_warmup_samples
@@ -149,8 +154,8 @@ class VAE:
     def step(self) -> dict[str, Tensor]:
         x_BX = self.data.train.batch(self.batches.next())["x"]
         weight = kl_weight(self.batches.samples, beta=self.beta, warmup_samples=self.kl_warmup_samples)
-        noise_BD = self._batch_noise(len(x_BX))
-        self._set_lr()
+        noise_BD = self.run.own(self._noise_for(self.batches.batch_size, self.noise))
+        set_lr(self.optimizer, self._lr_at(self.batches.samples))
 
         self.optimizer.zero_grad()
         with self.run.autocast():
@@ -166,17 +171,6 @@ class VAE:
             "reconstruction": -log_likelihood_B.detach().mean(),
             "kl": kl_B.detach().mean(),
         }
-
-    def _set_lr(self) -> None:
-        lr = scheduled(
-            self.batches.samples, peak=self.lr, warmup=self.warmup_samples, decay=self.decay_samples, final_ratio=0.02
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
-    def _batch_noise(self, share: int) -> Tensor:
-        noise_BD = self._noise_for(self.batches.batch_size, self.noise)
-        return noise_BD[self.run.rank * share : (self.run.rank + 1) * share]
 
     def _noise_for(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return torch.randn(num_samples, self.latent_dim, generator=generator, device=self.run.device)
@@ -244,23 +238,4 @@ class VAE:
         }
 
     def counters(self) -> dict[str, float]:
-        return {"samples": self.batches.samples, "epochs": self.batches.epochs}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "batches": self.batches.state_dict(),
-            "noise": self.noise.get_state(),
-        }
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        load_module(self.network, state["network"])
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.load_weights(state)
-        self.batches.load_state_dict(state["batches"])
-        load_optimizer(self.optimizer, state["optimizer"], begun=self.batches.samples > 0)
-        load_scaler(self.scaler, state["scaler"])
-        self.noise.set_state(state["noise"].cpu())  # a generator of any device keeps its state on the CPU
+        return self.batches.counters()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ from trivium.data.checks import checked
 from trivium.data.source import Batch, Splits
 from trivium.ema import Average
 from trivium.learner import Picture, Run
-from trivium.saved import load_module, load_optimizer, load_scaler
-from trivium.schedules import Shape, scheduled
+from trivium.schedules import Shape, scheduled, set_lr
 from trivium.supervised.fitting import fitting_model, fitting_task
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
 from trivium.untouched import evaluating
@@ -64,6 +63,9 @@ class Supervised:
             set, a number is out of range, or data, task and model do not fit each other, see `trivium.data.checks` and
             `trivium.supervised.fitting`.
     """
+
+    state: ClassVar = ("model", "average", "optimizer", "scaler", "batches")
+    derived: ClassVar = ("_shares", "_evaluated")
 
     def __init__(
         self,
@@ -109,13 +111,12 @@ class Supervised:
         self.average = Average(self.model, decay=ema) if ema else None
         self._forward = run.wrap(self.model)
 
-        warmup, decay = (None if e is None else round(e * len(data.train)) for e in (warmup_epochs, decay_epochs))
         self._lr_at = functools.partial(
             scheduled,
             peak=lr,
             shape=schedule,
-            warmup=warmup or 0,
-            decay=decay,
+            warmup=self.batches.samples_in(warmup_epochs) or 0,
+            decay=self.batches.samples_in(decay_epochs),
             final_ratio=final_lr_ratio,
         )
         self._lr_at(0)  # raises now, not later
@@ -136,8 +137,10 @@ class Supervised:
         micro_batches = [self.data.train.batch(index_b) for index_b in index_B.chunk(self.accumulate)]
         share = self._share(micro_batches)
         logs: dict[str, Tensor] = {}
+        lr = self._lr_at(self.batches.samples)
+        set_lr(self.optimizer, lr)
         if self._scheduled:
-            logs["lr"] = self._set_lr()
+            logs["lr"] = torch.full((), lr, device=self.run.device)  # a fill; torch.tensor would wait for the device
 
         self.optimizer.zero_grad()
         losses: list[Tensor] = []
@@ -179,12 +182,6 @@ class Supervised:
         if number not in self._shares:
             self._shares[number] = torch.tensor(1 / number, device=self.run.device)
         return self._shares[number]
-
-    def _set_lr(self) -> Tensor:
-        lr = self._lr_at(self.batches.samples)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return torch.full((), lr, device=self.run.device)  # a fill; torch.tensor would wait for the device
 
     # ------------------------------------------------------------------------------------------- evaluating
 
@@ -234,31 +231,8 @@ class Supervised:
         split, totals, rows = self._evaluated
         return self.task.figures(totals, rows, split)
 
-    # ------------------------------------------------------------------------------------------- state
-
     def counters(self) -> dict[str, float]:
-        return {"samples": self.batches.samples, "epochs": self.batches.epochs}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "batches": self.batches.state_dict(),
-        }
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        load_module(self.model, state["model"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.load_weights(state)
-        self.batches.load_state_dict(state["batches"])
-        load_optimizer(self.optimizer, state["optimizer"], begun=self.batches.samples > 0)
-        load_scaler(self.scaler, state["scaler"])
-        self._set_lr()  # the optimizer's is that of a schedule which may have been another
+        return self.batches.counters()
 
 
 def _parameters(model: nn.Module, *, decay_norms: bool) -> Any:

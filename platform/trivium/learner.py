@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -45,6 +45,11 @@ class Learner(Protocol):
     With several workers the buffers of a learner's modules, such as running statistics, are made those of rank 0 before
     it is evaluated and saved; what is each worker's own is a tensor that no module holds.
 
+    `state`, a tuple of names as a class attribute, says what the next `step` depends on: EVERYTHING, the global
+    generators of python, numpy and torch excepted, which the loop saves. What a name may stand for, `derived`, and what
+    may be written by hand instead (`state_dict() -> dict`, `load_state_dict(state)`, `load_weights(state)`, called on
+    every rank without communication) is described in `trivium.declared`.
+
     A learner is constructed by the platform as `Target(run=run, **parts, **keywords)`: `run` is a `Run`,
     `parts` are the other chosen groups of the config (`model`, `data`, `env`), `keywords` its own YAML.
     """
@@ -61,7 +66,7 @@ class Learner(Protocol):
 
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         """Measure; touches no training state and no training RNG. With several workers every rank calls it. A signal
-        may end it by an exception at any place; `state_dict` is then called.
+        may end it by an exception at any place; the state is then saved.
 
         Args:
             final: the number one would publish: the held-out test split, the full count of episodes. Otherwise
@@ -76,19 +81,6 @@ class Learner(Protocol):
     def counters(self) -> dict[str, float]:
         """Progress over all workers. The first entry is the step axis of every tracker: `samples` or
         `env_steps`, an int. `epochs` (a float) may follow."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """EVERYTHING the next `step` depends on, as nested dicts and lists of tensors, numbers and strings:
-        what `torch.load(weights_only=True)` accepts. Called on every rank, without communication."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` of a learner built with the same config on the same rank returned."""
-        ...
-
-    def load_weights(self, state: Mapping[str, Any]) -> None:
-        """Take only what `evaluate` needs from what `state_dict` of any rank of any world size returned."""
         ...
 
 
@@ -168,6 +160,12 @@ class Run:
         if problem := valid.not_shared(name, total, self.world_size):
             raise ValueError(problem)
         return total // self.world_size
+
+    def own(self, whole_B: Tensor) -> Tensor:
+        """This worker's rows of a tensor that every worker has drawn for the whole batch, whose size the number of
+        workers divides: with equal generators the update then does not depend on their number. A view."""
+        share = len(whole_B) // self.world_size
+        return whole_B[self.rank * share : (self.rank + 1) * share]
 
     def seed_for(self, *stream: object) -> int:
         """A seed in [0, 2^63) for one named stream of randomness: equal names, equal seeds; else unrelated."""

@@ -93,24 +93,21 @@ def load_module(module: nn.Module, state: Any, where: str = "model") -> None:
     module.load_state_dict(state)
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, *, begun: bool = True) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, where: str = "optimizer") -> None:
     """`optimizer.load_state_dict`, of a state that its next step can use.
 
     What the state of a parameter holds is known from a step on another one. Of an optimizer that can't make such a
     step, or copy itself for it, only the options are checked.
-
-    Args:
-        begun: whether it has made a step.
 
     Raises:
         ValueError: see `require_like`.
     """
     now = optimizer.state_dict()
     if not isinstance(state, Mapping) or set(state) != set(now):
-        raise ValueError(f"optimizer is {_shown(state)}, not {_shown(now)}")
+        raise ValueError(f"{where} is {_shown(state)}, not {_shown(now)}")
     # Compared with the constructor's options, for the present ones may be those of a state that was of no use.
     given = [{**group, **{k: v for k, v in optimizer.defaults.items() if k in group}} for group in now["param_groups"]]
-    require_like(_plain(state["param_groups"]), _plain(given), "optimizer.param_groups")
+    require_like(_plain(state["param_groups"]), _plain(given), f"{where}.param_groups")
     parameters = {
         index: (parameter, group)
         for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
@@ -118,7 +115,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, *, begun: bool 
     }
     kept = state["state"]
     if not isinstance(kept, Mapping) or not set(kept) <= set(parameters):
-        raise ValueError(f"optimizer.state is {_shown(kept)}, not by parameter")
+        raise ValueError(f"{where}.state is {_shown(kept)}, not by parameter")
     known: dict[Any, dict[str, Any] | None] = {}
 
     def expected(index: int) -> dict[str, Any] | None:
@@ -134,15 +131,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, *, begun: bool 
             for name, value in kept_by_probe.items()
         }
 
-    if begun and not kept and any(expected(index) for index in parameters):
-        raise ValueError("optimizer.state is empty")
     for index, of_parameter in kept.items():
         fits = expected(index)
         if fits is not None:
-            require_like(of_parameter, fits, f"optimizer.state.{index}")
+            require_like(of_parameter, fits, f"{where}.state.{index}")
             steps = float(of_parameter.get("step", 0))
             if not (finite(steps) and steps >= 0):
-                raise ValueError(f"optimizer.state.{index}.step is {steps}, not >= 0")
+                raise ValueError(f"{where}.state.{index}.step is {steps}, not >= 0")
     optimizer.load_state_dict(dict(state))
 
 
@@ -155,9 +150,9 @@ def _plain(node: Any) -> Any:
     return node.item() if isinstance(node, Tensor) and node.numel() == 1 else node
 
 
-def load_scaler(scaler: torch.amp.GradScaler, state: Any) -> None:
+def load_scaler(scaler: torch.amp.GradScaler, state: Any, where: str = "scaler") -> None:
     """`scaler.load_state_dict`. Raises ValueError, see `require_like`."""
-    require_like(state, scaler.state_dict(), "scaler")
+    require_like(state, scaler.state_dict(), where)
     scaler.load_state_dict(state)
 
 

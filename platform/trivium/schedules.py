@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
+
 Shape = Literal["constant", "linear", "cosine", "one_cycle", "step"]
 
 
@@ -54,3 +56,9 @@ def scheduled(
         return peak * max(final_ratio, 10.0 ** -min(num_steps - 1, int(progress * num_steps)))
     left = 1 - progress if shape == "linear" else (1 + math.cos(math.pi * progress)) / 2
     return peak * (final_ratio + (1 - final_ratio) * left)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Let the next step of an optimizer use this learning rate for all of its parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from trivium import borrowed
+from trivium import borrowed, declared
 from trivium.checkpoints.folder import Checkpoints
 from trivium.config.errors import Config, ConfigError
 from trivium.learner import Episode, Film, Learner, UserCodeError
@@ -138,7 +138,7 @@ def load_learner(
     checkpoints = Checkpoints(task.checkpoints_place, run)
 
     def take(state: dict[str, Any]) -> None:
-        learner.load_weights(state["learner"])
+        declared.load_weights(learner, state["learner"])
 
     with _process(config):
         learner = worker.make_learner(task, run)

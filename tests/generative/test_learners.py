@@ -13,6 +13,7 @@ from states import same_bits, through_a_file
 
 from trivium.data.digits import digits
 from trivium.data.source import Splits
+from trivium.declared import load_state_dict, state_dict, undeclared
 from trivium.generative.autoencoder import Autoencoder, jacobian_norm, kl_sparsity, squared_error
 from trivium.generative.diffusion import Diffusion
 from trivium.generative.gan import GAN
@@ -68,27 +69,32 @@ def test_a_resumed_run_ends_with_the_same_bits(data: Splits, name: str) -> None:
     assert isinstance(uninterrupted, Learner)
     for _ in range(3):
         uninterrupted.step()
-    state, random_state = through_a_file(uninterrupted.state_dict()), torch.get_rng_state()
+    state, random_state = through_a_file(state_dict(uninterrupted)), torch.get_rng_state()
     logs = [uninterrupted.step() for _ in range(3)]
     assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in logs[-1].values())
 
     resumed = build(name, data)
     resumed.step()  # whatever it did before is forgotten
-    resumed.load_state_dict(state)
+    load_state_dict(resumed, state)
     torch.set_rng_state(random_state)
     assert same_bits([resumed.step() for _ in range(3)], logs)
-    assert same_bits(resumed.state_dict(), uninterrupted.state_dict())
+    assert same_bits(state_dict(resumed), state_dict(uninterrupted))
     assert resumed.evaluate(final=True) == uninterrupted.evaluate(final=True)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_its_state_is_declared_whole(data: Splits, name: str) -> None:
+    assert undeclared(build(name, data)) == []
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Splits, name: str) -> None:
     learner = build(name, data)
     learner.step()
-    before, torch_state = through_a_file(learner.state_dict()), torch.get_rng_state()
+    before, torch_state = through_a_file(state_dict(learner)), torch.get_rng_state()
     scores, pictures = (learner.evaluate(), learner.evaluate(final=True)), learner.figures()
     assert set(scores[0]) == set(learner.evaluates)
-    assert same_bits(learner.state_dict(), before)
+    assert same_bits(state_dict(learner), before)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert scores == (learner.evaluate(), learner.evaluate(final=True))
     assert all(np.array_equal(picture, learner.figures()[key]) for key, picture in pictures.items())

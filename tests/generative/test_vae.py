@@ -11,6 +11,7 @@ from torch import nn
 
 from trivium.data.digits import digits
 from trivium.data.source import Signature, Splits, Tensors
+from trivium.declared import load_state_dict, load_weights, state_dict, undeclared
 from trivium.generative.networks.coders import MLPCoder
 from trivium.generative.vae import VAE, Network
 from trivium.learner import Learner, Run
@@ -149,23 +150,27 @@ def test_a_resumed_run_ends_with_the_same_bits(data: Splits, updates: int, preci
     uninterrupted, logs = make(), []
     for i in range(updates + 25):
         if i == updates:
-            state = through_a_file(uninterrupted.state_dict())
+            state = through_a_file(state_dict(uninterrupted))
         logs.append(uninterrupted.step())
 
     resumed = make()
     resumed.step()  # whatever it did before is forgotten
-    resumed.load_state_dict(state)
+    load_state_dict(resumed, state)
     torch.manual_seed(12345)  # it needs no RNG but its own
     assert same_bits([resumed.step() for _ in range(25)], logs[updates:])
-    assert same_bits(resumed.state_dict(), uninterrupted.state_dict())
+    assert same_bits(state_dict(resumed), state_dict(uninterrupted))
     assert resumed.evaluate(final=True) == uninterrupted.evaluate(final=True)
+
+
+def test_its_state_is_declared_whole(data: Splits) -> None:
+    assert undeclared(build(data)) == []
 
 
 def test_weights_of_any_rank_can_be_loaded_alone(data: Splits) -> None:
     trained, fresh = build(data), build(data, batch_size=8, optimizer=torch.optim.SGD)
     for _ in range(20):
         trained.step()
-    fresh.load_weights(through_a_file(trained.state_dict()))
+    load_weights(fresh, through_a_file(state_dict(trained)))
     assert fresh.evaluate() == trained.evaluate()
     assert fresh.counters()["samples"] == 0
 
@@ -173,9 +178,9 @@ def test_weights_of_any_rank_can_be_loaded_alone(data: Splits) -> None:
 def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Splits) -> None:
     vae = build(data)
     vae.step()
-    before, torch_state, numpy_state = through_a_file(vae.state_dict()), torch.get_rng_state(), np.random.get_state()
+    before, torch_state, numpy_state = through_a_file(state_dict(vae)), torch.get_rng_state(), np.random.get_state()
     scores, pictures = (vae.evaluate(), vae.evaluate(final=True)), vae.figures()
-    assert same_bits(vae.state_dict(), before)
+    assert same_bits(state_dict(vae), before)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))
     assert scores == (vae.evaluate(), vae.evaluate(final=True))

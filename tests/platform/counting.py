@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ class Counting:
         scores: what the first evaluations say instead of n.
     """
 
+    state: ClassVar = ("steps", "noise")
+    derived: ClassVar = ("evaluations",)
+
     def __init__(self, *, run: Run, nan_at: int | None = None, scores: tuple[float, ...] = ()) -> None:
         self.run, self.nan_at, self.scores = run, nan_at, scores
         self.steps = 0
@@ -63,13 +66,6 @@ class Counting:
 
     def counters(self) -> dict[str, float]:
         return {"samples": 10 * self.steps, "epochs": self.steps / 4}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "noise": self.noise}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.load_weights(state)
-        self.noise = state["noise"]
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]

@@ -23,6 +23,7 @@ ROWS = (
     ("run_folder",),
     ("tracking",),
     ("checkpoints",),
+    ("declared",),
     ("data", "ema", "untouched"),
     ("learner",),
     ("config", "borrowed", "parallel", "saved", "schedules"),
@@ -74,7 +75,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_imports_of_the_platform_only_what_learners_need(family: str) -> None:
-    below = {family, *(name for names in ROWS[-4:] for name in names)}
+    below = {family, *(name for names in ROWS[-5:] for name in names)}
     used = {(module, name) for module in modules() if room(module) == family for name in imports(module)}
     wrong = {pair for pair in used if room(pair[1]) not in below}
     assert {pair for pair in wrong if pair not in {(module, "trivium.on_ray.cluster") for module in FOR_RAY}} == set()

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trivium.data.source import Signature, Splits, Tensors
+from trivium.declared import load_state_dict, state_dict
 from trivium.learner import Run
 from trivium.supervised.learner import Supervised
 from trivium.supervised.models.alexnet import AlexNet
@@ -253,15 +254,15 @@ def test_a_resumed_run_ends_with_the_same_bits(name: str, channels_last: bool) -
     whole = build(data, name, channels_last=channels_last)
     whole.step()
     buffer = io.BytesIO()
-    torch.save(whole.state_dict(), buffer)
+    torch.save(state_dict(whole), buffer)
     random_state = torch.get_rng_state()
     logs = [whole.step() for _ in range(2)]
     resumed = build(data, name, channels_last=channels_last)
     buffer.seek(0)
-    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    load_state_dict(resumed, torch.load(buffer, weights_only=True))
     torch.set_rng_state(random_state)
     assert same_bits([resumed.step() for _ in range(2)], logs)
-    assert same_bits(resumed.state_dict(), whole.state_dict())
+    assert same_bits(state_dict(resumed), state_dict(whole))
     assert resumed.evaluate() == whole.evaluate()
 
 

@@ -15,6 +15,7 @@ from trivium.data.batches import Batches
 from trivium.data.digits import digits
 from trivium.data.reversal import reversal
 from trivium.data.source import Signature, Splits, Tensors
+from trivium.declared import load_state_dict, load_weights, state_dict, undeclared
 from trivium.learner import Learner, Run
 from trivium.supervised.learner import Supervised
 from trivium.supervised.models.attention_rnn import AttentionRNN
@@ -99,23 +100,29 @@ def test_a_resumed_run_ends_with_the_same_bits(data: Splits, updates: int) -> No
     logs = []
     for i in range(updates + 25):
         if i == updates:
-            state, random_state = through_a_file(uninterrupted.state_dict()), torch.get_rng_state()
+            state, random_state = through_a_file(state_dict(uninterrupted)), torch.get_rng_state()
         logs.append(uninterrupted.step())
 
     resumed = build(data, run=Run(seed=0), **keywords)
     resumed.step()  # whatever it did before is forgotten
-    resumed.load_state_dict(state)
+    load_state_dict(resumed, state)
     torch.set_rng_state(random_state)
     assert same_bits([resumed.step() for _ in range(25)], logs[updates:])
-    assert same_bits(resumed.state_dict(), uninterrupted.state_dict())
+    assert same_bits(state_dict(resumed), state_dict(uninterrupted))
     assert resumed.evaluate(final=True) == uninterrupted.evaluate(final=True)
+
+
+def test_its_state_is_declared_whole(data: Splits) -> None:
+    keywords: dict[str, Any] = {"dropout": 0.3, "warmup_epochs": 0.1, "decay_epochs": 3.0, "ema": 0.9, "accumulate": 2}
+    assert undeclared(build(data, **keywords)) == []
+    assert undeclared(build(data, run=Run(precision="fp16"))) == []
 
 
 def test_weights_of_any_rank_can_be_loaded_alone(data: Splits) -> None:
     trained, fresh = build(data), build(data, batch_size=8, optimizer=torch.optim.SGD)
     for _ in range(20):
         trained.step()
-    fresh.load_weights(through_a_file(trained.state_dict()))
+    load_weights(fresh, through_a_file(state_dict(trained)))
     assert fresh.evaluate() == trained.evaluate()
     assert fresh.counters()["samples"] == 0
 
@@ -126,7 +133,7 @@ def test_a_resumed_fp16_run_keeps_its_loss_scale(data: Splits) -> None:
         first.step()
     first.scaler.update(8.0)
     second = build(data, run=Run(precision="fp16"))
-    second.load_state_dict(through_a_file(first.state_dict()))
+    load_state_dict(second, through_a_file(state_dict(first)))
     assert second.scaler.get_scale() == 8.0
     assert same_bits([first.step() for _ in range(3)], [second.step() for _ in range(3)])
 
@@ -134,13 +141,13 @@ def test_a_resumed_fp16_run_keeps_its_loss_scale(data: Splits) -> None:
 def test_evaluation_and_figures_touch_no_training_state_and_no_rng(data: Splits) -> None:
     classifier = build(data, dropout=0.3)
     classifier.step()
-    before = through_a_file(classifier.state_dict())
+    before = through_a_file(state_dict(classifier))
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
     assert classifier.figures() == {}
     scores = classifier.evaluate(), classifier.evaluate(final=True)
     figures = classifier.figures()
 
-    assert same_bits(classifier.state_dict(), before)
+    assert same_bits(state_dict(classifier), before)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))
     assert scores == (classifier.evaluate(), classifier.evaluate(final=True))
@@ -217,7 +224,8 @@ def test_logs_the_rate_and_the_norm_when_they_are_used(data: Splits) -> None:
 def test_a_schedule_that_was_another_leaves_no_rate_behind(data: Splits) -> None:
     ended, constant = build(data, lr=0.4, decay_epochs=64 / 1257), build(data, lr=0.4)
     assert ended.step()["lr"] == 0.0
-    constant.load_state_dict(through_a_file(ended.state_dict()))
+    load_state_dict(constant, through_a_file(state_dict(ended)))
+    constant.step()
     assert constant.optimizer.param_groups[0]["lr"] == 0.4
 
 
@@ -303,7 +311,7 @@ def test_the_averaged_weights_are_evaluated_and_resume(data: Splits) -> None:
     assert same_bits(dict(learner.model.state_dict()), dict(own.state_dict()))
     assert scores == build(data, model=lambda: averaged).evaluate()
     resumed = build(data, ema=0.9)
-    resumed.load_state_dict(through_a_file(learner.state_dict()))
+    load_state_dict(resumed, through_a_file(state_dict(learner)))
     assert resumed.evaluate() == scores
     assert same_bits([resumed.step() for _ in range(3)], [learner.step() for _ in range(3)])
 

@@ -47,6 +47,14 @@ class Batches:
         """How often the data set has been read."""
         return self.samples / self.num_samples
 
+    def samples_in(self, epochs: float | None) -> int | None:
+        """How many samples are read in this many epochs; None for None."""
+        return None if epochs is None else round(epochs * self.num_samples)
+
+    def counters(self) -> dict[str, float]:
+        """A learner's progress, see `trivium.learner.Learner.counters`."""
+        return {"samples": self.samples, "epochs": self.epochs}
+
     def next(self) -> Tensor:
         """The next batch of this worker: int64 [batch_size / world_size]. A view: do not write to it."""
         if self._start + len(self._order) < self.samples + self.batch_size:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from trivium import declared
 from trivium.boundary.untrusted import Refused, require
 from trivium.checkpoints.folder import Checkpoints, rng_state, set_rng_state
 from trivium.checkpoints.storage import checkpoint_name
@@ -376,7 +377,7 @@ class Loop:
         return Outcome(reason, dict(self.metrics), self.learner.counters(), self.updates, elapsed_s, name, lost)
 
     def _take_weights(self, state: Mapping[str, Any]) -> None:
-        self.learner.load_weights(state["learner"])
+        declared.load_weights(self.learner, state["learner"])
 
     # ------------------------------------------------------------------------------------------- state
 
@@ -397,7 +398,7 @@ class Loop:
         """Everything that the rest of the run depends on."""
         return {
             "computed_by": computed_by(self.run),
-            "learner": self.learner.state_dict(),
+            "learner": declared.state_dict(self.learner),
             "rng": rng_state(self.run.device),
             "tracker": self.tracker.state_dict(),
             "loop": {
@@ -426,7 +427,7 @@ class Loop:
         require(state, SHAPE)
         loop = state["loop"]
         self._compute_as(state["computed_by"])
-        self.learner.load_state_dict(state["learner"])
+        declared.load_state_dict(self.learner, state["learner"])
         if problem := counters_problem(self.learner.counters()):
             raise Refused(problem)
         self.updates = loop["updates"]

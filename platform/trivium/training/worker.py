@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from trivium import borrowed
+from trivium import borrowed, declared
 from trivium.boundary import credentials, strict_json, untrusted
 from trivium.boundary.untrusted import count, require
 from trivium.checkpoints.folder import Checkpoints
 from trivium.checkpoints.kept_files import KeptFiles
 from trivium.checkpoints.storage import Bucket
 from trivium.config.checking import check_metrics
-from trivium.config.errors import Config, Found, refuse
+from trivium.config.errors import Config, ConfigError, Found, refuse
 from trivium.learner import Learner, Run
 from trivium.run_folder import environment, lock
 from trivium.run_folder.task import Outcome, Task
@@ -59,6 +59,10 @@ def make_learner(task: Task, run: Run) -> Learner:
     """Seed everything and build the learner: the same weights on every rank, then randomness of each rank's own."""
     borrowed.seed(run.seed, run.device)
     learner = build_learner(task.config, run, trusted=task.trusted)
+    try:
+        declared.check(learner)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
     _check_metrics(task.config, learner)
     if run.rank:
         borrowed.seed(run.seed_for("rank", run.rank) % 2**32, run.device)
