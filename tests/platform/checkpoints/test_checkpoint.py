@@ -9,15 +9,13 @@ import os
 import pickle
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
-from forked import spawn
 
 from trivium.checkpoints.folder import CheckpointError, Checkpoints, rng_state, set_rng_state
 from trivium.checkpoints.storage import Folder
@@ -173,7 +171,7 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(
     assert loaded["step"] == 30
 
 
-def test_a_disk_that_fills_while_writing(saved: Checkpoints) -> None:
+def test_a_disk_that_fills_while_writing(saved: Checkpoints, tmp_path: Path) -> None:
     """The kernel itself refuses to write: files may not grow beyond 20,000 bytes, a checkpoint takes more."""
     code = f"""
 import resource, sys
@@ -186,7 +184,7 @@ try:
 except CheckpointError as error:
     sys.exit(str(error))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = forked.run(code, folder=tmp_path)
     assert done.returncode == 1
     assert f"File too large; the last good one is {NAMES[2]}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -199,7 +197,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         Checkpoints(tmp_path / "file" / "checkpoints", Run()).save(state(1), step=1, updates=1)
 
 
-def test_a_save_that_is_killed_leaves_the_checkpoint_before_it(saved: Checkpoints) -> None:
+def test_a_save_that_is_killed_leaves_the_checkpoint_before_it(saved: Checkpoints, tmp_path: Path) -> None:
     """SIGKILL between the first bytes of a file and the rename."""
     code = f"""
 import os, signal
@@ -209,7 +207,7 @@ from trivium.checkpoints.storage import Folder
 Folder.commit = lambda self, name, manifest: os.kill(os.getpid(), signal.SIGKILL)
 Checkpoints({saved.place!r}, Run()).save({{"a": 1}}, step=40, updates=4)
 """
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert forked.run(code, folder=tmp_path).returncode == -9
     assert list(Path(saved.place).glob(".staged-*"))
     assert saved.names() == NAMES
     loaded = saved.load(mend=True)
@@ -301,7 +299,7 @@ def _full(*_: Any) -> None:
 
 
 def test_ranks_agree_on_the_checkpoint_and_on_failures(tmp_path: Path) -> None:
-    spawn(_two_ranks, (str(tmp_path),), nprocs=2)
+    forked.spawn(_two_ranks, (str(tmp_path),), nprocs=2)
 
 
 def test_lost_checkpoints_are_no_new_beginning(saved: Checkpoints) -> None:

@@ -6,16 +6,14 @@ import contextlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from counting import Counting
-from forked import spawn
 from killing import finish, rows, states
 
 from trivium.boundary.places import is_bucket
@@ -179,12 +177,8 @@ def test_a_run_in_a_bucket_survives_the_loss_of_its_machine(place: str, tmp_path
     kill_at = ("trivium.supervised.learner", "Supervised.step", 31)
     assert finish([*exact, f"storage={place}"], lost, kill_at=kill_at) == -signal.SIGKILL
     shutil.rmtree(lost)
-    done = subprocess.run(
-        [sys.executable, "-m", "trivium.cli", "resume", join(place, "mlp_digits", "run1"), "--json"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    code = "import sys; from trivium import cli; sys.exit(cli.main())"
+    done = forked.run(code, "resume", join(place, "mlp_digits", "run1"), "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "resuming from step-" in done.stderr
     folder = Path(json.loads(done.stdout.splitlines()[-1])["dir"])
@@ -242,7 +236,7 @@ def _node(rank: int, place: str, folder: str) -> None:
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_nodes_that_share_a_bucket_only_go_on_on_other_nodes(place: str, tmp_path: Path) -> None:
     """Two workers, each with its own disk, stop; two others resume and end with the same rows and states."""
-    spawn(_node, (place, str(tmp_path)), nprocs=2)
+    forked.spawn(_node, (place, str(tmp_path)), nprocs=2)
     names = Checkpoints(join(place, "mlp_digits", "stopped", "checkpoints"), Run()).names()
     assert names[-1] == "step-000000000200"
 

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import yaml
 
@@ -310,14 +311,15 @@ class MyNet(nn.Module):
 """
 
 
-def test_a_model_of_the_users_own_needs_no_change_in_trivium(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_the_users_own_needs_no_change_in_trivium(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("mypackage").mkdir()
     Path("mypackage/__init__.py").touch()
     Path("mypackage/nets.py").write_text(MY_NET)
     Path("mine/model").mkdir(parents=True)
     Path("mine/model/mynet.yaml").write_text("# My own.\n_target_: mypackage.nets.MyNet\n_partial_: true\nwidth: 8\n")
     train = [
-        TRIVIUM,
         "train",
         "--config-dir",
         "mine",
@@ -328,7 +330,7 @@ def test_a_model_of_the_users_own_needs_no_change_in_trivium(capsys: pytest.Capt
         "run",
         "--json",
     ]
-    done = subprocess.run(train, capture_output=True, text=True)
+    done = forked.run("import sys; from trivium import cli; sys.exit(cli.main())", *train, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["updates"] == 2
     saved = yaml.safe_load(Path("run/config.yaml").read_text())["model"]

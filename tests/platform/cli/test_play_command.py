@@ -206,10 +206,11 @@ def test_cartpole_from_the_shell() -> None:
     pytest.importorskip("pygame", reason="the extra `video`")
     train = ["train", "experiment=ppo_cartpole", "budget.updates=2", "tracking.wandb=false", "agent.test_episodes=3"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SDL_", "PYGAME_"))}
-    for arguments in ([*train, "--dir", "run", "--quiet"], ["play", "run", "--max-steps", "50", "--json"]):
-        done = subprocess.run([TRIVIUM, *arguments], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+    assert cli.main([*train, "--dir", "run", "--quiet"]) == 0
+    play = [TRIVIUM, "play", "run", "--max-steps", "50", "--json"]
+    done = subprocess.run(play, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 1, "pygame's greeting would spoil it for a script"
     (episode,) = json.loads(done.stdout)["episodes"]
     assert 5 < episode["return"] == episode["length"] <= 50

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from trivium.run_folder import log as run_log
@@ -55,7 +55,7 @@ with recording() as log, log.streams():
     warnings.warn("slippery")
 logging.getLogger("any").warning("after")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = forked.run(code, folder=tmp_path / "out")
     assert done.stderr == "careful\n<string>:7: UserWarning: slippery\nafter\n"
     assert kept(tmp_path) == ["careful", "<string>:7: UserWarning: slippery"]
 
@@ -114,7 +114,7 @@ def reach_for_nothing():
     ctypes.string_at(0)
 reach_for_nothing()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    done = forked.run(code, folder=tmp_path / "out")
     assert done.returncode < 0
     assert "in reach_for_nothing" in (tmp_path / "log.txt").read_text()
 

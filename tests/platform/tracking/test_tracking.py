@@ -9,13 +9,12 @@ import logging
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -310,7 +309,7 @@ os.{kill}
 )
 def test_a_kill_loses_no_row_older_than_two_seconds(tmp_path: Path, wait_s: float, kill: str) -> None:
     code = KILLED.format(dir=str(tmp_path), wait_s=wait_s, kill=kill)
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert forked.run(code, folder=tmp_path / "out").returncode == -signal.SIGKILL
     again = sink(tmp_path)  # waits for the process of the run that was killed, and has nothing to add
     again.finish(failed=False)
     assert [r["_step"] for r in all_rows(tmp_path)] == [1, 2, 3, 4, 5]
