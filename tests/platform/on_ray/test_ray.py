@@ -116,6 +116,7 @@ def assert_alike(alone: Sequence[dict[str, Any]], together: Sequence[dict[str, A
         assert all(one[k] == pytest.approx(two[k], rel=2e-4, abs=2e-5) for k in one), (one, two)
 
 
+@pytest.mark.slow  # the classifier, below, goes the same way
 def test_two_workers_with_half_of_each_batch_learn_what_one_learns(tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert finish(SMALL["vae_digits"], alone) == 0
@@ -139,6 +140,7 @@ def test_two_workers_of_a_classifier_go_the_way_of_one(undisturbed: Callable[[st
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow  # `contract.check_workers` has the same of workers without a Ray
 def test_ppo_workers_collect_differently_and_learn_the_same(tmp_path: Path) -> None:
     result = run([*SMALL["ppo_cartpole"], "launch=ray", "launch.workers=2"], tmp_path / "run")
     first, second = (state["learner"] for state in states(tmp_path / "run"))
@@ -382,7 +384,9 @@ assert set(states[-1:]) == {{"REMOVED"}}, states
 
 
 def test_a_ray_of_the_callers_is_used_and_left_as_it_was(tmp_path: Path) -> None:
-    script = CALLER.format(overrides=[*SMALL["mlp_digits"], "launch=ray"], folder=str(tmp_path / "run"))
+    script = CALLER.format(
+        overrides=[*SMALL["mlp_digits"], "launch=ray", "launch.workers=1"], folder=str(tmp_path / "run")
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "10"
