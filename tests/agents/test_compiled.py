@@ -79,7 +79,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore:.*torch.jit.script_method. is deprecated:DeprecationWarning"),
 ]
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in AGENTS if name != "ppo"]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in AGENTS if name != "a2c"]  # which compiles soonest
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def build(name: str, *, compile: bool, id: str = "CartPole-v1", precision: Any =
     return agent(run=Run(compile=compile, precision=precision), env=env, hidden=[8], **keywords)
 
 
-@pytest.mark.parametrize("name", ["ppo", *OTHERS])
+@pytest.mark.parametrize("name", ["a2c", *OTHERS])
 def test_it_learns_the_same_from_whole_graphs_that_are_compiled_once(name: str) -> None:
     torch._dynamo.reset()
     counters.clear()

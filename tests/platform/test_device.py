@@ -19,12 +19,13 @@ from trivium.training import worker
 
 SMALL = "agent.eval_episodes=2 agent.test_episodes=2 agent.max_eval_steps=20"
 PPO = f"experiment=ppo_cartpole env.num_envs=4 agent.num_steps=8 agent.minibatch_size=16 agent.num_epochs=2 {SMALL}"
+DQN = "experiment=dqn_cartpole agent.learning_starts=64 agent.gradient_steps=8"
 OPTIONS = " ".join(f"agent.{each}=true" for each in ("double", "dueling", "prioritized", "noisy", "categorical"))
 LEARNERS = {
     "mlp": "experiment=mlp_digits learner.accumulate=2 learner.max_grad_norm=1",
     "vae": "experiment=vae_digits",
-    "dqn": f"experiment=dqn_cartpole agent.learning_starts=64 agent.gradient_steps=8 agent.lr_anneal_env_steps=10000 {SMALL}",
-    "rainbow": f"experiment=dqn_cartpole agent.learning_starts=64 agent.gradient_steps=8 agent.n_step=3 {OPTIONS} {SMALL}",
+    "dqn": f"{DQN} agent.lr_anneal_env_steps=10000 {SMALL}",
+    "rainbow": f"{DQN} agent.n_step=3 {OPTIONS} {SMALL}",
     "reinforce": f"experiment=reinforce_cartpole {SMALL}",
     "a2c": f"experiment=a2c_cartpole {SMALL}",
     "a2c, boxes": f"experiment=a2c_pendulum {SMALL}",

@@ -474,7 +474,7 @@ def test_every_experiment_takes_a_step(
     experiment: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trivium.training import worker
-    from trivium.training.builder import build_learner
+    from trivium.training.builder import build_learner, check_learner
 
     config = compose([f"experiment={experiment}", "compile=false"])
     path = Library().find("experiment", experiment)
@@ -482,6 +482,7 @@ def test_every_experiment_takes_a_step(
     assert f"# trivium train experiment={experiment}\n" in path.read_text()
     assert config["name"] == experiment
     assert constructors.problems(config, trusted=()) == []
+    check_learner(config, trusted=())  # it names only what a run folder may build
     monkeypatch.setenv("HOME", str(tmp_path))  # RLlib makes a folder there
     learner = build_learner(config, worker.make_run(config, None))
     request.addfinalizer(getattr(learner, "close", lambda: None))

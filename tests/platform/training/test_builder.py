@@ -17,7 +17,7 @@ from trivium import cli, launch
 from trivium.config import constructors
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
-from trivium.config.library import Library, listed_targets
+from trivium.config.library import listed_targets
 from trivium.learner import Run
 from trivium.training.builder import build_learner, check_learner
 
@@ -218,11 +218,6 @@ def test_torchs_own_optimizers_schedules_and_modules_may_be_built(config: dict[s
         assert constructors.resolve(name, ()).__name__ == name.rpartition(".")[2]
     config["learner"]["optimizer"] = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
     assert isinstance(build_learner(config, Run(), trusted=()).optimizer, torch.optim.SGD)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("experiment", Library().options("experiment"))
-def test_every_experiment_is_built_from_listed_names(experiment: str) -> None:
-    check_learner(compose([f"experiment={experiment}"]), trusted=())
 
 
 def test_a_value_that_a_constructor_refuses_is_one_line(config: dict[str, Any]) -> None:
