@@ -66,6 +66,24 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TRIVIUM_DATASETS"] = str(folder)
 
 
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[dict[str, str]]:
+    """See `ray_head.head`."""
+    from ray_head import head
+
+    with head() as joining:
+        yield joining
+
+
+@pytest.fixture(scope="module")
+def joined_ray(ray_head: dict[str, str]) -> Iterator[None]:
+    """The tests of a module that build on Ray's actors in this process, on the one Ray of the session."""
+    from ray_head import joined
+
+    with joined(ray_head):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)

@@ -61,16 +61,6 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.fixture(scope="module")
-def ray_() -> Iterator[None]:
-    """One Ray for the tests of this file that take steps: learners join the one that is running."""
-    from trivium.on_ray import cluster
-
-    cluster.prepare()
-    with cluster.joined(4, import_from_here=True):
-        yield
-
-
 # ----------------------------------------------------------------------------------------------- without a Ray
 
 
@@ -217,7 +207,7 @@ with cluster.joined(4, import_from_here=True):
 
 
 @pytest.fixture(scope="module")
-def trained(ray_: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def trained(joined_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Of each algorithm what it said, and the file of its state."""
     found = {}
     for algorithm in ("PPO", "DQN", "SAC", "APPO", "IMPALA"):
@@ -284,7 +274,7 @@ def test_it_resumes_in_a_new_process(
 
 
 def test_an_iteration_is_seen_and_ends_when_a_signal_asks_for_it(
-    ray_: None, saved: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+    joined_ray: None, saved: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trivium.agents.rllib.learner.SHOW_S", 0.01)
     learner = build(batch_size=None, settings={"training": {"num_epochs": 5}}, planned_env_steps=3000)
@@ -315,13 +305,13 @@ def test_an_iteration_is_seen_and_ends_when_a_signal_asks_for_it(
     resumed.close()
 
 
-def test_the_envs_are_wrapped_as_the_config_says(ray_: None) -> None:
+def test_the_envs_are_wrapped_as_the_config_says(joined_ray: None) -> None:
     learner = build(wrappers=[{"TimeLimit": {"max_episode_steps": 3}}])
     assert train(learner, 1)[0]["episode_length"] == 3
     learner.close()
 
 
-def test_what_rllib_leaves_out_of_its_state_is_kept(ray_: None, saved: Callable[[Any], Any]) -> None:
+def test_what_rllib_leaves_out_of_its_state_is_kept(joined_ray: None, saved: Callable[[Any], Any]) -> None:
     def alpha(learner: Any) -> float:
         return float(learner.curr_log_alpha["default_policy"].exp())
 
@@ -338,7 +328,7 @@ def test_what_rllib_leaves_out_of_its_state_is_kept(ray_: None, saved: Callable[
 
 
 @pytest.mark.slow
-def test_env_runners_are_actors_and_the_rest_is_the_same(ray_: None, saved: Callable[[Any], Any]) -> None:
+def test_env_runners_are_actors_and_the_rest_is_the_same(joined_ray: None, saved: Callable[[Any], Any]) -> None:
     learner = build("IMPALA", env_runners=2, num_envs=4)
     assert learner.algorithm.env_runner_group is not None
     assert learner.algorithm.env_runner_group.num_healthy_remote_workers() == 2
@@ -353,14 +343,14 @@ def test_env_runners_are_actors_and_the_rest_is_the_same(ray_: None, saved: Call
     learner.close()
 
 
-def test_spaces_that_do_not_begin_at_0(ray_: None) -> None:
+def test_spaces_that_do_not_begin_at_0(joined_ray: None) -> None:
     learner = build(id="tiny_envs:Identity-v0")  # observes 3 to 6, acts by -2 to 1
     train(learner, 1)
     assert 0 <= learner.evaluate()["return_mean"] <= 20
     learner.close()
 
 
-def test_a_recurrent_policy_remembers_in_evaluation(ray_: None) -> None:
+def test_a_recurrent_policy_remembers_in_evaluation(joined_ray: None) -> None:
     model = {"use_lstm": True, "lstm_cell_size": 8, "max_seq_len": 5}
     learner = build(settings={"training": {"minibatch_size": 64}, "rl_module": {"model_config": model}})
     train(learner, 1)
@@ -372,7 +362,7 @@ def test_a_recurrent_policy_remembers_in_evaluation(ray_: None) -> None:
 # ----------------------------------------------------------------------------------------------- what it learns
 
 
-def test_ppo_learns_what_depends_on_the_observation(ray_: None) -> None:
+def test_ppo_learns_what_depends_on_the_observation(joined_ray: None) -> None:
     learner = build(
         id="tiny_envs:Match-v0",
         num_envs=8,
@@ -387,7 +377,7 @@ def test_ppo_learns_what_depends_on_the_observation(ray_: None) -> None:
 
 
 @pytest.mark.slow
-def test_ppo_learns_a_continuous_action(ray_: None) -> None:
+def test_ppo_learns_a_continuous_action(joined_ray: None) -> None:
     # the action should be half the observation, +-0.5, within +-0.6; no action at all gives -0.25
     learner = build(
         id="tiny_envs:Reach-v0",

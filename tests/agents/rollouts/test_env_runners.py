@@ -6,8 +6,6 @@ import functools
 import io
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,6 @@ from trivium.agents.envs.environment import make
 from trivium.agents.ppo import PPO
 from trivium.agents.reinforce import REINFORCE
 from trivium.learner import Run
-from trivium.on_ray import cluster
 
 AGENTS: dict[Any, dict[str, Any]] = {
     PPO: {"num_steps": 16, "minibatch_size": 32},
@@ -158,22 +155,13 @@ def test_what_wrappers_keep_is_known_saved_and_loaded() -> None:
 # ----------------------------------------------------------------------------------------------- on a real Ray
 
 
-@pytest.fixture(scope="module")
-def one_ray() -> Iterator[None]:
-    cluster.prepare()
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # of tiny_envs, for the actors
-    with cluster.joined(8, import_from_here=True):
-        yield
-    del os.environ["PYTHONPATH"]
-
-
 def pids(agent: Any) -> list[int]:
     of_process = [one.__ray_call__.remote(lambda self: os.getpid()) for one in agent.collector._actors]
     return ray.get(of_process)
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("one_ray")
+@pytest.mark.usefixtures("joined_ray")
 @pytest.mark.parametrize("agent", [PPO, DQN])
 def test_a_runner_killed_on_a_real_ray_is_replaced_and_the_bits_are_those_of_actors_here(
     agent: Any, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
@@ -191,7 +179,7 @@ def test_a_runner_killed_on_a_real_ray_is_replaced_and_the_bits_are_those_of_act
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("one_ray")
+@pytest.mark.usefixtures("joined_ray")
 def test_an_env_that_hangs_is_one_line() -> None:
     hangs = build(PPO, 2, id="tiny_envs:Hangs-v0", env_timeout_s=1.0)
     with pytest.raises(ValueError, match=r"env runner \d did not answer in 1 s: one of its envs hangs"):

@@ -484,6 +484,8 @@ def test_every_experiment_takes_a_step(
     assert constructors.problems(config, trusted=()) == []
     check_learner(config, trusted=())  # it names only what a run folder may build
     monkeypatch.setenv("HOME", str(tmp_path))  # RLlib makes a folder there
+    if request.node.get_closest_marker("ray"):
+        request.getfixturevalue("joined_ray")
     learner = build_learner(config, worker.make_run(config, None))
     request.addfinalizer(getattr(learner, "close", lambda: None))
     logs = learner.step()

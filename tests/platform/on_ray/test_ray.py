@@ -7,13 +7,11 @@ import functools
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ import pytest
 import torch
 from killing import assert_same_bits, finish, rows, states
 
-from trivium.run_folder.environment import reachable
 from trivium.tracking.tracker import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -47,43 +44,10 @@ def run(overrides: Sequence[str], dir: Path) -> dict[str, Any]:
     return result | {"stderr": done.stderr}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[str]:
-    """One Ray for all tests here, as a cluster: started by `ray start`, found by RAY_ADDRESS, with token
-    authentication; a home of its own keeps the machine's clean."""
-    home = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it
-    port = 20000 + os.getpid() % 10000
-    environment = {**os.environ, "HOME": home, "RAY_TMPDIR": home, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
-    environment.pop("RAY_ADDRESS", None)
-    ray = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",  # what the command `ray` runs
-        "start",
-        "--head",
-        "--node-ip-address=127.0.0.1",
-        f"--port={port}",
-    ]
-    ray += [
-        "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={port + 1}",
-        "--num-cpus=4",
-        "--disable-usage-stats",
-        "--block",
-    ]
-    with subprocess.Popen(ray, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        changed = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
-        before = {name: os.environ.get(name) for name in changed}
-        os.environ.update(changed)
-        while not reachable(changed["RAY_ADDRESS"]):
-            assert process.poll() is None, "ray start has failed"
-            time.sleep(0.1)
-        yield changed["RAY_ADDRESS"]
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        for part in [*psutil.Process(process.pid).children(recursive=True), process]:  # nothing in it is to be kept
-            part.kill()
-    shutil.rmtree(home, ignore_errors=True)
+@pytest.fixture(autouse=True)
+def _address(ray_head: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ray_head.items():
+        monkeypatch.setenv(name, value)
 
 
 def long(name: str) -> list[str]:
