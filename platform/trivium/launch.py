@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from trivium import borrowed
 from trivium.boundary.places import is_bucket
+from trivium.callbacks import Callback
 from trivium.checkpoints.storage import Bucket
 from trivium.config.checking import check_run_folder, check_workers
 from trivium.config.composing import apply_overrides, read
@@ -26,9 +28,12 @@ from trivium.run_folder.place import Opened, bucket_of, open_run, resume_argumen
 from trivium.run_folder.state import RESULT, read_end
 from trivium.run_folder.task import Outcome, Task
 from trivium.tracking.progress import Display
-from trivium.training import ending, finished, signals, worker
+from trivium.training import signals, worker
 from trivium.training.builder import check_learner
+from trivium.training.compiling import decide_compile
+from trivium.training.ends import ending, finished
 from trivium.training.loop import Interrupted
+from trivium.training.machine.device import device_of
 
 log = logging.getLogger("trivium")
 
@@ -39,6 +44,7 @@ def train(
     dir: Path | None = None,
     config_dir: Path | str | None = None,
     display: Display | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train a new run.
 
@@ -47,6 +53,7 @@ def train(
         dir: the run folder, which must not hold a run; by default `<storage>/<name>/<date-time>-<id>`.
         config_dir: what it was composed with, for the command that continues the run.
         display: where progress is shown.
+        callbacks: see `trivium.callbacks.Callback`; only of a run that is launched inline.
 
     Raises:
         ConfigError: the config can't be built or the folder not be made; nothing was left on the disk.
@@ -60,9 +67,11 @@ def train(
     check_run_folder(dir, found)  # again, for a Python caller who composed without it
     refuse(found)
     task = Task(config, dir, bucket=bucket_of(config, dir))
-    task = replace(task, config={**config, "compile": worker.decide_compile(task)})
-    with _command_to_go_on(task, config_dir):
-        return _launch(task, None, display=display or Display())
+    task = replace(task, config={**config, "compile": decide_compile(task)})
+    display = display or Display()
+    with _command_to_go_on(task, config_dir), _ready(task, None, display, callbacks) as ready:
+        outcome = ready.train()
+        return _close(task, ready, outcome, display)
 
 
 def resume(
@@ -72,6 +81,7 @@ def resume(
     trusted: Collection[str] = (),
     config_dir: Path | str | None = None,
     display: Display | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Continue a run from its newest sound checkpoint; a finished one only with more of what has ended it.
 
@@ -79,7 +89,7 @@ def resume(
         place: the run folder, or its URL in a bucket.
         overrides: `key=value` for budget, log, evaluation, checkpoint, monitor, tracking.
         trusted: modules of the user's own whose names the run's config may build.
-        config_dir: see `train`.
+        config_dir, callbacks: see `train`.
 
     Raises:
         ConfigError: there is no run, its folder can't be written, or its config can't be built.
@@ -101,8 +111,10 @@ def resume(
         ended, before = read_end(dir), _trained(task)
         folder.become(task, config=task.config if overrides else None, end={})
         try:
-            with _command_to_go_on(task, config_dir, overrides):
-                return _launch(task, held, display=display or Display())
+            display = display or Display()
+            with _command_to_go_on(task, config_dir, overrides), _ready(task, held, display, callbacks) as ready:
+                outcome = ready.train()
+                return _close(task, ready, outcome, display)
         except BaseException as error:
             if _trained(task) == before:  # nothing: the run is what it was, or has failed before it could go on
                 end = ended if done or isinstance(error, ConfigError) else read_end(dir)
@@ -131,45 +143,84 @@ def _command_to_go_on(task: Task, config_dir: Path | str | None, overrides: Sequ
         raise
 
 
-def _launch(task: Task, held: lock.Held | None, *, display: Display) -> Result:
-    """Train in a folder whose lock is held, or that is made here."""
-    resume = held is not None
-    opened = contextlib.nullcontext(held) if held else folder.new(task)
-    try:
-        with recording() as run_log:
-            if task.config["launch"]["engine"] == "ray":
-                check_learner(task.config, trusted=task.trusted)
-                _check_workers(task.config)
-                cluster.prepare()
-                from trivium.on_ray import driver
+@dataclass(frozen=True)
+class Ready:
+    """A run that is about to train.
 
-                # A Ray that is started for the run is the process's, too: another run's would end with it.
-                alone = contextlib.nullcontext() if cluster.of_the_caller() else borrowed.alone_in_process()
-                with alone, opened as held, _traced(task, held, display, run_log):
-                    return _close(task, held, driver.run(task, resume=resume, display=display), None, display)
-            with (
-                borrowed.process(task.config, worker.device_of(task.config)),
-                signals.listen() as asked,
-                run_log.streams(),
-            ):
-                run = worker.make_run(task.config, task.dir)
-                learner = worker.make_learner(task, run)
-                with opened as held, _traced(task, held, display, run_log):
-                    display.say(f"{'resuming' if resume else 'training'} {task.config['name']} in {task.dir}")
-                    outcome = worker.work(
-                        task,
-                        run,
-                        learner,
-                        resume=resume,
-                        show=display.show,
-                        say=display.say,
-                        stop_requested=asked,
-                        most_threads=environment.cores(),
-                        keep=lambda config: folder.write_config(task.dir, config),
-                    )
-                    return _close(task, held, outcome, learner, display)
+    Attributes:
+        held: the lock of its folder.
+        train: trains it to its end. No function of ours, so that there is one frame less up to the learner's step.
+        learner: None where workers of Ray's have it.
+    """
+
+    held: lock.Held
+    train: Callable[[], Outcome]
+    learner: Learner | None = None
+
+
+@contextlib.contextmanager
+def _ready(task: Task, held: lock.Held | None, display: Display, callbacks: Sequence[Callback] = ()) -> Iterator[Ready]:
+    """Within, a run can train in a folder whose lock is held, or that is made here; what ends it is kept there."""
+    opened = contextlib.nullcontext(held) if held else folder.new(task)
+    engine = _on_ray if task.config["launch"]["engine"] == "ray" else _inline
+    try:
+        with (
+            recording() as run_log,
+            engine(task, held is not None, display, callbacks, run_log) as (train, learner),
+            opened as lock_of_folder,
+            _traced(task, lock_of_folder, display, run_log),
+        ):
+            if learner is not None:  # on Ray the driver says it, once it has workers
+                display.say(f"{'training' if held is None else 'resuming'} {task.config['name']} in {task.dir}")
+            yield Ready(lock_of_folder, train, learner)
     finally:
         display.close()
+
+
+Engine = tuple[Callable[[], Outcome], Learner | None]
+
+
+@contextlib.contextmanager
+def _inline(
+    task: Task, resume: bool, display: Display, callbacks: Sequence[Callback], run_log: RunLog
+) -> Iterator[Engine]:
+    """In this process, which is as before afterwards."""
+    with borrowed.process(task.config, device_of(task.config)), signals.listen() as asked, run_log.streams():
+        run = worker.make_run(task.config, task.dir)
+        learner = worker.make_learner(task, run)
+        yield (
+            functools.partial(
+                worker.work,
+                task,
+                run,
+                learner,
+                resume=resume,
+                show=display.show,
+                say=display.say,
+                stop_requested=asked,
+                most_threads=environment.cores(),
+                keep=lambda config: folder.write_config(task.dir, config),
+                callbacks=callbacks,
+            ),
+            learner,
+        )
+
+
+@contextlib.contextmanager
+def _on_ray(
+    task: Task, resume: bool, display: Display, callbacks: Sequence[Callback], run_log: RunLog
+) -> Iterator[Engine]:
+    """On workers of Ray's."""
+    if callbacks:
+        raise ConfigError(["callbacks: they are called in this process, which launch=ray does not train in"])
+    check_learner(task.config, trusted=task.trusted)
+    _check_workers(task.config)
+    cluster.prepare()
+    from trivium.on_ray import driver
+
+    # A Ray that is started for the run is the process's, too: another run's would end with it.
+    with contextlib.nullcontext() if cluster.of_the_caller() else borrowed.alone_in_process():
+        yield functools.partial(driver.run, task, resume=resume, display=display), None
 
 
 @contextlib.contextmanager
@@ -217,12 +268,12 @@ def _check_workers(config: Config) -> None:
     refuse(found)
 
 
-def _close(task: Task, held: lock.Held, outcome: Outcome, learner: Learner | None, display: Display) -> Result:
+def _close(task: Task, ready: Ready, outcome: Outcome, display: Display) -> Result:
     """Write the result and the report; without a result a run counts as unfinished."""
     display.close()
-    held.keep()
+    ready.held.keep()
     result = Result(dir=task.dir, name=task.config["name"], **asdict(outcome))
-    result._learner, result._task = learner, task
+    result._learner, result._task = ready.learner, task
     if task.bucket:
         Bucket(task.bucket).pull(task.dir)  # rank 0 may have been on another node
     folder.write_end(task.dir, result.as_json())

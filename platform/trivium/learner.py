@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -35,12 +35,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @runtime_checkable
 class Learner(Protocol):
-    """Anything that can be trained. `figures` (see `Picture`) and `play` (see `Film`) are optional, and so is
-    `close()`: called when the training has ended in whatever way, it frees what the learner holds beside its memory,
-    such as processes; evaluating must go on working. So is `evaluates`, a mapping from
-    the names that `evaluate` returns while training to `min` or `max`, which values are better, or None where that
-    depends: then a config that follows another metric is told so before the run begins, and needs no `monitor.mode`.
-    A tuple of names says which there are, and no directions.
+    """Anything that can be trained. What else it can do is optional, see the capabilities below, such as `Draws`.
+
+    `evaluates` is optional too: a mapping from the names that `evaluate` returns while training to `min` or `max`
+    (which values are better), or None where that depends. A config that follows another metric is then reported before the run
+    begins, and needs no `monitor.mode`. A tuple of names says which there are, and no directions.
 
     With several workers the buffers of a learner's modules, such as running statistics, are made those of rank 0 before
     it is evaluated and saved; what is each worker's own is a tensor that no module holds.
@@ -253,8 +252,7 @@ def _guards_of_tensors(guards: Iterable[Any]) -> list[bool]:
 
 
 Picture = np.ndarray
-"""uint8 [H, W, 3], an image, or [T, H, W, 3], a video at `VIDEO_FPS`. The optional `figures() -> dict[str, Picture]` of
-a learner is called on rank 0 only, beside `evaluate`; it touches neither training state nor training RNG."""
+"""uint8 [H, W, 3], an image, or [T, H, W, 3], a video at `VIDEO_FPS`."""
 
 VIDEO_FPS = 25.0  # of a video among the pictures
 
@@ -269,13 +267,137 @@ class Episode(NamedTuple):
 
 
 class Film(Protocol):
-    """Episodes that are played and drawn while one iterates over their frames, uint8 [H, W, 3] of one size: what an
-    optional `play(*, episodes, seed, max_steps, max_fps, size, window, tell)` of a learner returns; keywords as
-    `trivium.agents.evaluation.play.Film` has them. ValueError tells what can't be drawn."""
+    """Episodes that are played and drawn while one iterates over their frames, uint8 [H, W, 3] of one size."""
 
     fps: float
 
     def __iter__(self) -> Iterator[Picture]: ...
+
+
+# ----------------------------------------------------------------------------------------------- capabilities
+# What a learner can do beside learning: a protocol each, which the platform asks for by `isinstance`.
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A learner with pictures of what it has learnt."""
+
+    def figures(self) -> dict[str, Picture]:
+        """Pictures by name. Called on rank 0 only, after `evaluate`; touches no training state and no training RNG."""
+        ...
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """A learner that holds more than memory, such as processes."""
+
+    def close(self) -> None:
+        """Free it: called when the training has ended in whatever way. Evaluating must go on working."""
+        ...
+
+
+@runtime_checkable
+class Plays(Protocol):
+    """A learner whose episodes one can look at."""
+
+    def play(
+        self,
+        *,
+        episodes: int,
+        seed: int,
+        max_steps: int | None,
+        max_fps: float,
+        size: int,
+        window: bool,
+        tell: Callable[[Episode], object],
+    ) -> Film:
+        """Play and draw episodes; keywords as in `trivium.agents.evaluation.play.Film`. ValueError says what can't be
+        drawn."""
+        ...
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """A learner whose model answers for one input at a time."""
+
+    def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model says of inputs that are prepared as the training's were.
+
+        Args:
+            inputs: the model's inputs by name, [B, ...], on the CPU; any B >= 1.
+
+        Returns:
+            Tensors by name, [B, ...], on the CPU: what the task calls its answer, such as `classes` and `scores`.
+        """
+        ...
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """A learner whose model generates."""
+
+    def sample(self, num: int, *, generator: torch.Generator) -> Tensor:
+        """New samples, [num, ...], as the training's data are.
+
+        Args:
+            generator: of all randomness, on the CPU: the same one gives the same samples.
+        """
+        ...
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """A learner whose model encodes inputs and restores them."""
+
+    def reconstruct(self, x_BX: Tensor) -> Tensor:
+        """float32 [B, X...] on the CPU -> what is restored, of the same shape, as the data are."""
+        ...
+
+
+@runtime_checkable
+class Acts(Protocol):
+    """A learner that acts in an environment."""
+
+    def spaces(self) -> dict[str, Any]:
+        """The spaces that it observes and acts in, as JSON: what `env_of` makes an env from."""
+        ...
+
+    @classmethod
+    def env_of(cls, spaces: Mapping[str, Any]) -> Any:
+        """What takes the place of `env` in the constructor of a trained agent, which acts and does not learn.
+
+        Raises:
+            ValueError: `spaces` is not what a learner's `spaces` returns.
+        """
+        ...
+
+    def policy(self) -> Policy:
+        """A new policy, which is at the beginning of an episode."""
+        ...
+
+
+class Policy(Protocol):
+    """Acts for one env; has the memory, if the agent has one, of the episode in progress."""
+
+    def act(self, observation: Any, *, deterministic: bool = True) -> Any:
+        """An action of the action space for an observation of the observation space."""
+        ...
+
+    def reset(self) -> None:
+        """A new episode begins."""
+        ...
+
+
+def evaluates_of(learner: object) -> Mapping[str, str | None] | tuple[str, ...] | None:
+    """What a learner states of its metrics, see `Learner`; None if it does not."""
+    stated: Mapping[str, str | None] | tuple[str, ...] | None = getattr(learner, "evaluates", None)
+    return stated
+
+
+def close(learner: object) -> None:
+    """Let a learner free what it holds, if it `Closes`."""
+    if isinstance(learner, Closes):
+        learner.close()
 
 
 def construct(factory: Callable[..., T], **offered: Any) -> T:

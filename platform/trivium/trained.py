@@ -10,11 +10,12 @@ from typing import Any
 from trivium import borrowed, declared
 from trivium.checkpoints.folder import Checkpoints
 from trivium.config.errors import Config, ConfigError
-from trivium.learner import Episode, Film, Learner, UserCodeError
+from trivium.learner import Episode, Film, Learner, Plays, UserCodeError
 from trivium.run_folder.place import Opened, open_run, require_checkpoint
 from trivium.run_folder.task import Task
 from trivium.tracking.video import GIF_FPS, write_video
 from trivium.training import worker
+from trivium.training.machine.device import device_of, usable_device
 
 
 def evaluate(
@@ -92,11 +93,10 @@ def play(
     max_fps = GIF_FPS if to and to.suffix == ".gif" else 60.0
     with _process(config):
         learner, name = load_learner(run, checkpoint, trusted, keywords)
-        start = getattr(learner, "play", None)
-        if start is None:
+        if not isinstance(learner, Plays):
             raise ConfigError([f"{dir} can't be played: {type(learner).__name__} has no method `play`"])
         try:
-            film: Film = start(
+            film: Film = learner.play(
                 episodes=episodes,
                 seed=seed,
                 max_steps=max_steps,
@@ -132,7 +132,7 @@ def load_learner(
         if config.get(group) and keywords:
             config[group] = {**config[group], **keywords}
     require_checkpoint(opened, checkpoint)
-    config["device"] = worker.usable_device(config)
+    config["device"] = usable_device(config)
     task = Task(config, dir, trusted, opened.bucket)
     run = worker.make_run(config, dir)
     checkpoints = Checkpoints(task.checkpoints_place, run)
@@ -150,8 +150,8 @@ def load_learner(
 
 def _process(config: Config) -> contextlib.AbstractContextManager[None]:
     """See `borrowed.process`; of the run's device, if it is there."""
-    usable = {**config, "device": worker.usable_device(config)}
-    return borrowed.process(usable, worker.device_of(usable))
+    usable = {**config, "device": usable_device(config)}
+    return borrowed.process(usable, device_of(usable))
 
 
 def _keywords_of_agent(config: Config, *, episodes: int | None, deterministic: bool | None) -> dict[str, Any]:

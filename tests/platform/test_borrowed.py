@@ -21,7 +21,7 @@ from trivium import borrowed, launch
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
 from trivium.on_ray import cluster
-from trivium.training import worker
+from trivium.training import compiling
 
 TINY = ["experiment=mlp_digits", "budget.epochs=null", "budget.updates=3", "tracking.wandb=false"]
 CPU = torch.device("cpu")
@@ -146,9 +146,9 @@ def test_runs_on_a_ray_of_the_callers_need_not_wait_for_each_other(monkeypatch: 
 def test_trying_out_whether_to_compile_closes_what_it_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     closed: list[bool] = []
     monkeypatch.setattr("trivium.supervised.learner.Supervised.close", lambda _: closed.append(True), raising=False)
-    monkeypatch.setattr(worker, "SHORT", {})
+    monkeypatch.setattr(compiling, "SHORT", {})
     before = drawn()
-    worker.decide_compile(launch.Task({**tiny(), "compile": "auto"}, tmp_path / "run"))
+    compiling.decide_compile(launch.Task({**tiny(), "compile": "auto"}, tmp_path / "run"))
     assert (closed, drawn()) == ([True], before)
 
 

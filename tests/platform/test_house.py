@@ -18,7 +18,7 @@ ROWS = (
     ("launch",),
     ("on_ray",),
     ("trained",),
-    ("training",),
+    ("training", "callbacks"),
     ("report",),
     ("run_folder",),
     ("tracking",),

@@ -29,7 +29,8 @@ from trivium.parallel import shared_sum
 from trivium.run_folder import environment, folder
 from trivium.run_folder.task import Outcome, Task
 from trivium.tracking.progress import Status
-from trivium.training import failure, worker
+from trivium.training import worker
+from trivium.training.ends import failure
 from trivium.training.loop import Interrupted, NonFiniteLoss
 
 log = logging.getLogger("trivium")

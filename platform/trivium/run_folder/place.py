@@ -122,7 +122,7 @@ def bucket_of(config: Config, dir: Path) -> str | None:
 def resume_arguments(
     config: Config, place: Path | str, trusted: Collection[str], config_dir: Path | str | None = None
 ) -> list[str]:
-    """The arguments after `trivium` that continue a run; more may be needed, see `trivium.training.finished`.
+    """The arguments after `trivium` that continue a run; more may be needed, see `trivium.training.ends.finished`.
 
     Args:
         trusted: the modules that may be imported for the run; of those that it needs, these are named.

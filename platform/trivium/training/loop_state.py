@@ -1,13 +1,21 @@
-"""What the loop's part of a checkpoint must look like before it is taken for one: the file may be a stranger's."""
+"""What the loop's part of a checkpoint must look like before it is taken for one, since the file may be a stranger's,
+and what of the machine decides a result's bits."""
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from trivium.boundary.untrusted import by_name, count, finite, optional, text
+from trivium.learner import Learner, Run
+from trivium.parallel.averaging import modules_of
+
+log = logging.getLogger("trivium")
 
 MOST_THREADS = 4096
 
@@ -80,3 +88,39 @@ def counters_problem(counters: dict[str, float]) -> str | None:
     """What is wrong with the counters of a learner that has taken a state over."""
     wrong = {name: value for name, value in counters.items() if not (math.isfinite(value) and value >= 0)}
     return f"the learner's counters are {wrong}, which are not >= 0" if wrong else None
+
+
+def weights_finite(learner: Learner) -> bool:
+    """Whether no parameter of a learner's modules that is trained holds a NaN or Inf."""
+    parameters = [p for module in modules_of(learner) for p in module.parameters() if p.requires_grad]
+    of_devices: dict[torch.device, list[Tensor]] = {}
+    for parameter in parameters:
+        if not isinstance(parameter, nn.UninitializedParameter):
+            of_devices.setdefault(parameter.device, []).append(parameter.isfinite().all())
+    return all(bool(torch.stack(finite).all()) for finite in of_devices.values())
+
+
+def computed_by(run: Run) -> dict[str, Any]:
+    """What, besides the state, decides the bits of a result."""
+    return {
+        "torch": str(torch.__version__),
+        "device": run.device.type,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "compile": run.compile,
+    }
+
+
+def compute_as(before: Mapping[str, Any], run: Run, *, any_threads: bool) -> None:
+    """Sums depend on how many threads share them: take as many as before, and say what else is not the same.
+
+    Args:
+        before: what `computed_by` was.
+        any_threads: whether the config leaves their number to us.
+    """
+    if any_threads:
+        torch.set_num_threads(before["threads"])
+    now = computed_by(run)
+    different = [f"{what} {before[what]}, now {now[what]}" for what in now if now[what] != before[what]]
+    if different and run.rank == 0:
+        log.warning("the run goes on, but not to the same bits: it began on %s", "; ".join(different))

@@ -36,7 +36,7 @@ from trivium.run_folder.folder import read_result
 from trivium.run_folder.place import open_run
 from trivium.run_folder.task import Task
 from trivium.tracking.tracker import Tracker, read_rows
-from trivium.training import worker
+from trivium.training import tracked, worker
 from trivium.training.loop import Loop
 
 LAST, BEFORE = "step-000000000256", "step-000000000128"
@@ -654,7 +654,7 @@ def test_a_command_with_a_secret_is_written_and_shown_masked(
 def test_wandb_is_given_no_secret(run: Path) -> None:
     edit(run / "environment.json", command="trivium train storage=s3://a:sesame@b")
     config = {**read(run), "storage": "s3://a:sesame@b"}
-    assert "sesame" not in json.dumps(worker._wandb_config(config, run))
+    assert "sesame" not in json.dumps(tracked._wandb_config(config, run))
 
 
 # ------------------------------------------------------------------------------------------- before torch is imported

@@ -24,7 +24,7 @@ from trivium.run_folder import folder, lock
 from trivium.run_folder.state import state_of
 from trivium.supervised.learner import Supervised
 from trivium.tracking.progress import Display
-from trivium.training import failure
+from trivium.training.ends import failure
 from trivium.training.loop import Interrupted
 
 SHORT = ["tracking.wandb=false", "threads=1", "budget.epochs=null", "budget.updates=20", "log.every_updates=5"]

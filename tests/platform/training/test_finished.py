@@ -11,7 +11,7 @@ import trivium
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
 from trivium.run_folder.folder import Result
-from trivium.training.finished import refuse_no_more, what_continues
+from trivium.training.ends.finished import refuse_no_more, what_continues
 
 
 def done(epochs: float = 3.0, loss: float = 0.5) -> Result:

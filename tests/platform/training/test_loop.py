@@ -118,7 +118,7 @@ def test_one_row_an_update_though_log_and_evaluation_fall_together(tmp_path: Pat
 def test_cadence_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that only the learner moves: each update takes a second."""
     now = 100.0
-    for module in ("loop", "budget", "agreement"):
+    for module in ("loop", "budget", "agreement", "position", "recording"):
         monkeypatch.setattr(f"trivium.training.{module}.time", SimpleNamespace(monotonic=lambda: now))
     conf = config(
         budget={"minutes": 12 / 60},

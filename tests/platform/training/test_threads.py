@@ -18,7 +18,8 @@ from trivium.checkpoints.folder import Checkpoints
 from trivium.config.composing import compose
 from trivium.learner import Run
 from trivium.run_folder import environment
-from trivium.training import threads, worker
+from trivium.training import worker
+from trivium.training.machine import threads
 
 TINY = ["experiment=mlp_digits", "threads=auto", "budget.epochs=null", "budget.updates=3", "tracking.wandb=false"]
 

@@ -12,8 +12,9 @@ from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
 from trivium.run_folder.task import Task
 from trivium.tracking.tracker import read_rows
-from trivium.training import worker
-from trivium.training.worker import decide_compile
+from trivium.training import compiling, worker
+from trivium.training.compiling import decide_compile
+from trivium.training.machine.device import usable_device
 
 PPO = ["agent=ppo", "agent.num_steps=32", "threads=1"]
 
@@ -31,7 +32,7 @@ def test_a_small_budget_is_known_to_be_short(monkeypatch: pytest.MonkeyPatch) ->
     def never(task: Task) -> float:
         raise AssertionError("it was tried out")
 
-    monkeypatch.setattr(worker, "_eager_s", never)
+    monkeypatch.setattr(compiling, "_eager_s", never)
     assert not decided("compile=auto", "budget.env_steps=200_000")
     assert not decided("compile=auto", "budget.env_steps=1_000_000_000", "budget.updates=2000")
     assert not decided("compile=auto", "budget.env_steps=1_000_000_000", "launch=ray")
@@ -51,7 +52,7 @@ def test_without_a_compiler_nothing_is_compiled(
 
 
 def test_trying_out_leaves_no_trace_and_what_was_chosen_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "SHORT", {"env_steps": 100})
+    monkeypatch.setattr(compiling, "SHORT", {"env_steps": 100})
     small = [*PPO, "budget.env_steps=1024", "tracking.wandb=false", "agent.test_episodes=2", "agent.eval_episodes=2"]
     tried = trivium.train(*small, "compile=auto", dir=tmp_path / "tried")
     plain = trivium.train(*small, dir=tmp_path / "plain")
@@ -137,13 +138,13 @@ def test_auto_is_the_best_device_that_serves(
 def test_on_apples_gpu_auto_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
-    monkeypatch.setattr(worker, "_eager_s", lambda task: 1e9)
+    monkeypatch.setattr(compiling, "_eager_s", lambda task: 1e9)
     long = ["experiment=mlp_digits", "compile=auto", "budget.epochs=100000"]
     assert not decide_compile(Task(compose(long), Path("nowhere")))
     assert decide_compile(Task(compose([*long, "device=cpu"]), Path("nowhere")))
 
 
 def test_a_device_that_does_not_serve_is_another_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert worker.usable_device(compose([])) == "auto"
-    assert worker.usable_device({**compose([]), "device": "cpu"}) == "cpu"
-    assert worker.usable_device({**compose(["experiment=ppo_cartpole"]), "device": "mps"}) == "auto"
+    assert usable_device(compose([])) == "auto"
+    assert usable_device({**compose([]), "device": "cpu"}) == "cpu"
+    assert usable_device({**compose(["experiment=ppo_cartpole"]), "device": "mps"}) == "auto"

@@ -14,7 +14,7 @@ from trivium.run_folder.lock import Held
 from trivium.run_folder.log import RunLog
 from trivium.run_folder.task import Task
 from trivium.tracking.tracker import read_rows
-from trivium.training import failure
+from trivium.training.ends import failure
 from trivium.training.loop import Interrupted
 
 log = logging.getLogger("trivium")

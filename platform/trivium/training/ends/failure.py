@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-OURS = str(Path(__file__).parent)
+OURS = str(Path(__file__).parents[2])
 LIBRARIES = ("site-packages", "dist-packages")
 _MARK = "_trivium_failure"  # an attribute of an exception, which pickle takes along; its traceback it does not
 

@@ -1,0 +1,1 @@
+"""How a run ends: what ended it, the trace that it leaves, and what lets it go on."""

@@ -1,0 +1,1 @@
+"""What a run takes from the machine that it is on: device, threads, compiler."""
