@@ -38,8 +38,8 @@ class Learner(Protocol):
     """Anything that can be trained. What else it can do is optional, see the capabilities below, such as `Draws`.
 
     `evaluates` is optional too: a mapping from the names that `evaluate` returns while training to `min` or `max`
-    (which values are better), or None where that depends. A config that follows another metric is then reported before the run
-    begins, and needs no `monitor.mode`. A tuple of names says which there are, and no directions.
+    (which values are better), or None where that depends. A config that follows another metric is then reported before
+    the run begins, and needs no `monitor.mode`. A tuple of names says which there are, and no directions.
 
     With several workers the buffers of a learner's modules, such as running statistics, are made those of rank 0 before
     it is evaluated and saved; what is each worker's own is a tensor that no module holds.

@@ -43,6 +43,7 @@ class Seeing(Callback):
 
 def loop(folder: Path, *callbacks: Callback, updates: int = 8) -> Loop:
     torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
     run, conf = Run(), config(budget={"updates": updates}, checkpoint={"every_updates": 3})
     return Loop(
         Counting(run=run), run, conf, Checkpoints(folder / "checkpoints", run), RunTracker(folder), callbacks=callbacks
