@@ -20,6 +20,7 @@ NAMES = [
     "cluster/README.md",
     "docs/agents.md",
     "docs/generative.md",
+    "docs/house.md",
     "docs/learner.md",
     "docs/resume.md",
     "docs/supervised.md",
