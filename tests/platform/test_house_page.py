@@ -6,7 +6,6 @@ import re
 
 from test_house import ROOT, ROWS, modules
 
-
 HOUSE = (ROOT / "docs" / "house.md").read_text()
 
 
