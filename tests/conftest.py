@@ -17,18 +17,57 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = "a" * 64
 
 
-TOGETHER = ("test_storage.py", "test_launch.py", "test_play_command.py", "test_vae.py", "test_learner.py")
+TOGETHER = (
+    "test_launch.py",
+    "test_learner.py",
+    "test_play_command.py",
+    "test_resume.py",
+    "test_storage.py",
+    "test_vae.py",
+)
+TRAINING = (
+    "test_a2c.py",
+    "test_agreement.py",
+    "test_averaging.py",
+    "test_borrowed.py",
+    "test_compiled.py",
+    "test_device.py",
+    "test_dqn.py",
+    "test_ending.py",
+    "test_experiments_over_seeds.py",
+    "test_finished.py",
+    "test_identity.py",
+    "test_image_models.py",
+    "test_kept_files.py",
+    "test_launch.py",
+    "test_learners.py",
+    "test_play.py",
+    "test_play_command.py",
+    "test_ppo.py",
+    "test_ppo_memory.py",
+    "test_reinforce.py",
+    "test_shared_sum.py",
+    "test_storage.py",
+    "test_stranger.py",
+    "test_threads.py",
+    "test_tracking.py",
+    "test_vae.py",
+    "test_vector_envs.py",
+    "test_worker.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `-n`, what needs a Ray runs on one worker, one Ray at a time, and so does each file that prepares much for
-    all its tests; the rest goes to whoever is free."""
+    all its tests; the rest goes to whoever is free. What trains for seconds is marked, for `make check`."""
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
         elif item.path.name in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+        if item.path.name in TRAINING:
+            item.add_marker(pytest.mark.trains)
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest group first
 
 

@@ -466,6 +466,7 @@ def test_groups_mirror_constructors(group: str, option: str) -> None:
 ON_RAY = (pytest.mark.ray, pytest.mark.filterwarnings("ignore"))
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     "experiment",
     [pytest.param(e, marks=ON_RAY if e.startswith("rllib") else ()) for e in Library().options("experiment")],
