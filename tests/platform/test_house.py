@@ -15,6 +15,7 @@ FAMILIES = ("agents", "generative", "supervised")
 # From what imports to what is imported: a room imports only rooms of lower rows.
 ROWS = (
     ("cli", "demo"),
+    ("search",),
     ("launch",),
     ("on_ray",),
     ("trained",),

@@ -25,6 +25,7 @@ class Status:
         left_s: estimated seconds to the end; None while unknown.
         metrics: the last value of each.
         is_row: whether a row was logged at this moment.
+        evaluated: whether that row holds an evaluation.
         doing: what takes long now, such as an evaluation; empty for updates.
     """
 
@@ -37,6 +38,7 @@ class Status:
     left_s: float | None
     metrics: dict[str, float] = field(default_factory=dict)
     is_row: bool = False
+    evaluated: bool = False
     doing: str = ""
 
     def line(self, *, num_metrics: int = 4) -> str:

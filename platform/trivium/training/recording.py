@@ -87,7 +87,7 @@ class Recorder:
         """Keep a row."""
         self.metrics.update({name: value for name, value in row.items() if "/" in name and value is not None})
         self.tracker.log(row)
-        self.show(is_row=True)
+        self.show(is_row=True, evaluated=any(name.startswith("eval/") for name in row))
 
     # ------------------------------------------------------------------------------------------- progress
 
@@ -96,12 +96,13 @@ class Recorder:
         if time.monotonic() - self._shown >= SHOW_S:
             self.show()
 
-    def show(self, doing: str = "", *, is_row: bool = False) -> None:
+    def show(self, doing: str = "", *, is_row: bool = False, evaluated: bool = False) -> None:
         """Show where the run is.
 
         Args:
             doing: what the present step or evaluation is at.
             is_row: whether it is at a row.
+            evaluated: whether that row holds an evaluation.
         """
         self._shown, at = time.monotonic(), self._at
         since, first = self._first_step
@@ -117,6 +118,7 @@ class Recorder:
                 left_s=self._left_s(passed),
                 metrics={k: v for k, v in self.metrics.items() if not k.startswith(("time/", "system/"))},
                 is_row=is_row,
+                evaluated=evaluated,
                 doing=doing,
             )
         )

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import FrameType
 
 from trivium.learner import Abandoned
@@ -40,6 +41,15 @@ class Asked:
             self._may_leave = False
 
 
+_listening: ContextVar[Asked | None] = ContextVar("listening", default=None)
+
+
+def ask(number: int) -> None:
+    """Ask the run that trains in this thread to stop, as a signal would; nothing happens if there is none."""
+    if asked := _listening.get():
+        asked.signal = number
+
+
 @contextlib.contextmanager
 def listen() -> Iterator[Asked]:
     """Note SIGTERM, SIGINT and SIGHUP (a closed terminal) instead of dying of them; a second SIGINT leaves at once with
@@ -48,8 +58,18 @@ def listen() -> Iterator[Asked]:
     Outside the main thread, which alone gets signals, nothing changes.
     """
     asked = Asked()
+    token = _listening.set(asked)
+    try:
+        with _noting(asked):
+            yield asked
+    finally:
+        _listening.reset(token)
+
+
+@contextlib.contextmanager
+def _noting(asked: Asked) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield
         return
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -65,7 +85,7 @@ def listen() -> Iterator[Asked]:
         noted.append(signal.SIGHUP)
     before = {number: signal.signal(number, note) for number in noted}
     try:
-        yield asked
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

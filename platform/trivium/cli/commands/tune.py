@@ -1,0 +1,71 @@
+"""`trivium tune`: search for the best settings with Ray Tune."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from trivium.cli.arguments import accepts_config
+from trivium.cli.errors import UsageError
+
+HELP = "search for the best settings: key=loguniform(1e-5,1e-2), key=choice(a,b), search=bayes, ..."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    accepts_config(parser)
+    parser.add_argument(
+        "--dir", type=os.path.expanduser, metavar="PATH", help="the search's folder (default: a new one)"
+    )
+    parser.add_argument("--resume", type=os.path.expanduser, metavar="DIR", help="continue the search in this folder")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="with --resume: a module of yours that it uses"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no line for each trial")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Search, and show the ranking; returns what results.json holds."""
+    from trivium.config.errors import ConfigError
+    from trivium.config.import_places import look_in
+    from trivium.search import settings
+
+    if options.resume is not None and (options.overrides or options.dir):
+        raise UsageError("tune: --resume continues a search as it is; it accepts neither key=value nor --dir")
+    if options.resume is None:
+        look_in(os.getcwd())
+        search, config = settings.check(options.overrides, options.config_dir)
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        dir = Path(options.dir) if options.dir else Path(config["storage"]) / f"{search.name}-search" / name
+    from trivium.search import driver, results
+
+    if options.resume is None:
+        driver.begin(search, dir)
+    else:
+        dir = Path(options.resume)
+        search = driver.read(dir)
+        if missing := [module for module in search.trusted if module not in options.trust]:
+            raise ConfigError([f"{dir} uses {module}; --trust {module} allows it" for module in missing])
+    silent = options.quiet or options.json
+    try:
+        records = driver.run(search, dir, say=(lambda text: None) if silent else _say)
+    except driver.Stopped as error:
+        print(f"trivium: {error}", file=sys.stderr)
+        raise SystemExit(driver.number_of(error)) from None
+    result = results.write(search, dir, records)
+    if not options.json:
+        print("\n".join(results.table(result)))
+        for key, share in result["importance"].items():
+            print(f"  {share:4.0%}  {key}")
+        if result["command"]:
+            print(f"best: {result['command']}")
+        print(f"search {dir}")
+    return result
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Hyperparameter search with Ray Tune: the space, the trials, the driver, the results."""

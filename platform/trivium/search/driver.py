@@ -1,0 +1,312 @@
+"""The search itself: Ray Tune chooses settings, stops trials early and places them; what it knows is in run folders.
+
+Tune's own state, which is pickled, is kept in a temporary folder and never read again. A search that was killed is
+started anew with the settings that are known, in the same order: trials that have finished only report, others continue
+from their checkpoints, and a sampler or a scheduler is told everything in the order in which it happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trivium.boundary import strict_json, untrusted
+from trivium.config.errors import ConfigError
+from trivium.on_ray import cluster
+from trivium.run_folder import environment, lock
+from trivium.search import space as spaces
+from trivium.search.settings import SCHEDULED, Search
+from trivium.search.space import Interval, Values
+from trivium.search.trial import end_records, name_of, read_records, run_trial
+from trivium.training import signals
+
+SEARCH = "search.json"  # in a search's folder: what is searched
+STOP = ".stop"  # there while the search is stopping: trials write a checkpoint and end
+STOPPING_S = 60.0  # how long trials may take for it
+Say = Callable[[str], None]
+
+
+class Stopped(Exception):
+    """The search was asked to stop, and its trials have written checkpoints.
+
+    Args:
+        number: the signal.
+    """
+
+    def __init__(self, number: int, dir: Path) -> None:
+        super().__init__(f"stopped by signal {number}; to continue: trivium tune --resume {dir}")
+        self.signal = number
+
+
+def begin(search: Search, dir: Path) -> None:
+    """Make the folder of a new search.
+
+    Raises:
+        ConfigError: there is a search already, or the folder can't be written.
+    """
+    if (dir / SEARCH).exists():
+        raise ConfigError([f"{dir} holds a search; to continue it: trivium tune --resume {dir}"])
+    try:
+        (dir / "trials").mkdir(parents=True, exist_ok=True)
+        (dir / SEARCH).write_text(strict_json.dumps(search.as_dict()))
+    except OSError as error:
+        raise ConfigError([f"the search folder {dir} can't be written: {error.strerror}"]) from error
+
+
+def read(dir: Path) -> Search:
+    """The search in a folder.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    try:
+        return Search.from_dict(untrusted.read_json(dir / SEARCH))
+    except FileNotFoundError:
+        raise ConfigError([f"{dir} is not the folder of a search: it has no {SEARCH}"]) from None
+    except (OSError, ValueError, untrusted.Refused) as error:
+        raise ConfigError([f"{dir / SEARCH} is damaged: {error}"]) from error
+
+
+def run(search: Search, dir: Path, *, say: Say) -> list[dict[str, Any]]:
+    """Search until all trials have ended.
+
+    Args:
+        search: a checked search.
+        dir: its folder, see `begin`.
+        say: shows one line to the user.
+
+    Returns:
+        The records of all trials, see `trivium.search.trial`.
+
+    Raises:
+        ConfigError: another process searches in this folder, or the machine has too few CPUs or GPUs for a trial.
+        Stopped: by a signal.
+    """
+    dir = dir.absolute()
+    cpus, gpus = search.settings.cpus_per_trial, search.settings.gpus_per_trial
+    known = [record["values"] for record in read_records(dir / "trials") if set(record["values"]) == set(search.space)]
+    cluster.prepare()
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours waits for checkpoints
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "30"  # a trial that is stopped writes a checkpoint first
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    with (
+        lock.alone_in(dir),
+        signals.listen() as asked,
+        cluster.joined(max(1, int(cpus)), import_from_here=True),
+        tempfile.TemporaryDirectory(prefix="trivium-tune-") as temporary,
+        _without_stop(dir),
+    ):
+        import ray
+
+        have = ray.cluster_resources()
+        for name, wanted in (("CPU", cpus), ("GPU", gpus)):
+            if wanted > have.get(name, 0):
+                key = f"search.{name.lower()}s_per_trial"
+                raise ConfigError([f"{key}={wanted:g}: the machines have {have.get(name, 0):g} {name}s for all trials"])
+        _fit(search, dir, Path(temporary), known, asked, say)
+        end_records(search, dir / "trials")
+    return list(read_records(dir / "trials"))
+
+
+@contextlib.contextmanager
+def _without_stop(dir: Path) -> Iterator[None]:
+    (dir / STOP).unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        (dir / STOP).unlink(missing_ok=True)
+
+
+def _fit(
+    search: Search, dir: Path, temporary: Path, known: list[Values], asked: Callable[[], int | None], say: Say
+) -> None:
+    from ray import tune
+
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    settings = search.settings
+    planned, sampler = _settings_to_try(search, known)
+    number = len(planned) if sampler is None else max(settings.num_trials, len(known))
+    parameters: dict[str, Any] = {} if sampler else {"values": tune.grid_search(planned)}
+    callback = _progress(dir, number, asked, say)
+    trainable = functools.partial(_trial, search=search.as_dict(), dir=str(dir), here=os.getcwd())
+    say(f"{number} trials of {search.name} in {dir}, by {settings.algorithm}: {settings.metric}, {settings.mode}")
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
+        param_space=parameters,
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode=settings.mode,
+            search_alg=sampler,
+            scheduler=_scheduler(search),
+            num_samples=number if sampler else 1,
+            max_concurrent_trials=settings.concurrent,
+            time_budget_s=None if settings.minutes is None else settings.minutes * 60,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(temporary),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+            callbacks=[callback],
+        ),
+    )
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # Tune's own tables
+        tuner.fit()
+
+
+def _settings_to_try(search: Search, known: list[Values]) -> tuple[list[Values], Any]:
+    """The settings of all trials, and Tune's sampler if they are not known beforehand."""
+    settings, space = search.settings, search.space
+    if settings.algorithm == "grid":
+        return spaces.grid(space, settings.points), None
+    if settings.algorithm != "bayes":
+        return spaces.samples(space, settings.num_trials, settings.seed), None
+    import optuna
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    domains: dict[str, Any] = {}
+    for key, dimension in space.items():
+        if not isinstance(dimension, Interval):
+            domains[key] = tune.choice(list(dimension.values))
+        elif dimension.whole:  # Tune's upper ends are not included
+            draw = tune.lograndint if dimension.log else tune.randint
+            domains[key] = draw(int(dimension.low), int(dimension.high) + 1)
+        else:
+            domains[key] = (tune.loguniform if dimension.log else tune.uniform)(dimension.low, dimension.high)
+    sampler = OptunaSearch(
+        domains,
+        metric="score",
+        mode=settings.mode,
+        sampler=optuna.samplers.TPESampler(seed=settings.seed, n_startup_trials=min(10, settings.num_trials // 2)),
+        points_to_evaluate=[spaces.as_numbers(space, values) for values in known] or None,
+    )
+    return [], sampler
+
+
+def _scheduler(search: Search) -> Any:
+    """Tune's scheduler, which stops trials early; None for algorithms that do not."""
+    from ray.tune import schedulers
+
+    settings = search.settings
+    if settings.algorithm == "median":
+        return schedulers.MedianStoppingRule(
+            time_attr="evaluations", grace_period=settings.grace, min_samples_required=3, hard_stop=True
+        )
+    if settings.algorithm in SCHEDULED:
+        return schedulers.ASHAScheduler(
+            time_attr="evaluations",
+            max_t=1_000_000,
+            grace_period=settings.grace,
+            reduction_factor=settings.reduction,
+            brackets=3 if settings.algorithm == "hyperband" else 1,
+        )
+    return None
+
+
+def _trial(config: dict[str, Any], *, search: dict[str, Any], dir: str, here: str) -> None:
+    """One trial, in an actor of Tune's."""
+    from ray import tune
+
+    from trivium.config.import_places import look_in
+
+    look_in(here)
+    whole = Search.from_dict(search)
+    values = config.get("values") or {
+        key: dimension.text(config[key]) if isinstance(dimension, Interval) else config[key]
+        for key, dimension in whole.space.items()
+    }
+    folder = Path(dir) / "trials" / name_of(values)
+    better = max if whole.settings.mode == "max" else min
+    scheduled = whole.settings.algorithm in SCHEDULED
+    best: float | None = None
+    count, stopped = 0, False
+
+    def report(score: float, final: bool) -> bool:
+        nonlocal best, count, stopped
+        if (Path(dir) / STOP).exists():
+            return True
+        best = score if best is None or final else better(best, score)
+        count += not final
+        if not (final or scheduled):
+            return False
+        try:
+            tune.report({"score": best, "evaluations": max(count, 1), "folder": folder.name})
+        except SystemExit:  # Tune stops this trial
+            stopped = True
+        return stopped
+
+    run_trial(values, search=whole, folder=folder, report=report)
+    if stopped:
+        raise SystemExit(0)  # as Tune asked in `report`: it waits for this thread's end
+
+
+def _progress(dir: Path, number: int, asked: Callable[[], int | None], say: Say) -> Any:
+    """Tune's callback that shows a line for each trial that has ended, and stops the search when a signal has come."""
+    from ray.tune import Callback
+
+    class Progress(Callback):
+        shown: set[str] = set()  # noqa: RUF012  one search in a process at a time
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            self.show()
+            if signal_number := asked():
+                (dir / STOP).touch()
+                say("stopping: the trials write checkpoints")
+                until = time.monotonic() + STOPPING_S
+                while time.monotonic() < until and any(map(lock.is_held, (dir / "trials").glob("*"))):
+                    time.sleep(0.1)
+                raise Stopped(signal_number, dir)
+
+        def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+            self.show()
+
+        def show(self) -> None:
+            for record in read_records(dir / "trials"):
+                if record["state"] != "running" and record["name"] not in self.shown:
+                    self.shown.add(record["name"])
+                    say(line(record, len(self.shown), number))
+
+    callback = Progress()
+    callback.shown = set()
+    return callback
+
+
+def line(record: dict[str, Any], index: int, number: int) -> str:
+    """`trial 3/20  agent.lr=0.0012  0.981  12 s  finished` and why it failed, if it did."""
+    values = "  ".join(f"{key}={short(value)}" for key, value in record["values"].items())
+    score = "" if record.get("score") is None else f"{record['score']:.4g}"
+    took = f"{record['ended'] - record['began']:.0f} s" if record.get("ended") else ""
+    parts = (f"trial {index}/{number}", values, score, took, record["state"], record.get("reason", ""))
+    return "  ".join(filter(None, parts))
+
+
+def short(text: str) -> str:
+    """A value for a table: numbers with four digits."""
+    try:
+        return text if text.lstrip("-").isdigit() else f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
+def cores() -> int:
+    """How many CPUs this process may use."""
+    return environment.cores()
+
+
+def number_of(error: Stopped) -> int:
+    """The exit code after a search was stopped."""
+    return 128 + (error.signal or signal.SIGTERM)

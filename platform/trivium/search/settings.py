@@ -1,0 +1,260 @@
+"""What a search is: its settings, its space and the command that every trial shares, all as plain data."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from trivium.config import constructors
+from trivium.config.composing import compose
+from trivium.config.constructors import stated_by_learner
+from trivium.config.errors import Config, ConfigError
+from trivium.config.valid import direction
+from trivium.search import space as spaces
+from trivium.search.space import Space
+
+Algorithm = Literal["random", "grid", "bayes", "asha", "hyperband", "median"]
+SCHEDULED = ("asha", "hyperband", "median")  # stop trials before their budget is spent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys `search.KEY`.
+
+    Attributes:
+        algorithm: how settings are chosen and which trials are stopped early; typed as `search=NAME`.
+        num_trials: at most this many trials, >= 1; of a grid all.
+        minutes: no trial is begun after this time; None for no limit.
+        concurrent: trials at once; None for as many as there are CPUs for.
+        cpus_per_trial, gpus_per_trial: what Ray reserves for a trial; fractions are possible.
+        metric: what is optimised, such as `eval/accuracy`; None for `monitor.metric`, else the learner's first metric.
+        mode: whether larger or smaller values are better; None for what the learner states.
+        seeds: each trial is trained with this many seeds, >= 1, beginning with the config's; its score is the mean.
+        seed: of the sampler, >= 0.
+        points: values of each interval in a grid, >= 2.
+        grace: evaluations before a trial may be stopped early, >= 1.
+        reduction: about 1 in this many trials survives each round of `asha` and `hyperband`, >= 2.
+        max_failures: how often a trial whose process was lost is continued from its last checkpoint, >= 0.
+    """
+
+    algorithm: Algorithm = "random"
+    num_trials: int = 10
+    minutes: float | None = None
+    concurrent: int | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    metric: str | None = None
+    mode: Literal["min", "max"] | None = None
+    seeds: int = 1
+    seed: int = 0
+    points: int = 3
+    grace: int = 1
+    reduction: int = 3
+    max_failures: int = 1
+
+
+_LEAST = {
+    "num_trials": 1,
+    "minutes": 1e-6,
+    "concurrent": 1,
+    "cpus_per_trial": 0.01,
+    "gpus_per_trial": 0,
+    "seeds": 1,
+    "seed": 0,
+    "points": 2,
+    "grace": 1,
+    "reduction": 2,
+    "max_failures": 0,
+}
+_WHOLE = ("num_trials", "concurrent", "seeds", "seed", "points", "grace", "reduction", "max_failures")
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that has been checked.
+
+    Attributes:
+        overrides: what all trials share, as typed.
+        expressions: the space as typed, by key.
+        settings: with metric and mode known.
+        config_dir: the user's YAML; None for none.
+        name: of the experiment.
+        trusted: the user's modules that configs may name.
+    """
+
+    overrides: list[str]
+    expressions: dict[str, str]
+    settings: Settings
+    config_dir: str | None = None
+    name: str = ""
+    trusted: list[str] = field(default_factory=list)
+
+    @property
+    def space(self) -> Space:
+        return {key: spaces.parse(key, text) for key, text in self.expressions.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Search:
+        """What `as_dict` returned.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            settings = Settings(**data["settings"])
+            search = cls(**{**data, "settings": settings})
+            if problems := list(_problems(asdict(settings))):
+                raise ValueError(problems[0])
+            lists = (search.overrides, search.trusted, list(search.expressions), list(search.expressions.values()))
+            if not all(isinstance(item, str) for items in lists for item in items):
+                raise ValueError("text is expected")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a search's settings: {error}") from error
+        return search
+
+
+def check(overrides: Sequence[str], config_dir: Path | str | None = None) -> tuple[Search, Config]:
+    """Read a search from what was typed, and check it as a config is checked.
+
+    Args:
+        overrides: `search=NAME`, `search.KEY=VALUE`; `KEY=EXPRESSION` for each dimension of the space; all others as
+            `trivium train` accepts them.
+        config_dir: the user's YAML.
+
+    Returns:
+        The search, and the config of one trial.
+
+    Raises:
+        ConfigError: everything that is wrong: with the settings, the space, or any config at an edge of the space.
+    """
+    errors: list[str] = []
+    given, rest = _settings_in(overrides, errors)
+    shared, expressions = [], {}
+    space: dict[str, spaces.Dimension] = {}
+    for text in rest:
+        key, equals, value = text.partition("=")
+        if not (equals and spaces.is_expression(value)):
+            shared.append(text)
+            continue
+        try:
+            if key in space:
+                raise ValueError(f"{key} is searched twice")
+            space[key] = spaces.parse(key, value)
+            expressions[key] = value
+        except ValueError as error:
+            errors.append(str(error))
+    if not space and not errors:
+        forms = ", ".join(spaces.FORMS.values())
+        errors.append(
+            f"the search space is empty: give a key a range, such as learner.lr=loguniform(1e-4,1e-1); valid: {forms}"
+        )
+    if not any(text.startswith("threads=") for text in shared):
+        shared.append("threads=1")
+    config: Config = {}
+    if not errors:
+        config = _check_edges(shared, space, config_dir, errors)
+    _refuse(errors)
+    settings = _with_objective(Settings(**given), config)
+    trusted = constructors.to_trust(config)
+    directory = None if config_dir is None else str(Path(config_dir).resolve())
+    return Search(shared, expressions, settings, directory, str(config["name"]), trusted), config
+
+
+def _settings_in(overrides: Iterable[str], errors: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The settings that were typed, and the other overrides."""
+    names = [each.name for each in fields(Settings)]
+    given: dict[str, Any] = {}
+    rest = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key != "search" and not key.startswith("search."):
+            rest.append(text)
+            continue
+        name = "algorithm" if key == "search" else key.removeprefix("search.")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean search.{near[0]}?" if near else f"valid: {', '.join(names)}"
+            errors.append(f"{key}: there is no such setting; {hint}")
+            continue
+        try:
+            given[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            given[name] = value
+        if isinstance(given[name], str) and name in (*_LEAST,):
+            with contextlib.suppress(ValueError):
+                given[name] = float(given[name])  # YAML takes 1e-3 for text
+    errors += _problems(given)
+    return given, rest
+
+
+def _problems(given: Mapping[str, Any]) -> Iterable[str]:
+    """What is wrong with settings, a line each."""
+    for name, value in given.items():
+        shown = f"search.{name}={value}" if name != "algorithm" else f"search={value}"
+        if name == "algorithm" and value not in get_args(Algorithm):
+            near = difflib.get_close_matches(str(value), get_args(Algorithm), 1)
+            hint = f"did you mean search={near[0]}?" if near else f"valid: {', '.join(get_args(Algorithm))}"
+            yield f"{shown}: there is no such algorithm; {hint}"
+        if name == "mode" and value not in ("min", "max", None):
+            yield f"{shown}; valid: min, max"
+        if name == "metric" and not (value is None or (isinstance(value, str) and value.startswith("eval/"))):
+            yield f"{shown}; valid: a metric of evaluations, such as eval/loss"
+        optional = name in ("minutes", "concurrent") and value is None
+        if name in _LEAST and not optional:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= _LEAST[name]
+            if not number or (name in _WHOLE and value != int(value)):
+                kind = "a whole number" if name in _WHOLE else "a number"
+                yield f"{shown}; valid: {kind} >= {_LEAST[name]:g}"
+
+
+def _check_edges(shared: Sequence[str], space: Space, config_dir: Path | str | None, errors: list[str]) -> Config:
+    """The config of the first probe; what is wrong with any is added to `errors`."""
+    first: Config = {}
+    for values in spaces.probes(space):
+        try:
+            config = compose([*shared, *(f"{key}={value}" for key, value in values.items())], config_dir)
+            first = first or config
+        except ConfigError as error:
+            errors += [line for line in error.errors if line not in errors]
+    return first
+
+
+def _with_objective(settings: Settings, config: Config) -> Settings:
+    """Settings whose metric and mode are known.
+
+    Raises:
+        ConfigError: the learner evaluates no such metric, or does not say which values are better.
+    """
+    stated = stated_by_learner(config, "evaluates")
+    names = [f"eval/{name}" for name in stated or ()]
+    directed = [name for name in names if direction(stated, name)]
+    metric = settings.metric or config["monitor"]["metric"] or (directed[0] if directed else None)
+    if metric is None:
+        raise ConfigError(
+            ["search.metric: the learner states no metric; valid: search.metric=eval/NAME search.mode=min or max"]
+        )
+    if names and metric not in names:
+        near = difflib.get_close_matches(metric, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"valid: {', '.join(names)}"
+        raise ConfigError([f"search.metric={metric}: no evaluation returns it; {hint}"])
+    mode = settings.mode or (config["monitor"]["mode"] if metric == config["monitor"]["metric"] else None)
+    mode = mode or direction(stated, metric)
+    if mode is None:
+        raise ConfigError(
+            [f"search.mode: the learner does not say which values of {metric} are better; valid: min, max"]
+        )
+    return Settings(**{**asdict(settings), "metric": metric, "mode": mode})
+
+
+def _refuse(errors: Collection[str]) -> None:
+    if errors:
+        raise ConfigError(list(dict.fromkeys(errors)))
