@@ -23,6 +23,7 @@ NAMES = [
     "docs/house.md",
     "docs/learner.md",
     "docs/resume.md",
+    "docs/search.md",
     "docs/supervised.md",
 ]
 TEXTS = {name: (ROOT / name).read_text() for name in NAMES}

@@ -21,7 +21,7 @@ from typing import Any
 from trivium.boundary import strict_json, untrusted
 from trivium.config.errors import ConfigError
 from trivium.on_ray import cluster
-from trivium.run_folder import environment, lock
+from trivium.run_folder import lock
 from trivium.search import space as spaces
 from trivium.search.settings import SCHEDULED, Search
 from trivium.search.space import Interval, Values
@@ -300,11 +300,6 @@ def short(text: str) -> str:
         return text if text.lstrip("-").isdigit() else f"{float(text):.4g}"
     except ValueError:
         return text
-
-
-def cores() -> int:
-    """How many CPUs this process may use."""
-    return environment.cores()
 
 
 def number_of(error: Stopped) -> int:

@@ -114,6 +114,8 @@ class Search:
             search = cls(**{**data, "settings": settings})
             if problems := list(_problems(asdict(settings))):
                 raise ValueError(problems[0])
+            if not isinstance(search.overrides, list) or not isinstance(search.expressions, dict):
+                raise ValueError("a list of overrides and a space by key are expected")
             lists = (search.overrides, search.trusted, list(search.expressions), list(search.expressions.values()))
             if not all(isinstance(item, str) for items in lists for item in items):
                 raise ValueError("text is expected")

@@ -1,0 +1,77 @@
+"""What is typed becomes a checked search, or all that is wrong with it, a line each."""
+
+from __future__ import annotations
+
+import pytest
+
+from trivium.config.errors import ConfigError
+from trivium.search.settings import Search, Settings, check
+
+LR = "learner.lr=loguniform(1e-4,1e-1)"
+
+
+def test_a_search_is_read_from_what_is_typed() -> None:
+    search, config = check(["experiment=mlp_digits", LR, "search=asha", "search.num_trials=5", "budget.epochs=2"])
+    assert search.overrides == ["experiment=mlp_digits", "budget.epochs=2", "threads=1"]
+    assert search.expressions == {"learner.lr": "loguniform(1e-4,1e-1)"}
+    assert search.settings == Settings(algorithm="asha", num_trials=5, metric="eval/loss", mode="min")
+    assert search.name == config["name"] == "mlp_digits"
+    assert Search.from_dict(search.as_dict()) == search
+
+
+def test_the_metric_and_its_direction_are_the_learners() -> None:
+    search, _ = check([LR, "search.metric=eval/accuracy"])
+    assert search.settings.mode == "max"
+    assert check([LR, "search.metric=eval/accuracy", "search.mode=min"])[0].settings.mode == "min"
+
+
+def test_architectures_are_searched_like_numbers() -> None:
+    search, _ = check(["experiment=mlp_digits", "model=choice(mlp,lenet)", LR])
+    assert list(search.expressions) == ["model", "learner.lr"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["experiment=mlp_digits"], ["the search space is empty"]),
+        ([LR, "search=asa"], ["did you mean search=asha?"]),
+        ([LR, "search.num_trails=3"], ["did you mean search.num_trials?"]),
+        ([LR, "search.num_trials=0"], ["search.num_trials=0; valid: a whole number >= 1"]),
+        ([LR, "search.seeds=1.5", "search.minutes=-1"], ["search.seeds=1.5", "search.minutes=-1"]),
+        ([LR, "search.metric=eval/acuracy"], ["did you mean eval/accuracy?"]),
+        ([LR, "search.metric=train/loss"], ["search.metric=train/loss; valid: a metric of evaluations"]),
+        (["learner.lr=loguniform(0,1)", "model.hidden=choice()"], ["must begin above 0", "nothing to choose from"]),
+        ([LR, LR], ["learner.lr is searched twice"]),
+        (["learner.lrr=uniform(0,1)"], ["did you mean 'learner.lr'?"]),
+        (["model.dropout=uniform(0.5,1.5)"], ["model.dropout=1.5"]),
+        (["model=choice(mlp,lenett)"], ["lenett"]),
+        ([LR, "budget.epoch=2"], ["did you mean 'budget.epochs'?"]),
+    ],
+)
+def test_everything_wrong_is_reported_before_anything_starts(typed: list[str], expected: list[str]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check(typed)
+    assert len(raised.value.errors) == len(expected), raised.value.errors
+    for line, part in zip(raised.value.errors, expected, strict=True):
+        assert part in line
+        assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": None},
+        {"overrides": "seed=1"},
+        {"overrides": [1]},
+        {"expressions": []},
+        {"settings": {"num_trials": -1}},
+        {"settings": {"algorithm": "other"}},
+        {"unknown": 1},
+    ],
+)
+def test_a_damaged_file_is_refused(change: dict[str, object]) -> None:
+    data = check([LR])[0].as_dict()
+    if isinstance(change.get("settings"), dict):
+        change = {"settings": {**data["settings"], **change["settings"]}}  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r".+"):
+        Search.from_dict({**data, **change})

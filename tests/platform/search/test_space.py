@@ -1,0 +1,105 @@
+"""Search spaces: what expressions mean, what is sampled, and which mistakes are reported."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from trivium.search.space import Choice, Interval, as_numbers, grid, is_expression, parse, probes, samples
+
+
+@pytest.mark.parametrize(
+    ("text", "dimension"),
+    [
+        ("choice(a, b)", Choice(("a", "b"))),
+        ("choice([64,64],[128])", Choice(("[64,64]", "[128]"))),
+        ("uniform(-1, 2.5)", Interval(-1, 2.5)),
+        ("loguniform(1e-5,1e-2)", Interval(1e-5, 1e-2, log=True)),
+        ("integers(1, 8)", Interval(1, 8, whole=True)),
+        ("logintegers(16,256)", Interval(16, 256, log=True, whole=True)),
+    ],
+)
+def test_expressions(text: str, dimension: Choice | Interval) -> None:
+    assert is_expression(text)
+    assert parse("key", text) == dimension
+
+
+@pytest.mark.parametrize("text", ["1e-3", "[1,2]", "mlp", "", "null", "${budget.epochs}"])
+def test_plain_values_are_no_expressions(text: str) -> None:
+    assert not is_expression(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("loguniforn(1, 2)", "loguniform(low, high)"),
+        ("unknown(1, 2)", "choice(a, b, ...)"),
+        ("choice()", "nothing to choose from"),
+        ("choice(a, a)", "twice"),
+        ("uniform(2, 1)", "2 must be below 1"),
+        ("uniform(1, 1)", "must be below"),
+        ("uniform(1)", "two numbers"),
+        ("uniform(a, 1)", "a is not a number"),
+        ("uniform(0, 1e999)", "finite"),
+        ("loguniform(0, 1)", "above 0"),
+        ("integers(1.5, 3)", "whole numbers"),
+        ("uniform(low=1, high=2)", "not an expression"),
+        ("uniform(1,)(2)", "not an expression"),
+        ("uniform(1, (2)", "not an expression"),
+    ],
+)
+def test_mistakes_name_the_key_and_what_is_valid(text: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=r"^agent\.lr=") as raised:
+        parse("agent.lr", text)
+    assert expected in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_positions_in_an_interval_by_hand() -> None:
+    assert Interval(0, 10).at(0.25) == "2.5"
+    assert float(Interval(1e-4, 1e-2, log=True).at(0.5)) == pytest.approx(1e-3)
+    whole = Interval(1, 4, whole=True)  # each has a quarter
+    assert [whole.at(f) for f in (0.0, 0.24, 0.26, 0.49, 0.51, 0.76, 1.0)] == ["1", "1", "2", "2", "3", "4", "4"]
+
+
+def test_samples_are_within_repeatable_and_continued_by_more() -> None:
+    space = {"lr": Interval(1e-5, 1e-1, log=True), "n": Interval(1, 3, whole=True), "m": Choice(("a", "b"))}
+    drawn = samples(space, 300, seed=1)
+    assert samples(space, 20, seed=1) == drawn[:20]
+    assert samples(space, 20, seed=2) != drawn[:20]
+    assert all(1e-5 <= float(values["lr"]) <= 1e-1 for values in drawn)
+    counts = [sum(values["n"] == n for values in drawn) for n in "123"]
+    assert min(counts) > 60
+    logs = [math.log10(float(values["lr"])) for values in drawn]
+    assert sum(logs) / len(logs) == pytest.approx(-3, abs=0.25)
+
+
+def test_grid_by_hand() -> None:
+    space = {"a": Interval(1, 100, log=True), "b": Choice(("x", "y")), "c": Interval(1, 2, whole=True)}
+    found = grid(space, 3)
+    assert len(found) == 3 * 2 * 2
+    assert [float(values["a"]) for values in found[::4]] == pytest.approx([1, 10, 100])
+    assert [values["c"] for values in found[:4]] == ["1", "2", "1", "2"]
+
+
+def test_every_edge_is_probed_once() -> None:
+    space = {"a": Interval(0, 1), "m": Choice(("x", "y", "z"))}
+    assert list(probes(space)) == [
+        {"a": "0.0", "m": "x"},
+        {"a": "1.0", "m": "x"},
+        {"a": "0.0", "m": "y"},
+        {"a": "0.0", "m": "z"},
+    ]
+
+
+def test_values_as_numbers() -> None:
+    space = {"a": Interval(0, 1), "n": Interval(1, 3, whole=True), "m": Choice(("1", "2"))}
+    assert as_numbers(space, {"a": "0.5", "n": "2", "m": "1"}) == {"a": 0.5, "n": 2, "m": "1"}
+
+
+def test_a_choice_is_drawn_uniformly() -> None:
+    generator = random.Random(0)
+    drawn = [Choice(("a", "b", "c")).sample(generator) for _ in range(300)]
+    assert min(map(drawn.count, "abc")) > 70
