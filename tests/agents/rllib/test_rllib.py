@@ -403,6 +403,7 @@ COMMAND = [
 
 
 @pytest.mark.kill
+@pytest.mark.slow  # RLlib takes each process 10 s to import; what its state holds is tested above
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert finish(COMMAND, run, kill_at=("trivium.agents.rllib.learner", "RLlib.step", 6)) == -9
