@@ -180,6 +180,13 @@ class Autoencoder:
                 scores["noisy_error"] = float(self.run.sum(noisy)) / size / pixels
         return scores
 
+    @torch.no_grad()
+    def reconstruct(self, x_BX: Tensor) -> Tensor:
+        """See `trivium.learner.Reconstructs`."""
+        with evaluating(self.network), self.run.autocast():
+            logits_BX: Tensor = self.network(x_BX.to(self.run.device))[0]
+        return logits_BX.float().sigmoid()
+
     def figures(self) -> dict[str, Picture]:
         """`reconstructions` of the split evaluated last (val before that): a row of what the network was given, noise
         included, below it what it made of that, and so on."""

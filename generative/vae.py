@@ -218,6 +218,21 @@ class VAE:
             parts.append(bernoulli_log_likelihood(logits, x))
         return torch.cat(parts)
 
+    @torch.no_grad()
+    def sample(self, num: int, *, generator: torch.Generator) -> Tensor:
+        """Samples of the prior: the pixels' probabilities, float32 [num, X...]; see `trivium.learner.Samples`."""
+        z_ND = torch.randn(num, self.latent_dim, generator=generator).to(self.run.device)
+        with evaluating(self.network), self.run.autocast():
+            logits_NX = torch.cat([self.network.decode(part) for part in z_ND.split(EVALUATION_BATCH)])
+        return logits_NX.float().sigmoid()
+
+    @torch.no_grad()
+    def reconstruct(self, x_BX: Tensor) -> Tensor:
+        """The decoded mean of the code; see `trivium.learner.Reconstructs`."""
+        with evaluating(self.network), self.run.autocast():
+            logits_BX = self.network.decode(self.network.encode(x_BX.to(self.run.device))[0])
+        return logits_BX.float().sigmoid()
+
     def figures(self) -> dict[str, Picture]:
         """`samples` of the prior, the same codes each time, and `reconstructions` of the split evaluated last (val
         before that): a row of originals, below it the decoded means of their codes, and so on."""

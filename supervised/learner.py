@@ -210,6 +210,15 @@ class Supervised:
         self._evaluated = (split, totals, rows)
         return {name: value.item() for name, value in scores.items()}
 
+    @torch.no_grad()
+    def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `trivium.learner.Predicts`; the answer is `Task.answers`, or `output` where the task has none."""
+        given = {name: column.to(self.run.device) for name, column in inputs.items()}
+        with self._evaluated_model() as model, self.run.autocast():
+            output = model(*self._inputs(given))
+        answers = getattr(self.task, "answers", lambda output: {"output": output})(output)
+        return {name: value.cpu() for name, value in answers.items()}
+
     def _in_order(self, parts: list[Rows]) -> Rows:
         """The rows of all workers, in the order of the split."""
         if not parts:

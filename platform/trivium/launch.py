@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import logging
 import os
@@ -21,6 +22,7 @@ from trivium.config.composing import apply_overrides, read
 from trivium.config.errors import Config, ConfigError, Found, refuse
 from trivium.learner import Learner
 from trivium.on_ray import cluster
+from trivium.python import objects
 from trivium.run_folder import environment, folder, lock
 from trivium.run_folder.folder import Result
 from trivium.run_folder.log import RunLog, recording
@@ -95,6 +97,7 @@ def resume(
         ConfigError: there is no run, its folder can't be written, or its config can't be built.
     """
     dir, config, bucket = open_run(place)
+    objects.require(config)
     task = Task(config, dir, trusted, bucket)
     done = folder.read_result(dir, quiet=True)
     if not os.access(dir, os.W_OK) and (overrides or not done):
@@ -124,7 +127,7 @@ def resume(
 
 def _as_it_is(task: Task, done: Result, display: Display | None, *, busy: bool = False) -> Result:
     """A finished run, with what a kill may have kept from being written, unless another process is busy with it."""
-    done._task = task
+    done._task, done._context = task, contextvars.copy_context()
     if display:
         display.say(f"finished already, with {done.reason}; {finished.what_continues(task.config, done)}")
     if not busy:
@@ -213,6 +216,14 @@ def _on_ray(
     """On workers of Ray's."""
     if callbacks:
         raise ConfigError(["callbacks: they are called in this process, which launch=ray does not train in"])
+    if groups := objects.not_in(task.config):
+        raise ConfigError(
+            [
+                f"{group}: an object that only this process has, which launch=ray does not train in; "
+                "put its class into a module"
+                for group in groups
+            ]
+        )
     check_learner(task.config, trusted=task.trusted)
     _check_workers(task.config)
     cluster.prepare()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from trivium import borrowed, declared
 from trivium.checkpoints.folder import Checkpoints
 from trivium.config.errors import Config, ConfigError
 from trivium.learner import Episode, Film, Learner, Plays, UserCodeError
+from trivium.python import objects
 from trivium.run_folder.place import Opened, open_run, require_checkpoint
 from trivium.run_folder.task import Task
 from trivium.tracking.video import GIF_FPS, write_video
@@ -124,9 +125,18 @@ def play(
 
 
 def load_learner(
-    opened: Opened, checkpoint: str, trusted: Collection[str], keywords: dict[str, Any] | None = None
+    opened: Opened,
+    checkpoint: str,
+    trusted: Collection[str],
+    keywords: dict[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> tuple[Learner, str]:
-    """The learner of a run on this machine, with a checkpoint's weights, and the checkpoint's name."""
+    """The learner of a run on this machine, with a checkpoint's weights, and the checkpoint's name.
+
+    Args:
+        keywords: of the learner, in the place of the config's.
+        given: see `trivium.training.builder.build_learner`.
+    """
     dir, config = opened.dir, dict(opened.config)
     for group in ("learner", "agent"):
         if config.get(group) and keywords:
@@ -141,7 +151,8 @@ def load_learner(
         declared.load_weights(learner, state["learner"])
 
     with _process(config):
-        learner = worker.make_learner(task, run)
+        objects.require({**config, **dict.fromkeys(given or {})})
+        learner = worker.make_learner(task, run, given)
     state = checkpoints.load(checkpoint, into=take, any_world_size=True)
     if state is None:
         raise ConfigError([f"{dir} has no checkpoint yet"])

@@ -72,6 +72,10 @@ class Classification:
             return main + self.aux_weight * torch.stack(auxiliary).sum() if auxiliary else main
         return F.cross_entropy(output, batch["y"], reduction="sum", label_smoothing=self.label_smoothing)
 
+    def answers(self, output: Tensor) -> dict[str, Tensor]:
+        """`classes`, int64 [B], and `scores`, their probabilities, float32 [B, K]."""
+        return {"classes": output.argmax(1), "scores": output.float().softmax(1)}
+
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         target_B = batch["y"]
         return {

@@ -83,6 +83,10 @@ class Regression:
         squared = F.mse_loss(output_BK, target_BK, reduction="sum")
         return squared if self.kind == "mse" else (squared * target_BK.numel()).clamp(min=1e-12).sqrt()
 
+    def answers(self, output: Tensor) -> dict[str, Tensor]:
+        """`values`, float32 [B, K], in the targets' own units."""
+        return {"values": output.float() * self.std_K.to(output.device) + self.mean_K.to(output.device)}
+
     def count(self, batch: Batch) -> int:
         return batch["y"].numel()
 

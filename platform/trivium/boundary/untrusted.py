@@ -23,7 +23,16 @@ MAX_JSON_BYTES = 4_000_000
 MAX_ROWS_BYTES = 500_000_000
 
 LOCKS = (".lock", ".lock-rank-0")  # see `trivium.run_folder.lock`
-FILES = ("config.yaml", "environment.json", "result.json", "metrics.jsonl", "report.html", "log.txt", *LOCKS)
+FILES = (
+    "config.yaml",
+    "environment.json",
+    "signature.json",
+    "result.json",
+    "metrics.jsonl",
+    "report.html",
+    "log.txt",
+    *LOCKS,
+)
 FOLDERS = ("checkpoints", "figures", "wandb", "tensorboard")
 KINDS = {
     stat.S_IFDIR: "a folder",

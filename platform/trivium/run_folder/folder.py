@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ from trivium.run_folder.place import COPY_OF, Opened, mark_copy, reach
 from trivium.run_folder.state import RESULT
 from trivium.run_folder.task import Outcome, Task
 
-MADE = ("config.yaml", "environment.json")  # before a run begins
+MADE = ("config.yaml", "environment.json", "signature.json")  # before a run begins
 log = logging.getLogger("trivium")
 
 
@@ -52,11 +53,14 @@ class Result(Outcome):
             if self._task is None:
                 raise RuntimeError("the result was read without its run: use trivium.evaluate or trivium.resume")
             run = Opened(self.dir, self._task.config, self._task.bucket)
-            self._learner = load_learner(run, self.checkpoint, self._task.trusted)[0]
+            self._learner = self._context.run(load_learner, run, self.checkpoint, self._task.trusted)[0]
         return self._learner
 
     _learner: Learner | None = field(default=None, init=False, repr=False, compare=False)
     _task: Task | None = field(default=None, init=False, repr=False, compare=False)
+    _context: contextvars.Context = field(
+        default_factory=contextvars.copy_context, init=False, repr=False, compare=False
+    )
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, one key per public attribute."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trivium.config import constructors
@@ -21,27 +21,34 @@ from trivium.config.library import LEARNERS, PARTS
 if TYPE_CHECKING:
     from trivium.learner import Learner, Run
 
+GIVEN = "trivium.python.objects.data"  # stands for a part that is given, whatever it is
+
 __all__ = ["EVERYTHING", "build_learner", "check_learner"]
 
 
-def build_learner(config: Config, run: Run, *, trusted: Collection[str] = EVERYTHING) -> Learner:
+def build_learner(
+    config: Config, run: Run, *, trusted: Collection[str] = EVERYTHING, given: Mapping[str, Any] | None = None
+) -> Learner:
     """Build the learner that a config describes, and the parts that it is handed.
 
     Args:
         config: as `trivium.config.compose` returns it; it is not changed, nor handed on.
         run: where the learner runs.
         trusted: the modules besides Trivium's and torch's own whose names may be built; a module's submodules too.
+        given: parts in the place of those that the config describes, by group.
 
     Raises:
         ConfigError: see `check_learner`; or a value that a constructor refuses.
     """
+    given = given or {}
+    config = {**config, **{group: {"_target_": GIVEN} for group in given}}
     check_learner(config, trusted=trusted)
     groups = constructors.chosen_groups(config)
     building = ""
     try:
         parts = {}
         for building in (g for g in PARTS if g in groups):
-            parts[building] = _build(groups[building], trusted)
+            parts[building] = given[building] if building in given else _build(groups[building], trusted)
         building = next(g for g in LEARNERS if g in groups)
         learner: Learner = _build(groups[building], trusted, run=run, **parts)
     except ConfigError:

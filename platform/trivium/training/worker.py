@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from trivium.checkpoints.storage import Bucket
 from trivium.config.checking import check_metrics
 from trivium.config.errors import Config, ConfigError, Found, refuse
 from trivium.learner import Learner, Run, close, evaluates_of
-from trivium.run_folder import lock
+from trivium.run_folder import lock, signature
 from trivium.run_folder.task import Outcome, Task
 from trivium.tracking.progress import Status
 from trivium.tracking.tracker import Tracker
@@ -51,10 +51,14 @@ def make_run(
     )
 
 
-def make_learner(task: Task, run: Run) -> Learner:
-    """Seed everything and build the learner: the same weights on every rank, then randomness of each rank's own."""
+def make_learner(task: Task, run: Run, given: Mapping[str, Any] | None = None) -> Learner:
+    """Seed everything and build the learner: the same weights on every rank, then randomness of each rank's own.
+
+    Args:
+        given: see `build_learner`.
+    """
     borrowed.seed(run.seed, run.device)
-    learner = build_learner(task.config, run, trusted=task.trusted)
+    learner = build_learner(task.config, run, trusted=task.trusted, given=given)
     try:
         declared.check(learner)
     except ValueError as error:
@@ -128,6 +132,8 @@ def _at_work(task: Task, run: Run, learner: Learner) -> Iterator[lock.Held | Non
     with contextlib.ExitStack() as closing:
         held = closing.enter_context(lock.alone_in(task.dir, lock.RANK_0)) if run.rank == 0 else None
         closing.callback(close, learner)
+        if held:
+            signature.write(task.dir, learner)
         yield held
 
 

@@ -59,8 +59,10 @@ def trained(training: Loop) -> Any:
 
 def test_callbacks_see_rows_evaluations_and_checkpoints_and_change_no_bits(tmp_path: Path) -> None:
     seeing = Seeing()
-    with_it, without = loop(tmp_path / "with", seeing), loop(tmp_path / "without")
-    trained(with_it), trained(without)
+    with_it = loop(tmp_path / "with", seeing)
+    trained(with_it)
+    without = loop(tmp_path / "without")
+    trained(without)
     assert seeing.seen == [
         ("begin", Counting),
         ("checkpoint", "step-000000000030"),

@@ -1,0 +1,92 @@
+"""Raw inputs made what a data set's tensors are, by what its signature says of their preparation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trivium.data.source import Signature
+
+
+def prepared(raw: Any, signature: Signature) -> dict[str, Tensor]:
+    """The inputs of a model from what a user has.
+
+    Args:
+        raw: an array or tensor [n, ...]; a tuple of them, one for each input; a dict of them by name; or, for a table,
+            a pandas frame with the columns that the training's had (others, and their order, do not matter). Bytes of
+            pictures become numbers in [0, 1], and pictures are standardised as the training's were.
+
+    Returns:
+        By name, on the CPU.
+
+    Raises:
+        ValueError: the number of inputs, a shape, or a column is not what the training's was.
+    """
+    preparation = signature.preparation
+    if preparation.get("kind") == "table" and hasattr(raw, "columns"):
+        return _of_table(raw, preparation)
+    names = signature.inputs
+    if isinstance(raw, Mapping):
+        if set(raw) != set(names):
+            raise ValueError(f"the model's inputs are {', '.join(names)}; got {', '.join(map(str, raw))}")
+        parts = [raw[name] for name in names]
+    else:
+        parts = list(raw) if isinstance(raw, tuple) else [raw]
+    if len(parts) != len(names):
+        raise ValueError(f"the model has {len(names)} inputs, {', '.join(names)}; got {len(parts)}")
+    inputs = {name: _numbers(part) for name, part in zip(names, parts, strict=True)}
+    first, shape = names[0], signature.offers.get("input_shape")
+    if preparation.get("kind") == "image":
+        inputs[first] = _of_images(inputs[first], parts[0], preparation)
+    if shape is not None and list(inputs[first].shape[1:]) != list(shape):
+        raise ValueError(f"{first} must be [n, {', '.join(map(str, shape))}]; is {list(inputs[first].shape)}")
+    return inputs
+
+
+def _numbers(part: Any) -> Tensor:
+    tensor = part.detach().cpu() if isinstance(part, Tensor) else torch.as_tensor(np.asarray(part))
+    if tensor.is_floating_point() or tensor.dtype in (torch.uint8, torch.bool):
+        return tensor.float()
+    return tensor.long()
+
+
+def _of_images(x: Tensor, raw: Any, preparation: Mapping[str, Any]) -> Tensor:
+    if "uint8" in str(getattr(raw, "dtype", "")):
+        x = x / float(preparation.get("scale", 255))
+    x = x.float()
+    if "mean" in preparation:
+        mean_C, std_C = (torch.tensor(preparation[name], dtype=torch.float64) for name in ("mean", "std"))
+        scale, shift = (1 / std_C)[:, None, None].float(), (mean_C / std_C)[:, None, None].float()
+        x = x * scale - shift
+    return x
+
+
+def _of_table(frame: Any, preparation: Mapping[str, Any]) -> dict[str, Tensor]:
+    wanted = [*preparation["numbers"], *preparation["categories"]]
+    absent = [name for name in wanted if name not in frame]
+    if absent:
+        raise ValueError(f"the table lacks {', '.join(absent)}; it has {', '.join(map(str, frame))}")
+    numbers: list[np.ndarray] = []
+    for name, of in preparation["numbers"].items():
+        values = frame[name].to_numpy(np.float64, na_value=np.nan)
+        missing = ~np.isfinite(values)
+        numbers.append(np.where(missing, 0.0, (values - of["mean"]) / of["std"]))
+        if of["missing"]:
+            numbers.append(missing.astype(np.float64))
+    x = np.stack(numbers, 1) if numbers else np.zeros((len(frame), 0))
+    inputs = {"x": torch.from_numpy(x.astype(np.float32))}
+    categories: list[np.ndarray] = []
+    for name, known in preparation["categories"].items():
+        order = {value: i + 1 for i, value in enumerate(known)}
+        column = frame[name]
+        text = column.astype(object).where(column.notna(), None)
+        categories.append(
+            np.array([0 if value is None else order.get(str(value), 0) for value in text], dtype=np.int64)
+        )
+    if categories:
+        inputs["categories"] = torch.from_numpy(np.stack(categories, 1))
+    return inputs

@@ -1,0 +1,140 @@
+"""A trained model in use: `trivium.load(RUN)` gives it without its training data and without envs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trivium import borrowed
+from trivium.boundary.untrusted import Refused
+from trivium.config import constructors
+from trivium.config.errors import ConfigError
+from trivium.data.prepared import prepared
+from trivium.data.source import Signature
+from trivium.learner import Acts, Learner, Policy, Predicts, Reconstructs, Samples
+from trivium.run_folder import signature
+from trivium.run_folder.place import Opened, open_run
+from trivium.trained import load_learner
+
+CHUNK = 1024  # inputs that a model is given at once
+
+
+class Trained:
+    """A trained model. What it can do is what its learner can (`trivium.learner`: `Predicts`, `Samples`, `Acts`, ...);
+    anything else raises a `TypeError` that names what it can.
+
+    Attributes:
+        learner: with the weights of the checkpoint. Its data or envs are stand-ins, so that it can't go on learning.
+        checkpoint: its name.
+        signature: what the data were; None for an agent.
+    """
+
+    def __init__(self, learner: Learner, checkpoint: str, about: Signature | None) -> None:
+        self.learner, self.checkpoint, self.signature = learner, checkpoint, about
+        self._policy: Policy | None = None
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """The names of the methods below that this model has."""
+        of = {"predict": Predicts, "sample": Samples, "reconstruct": Reconstructs, "act": Acts}
+        return tuple(name for name, protocol in of.items() if isinstance(self.learner, protocol))
+
+    def _cannot(self, what: str) -> TypeError:
+        name, can = type(self.learner).__name__, ", ".join(self.abilities) or "nothing of the kind"
+        return TypeError(f"a {name} can't {what}; it can {can}")
+
+    def predict(self, x: Any) -> dict[str, np.ndarray]:
+        """What the model says of raw inputs, which are prepared as the training's were.
+
+        Args:
+            x: an array or tensor [n, ...], or a tuple of them where the model has several inputs; for a table a pandas
+                frame. Any number of rows: they are computed in parts.
+
+        Returns:
+            Arrays [n, ...] by name, as the task says: for classification `classes` (int64 [n]) and `scores` (float32
+            [n, K], probabilities), for regression `values` (float32 [n, K], in the targets' units).
+
+        Raises:
+            TypeError: the model does not predict.
+            ValueError: the inputs do not have the shape of the training's.
+        """
+        if not isinstance(self.learner, Predicts) or self.signature is None:
+            raise self._cannot("predict")
+        inputs = prepared(x, self.signature)
+        number = len(next(iter(inputs.values())))
+        parts = []
+        with borrowed.generators_kept(torch.device("cpu")):
+            for i in range(0, max(number, 1), CHUNK):
+                parts.append(self.learner.predict({name: column[i : i + CHUNK] for name, column in inputs.items()}))
+        return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+
+    def sample(self, num: int, *, seed: int = 0) -> np.ndarray:
+        """`num` new samples as the data are (pictures: float32 [num, C, H, W] in [0, 1]); the same for the same seed.
+
+        Raises:
+            TypeError: the model does not generate.
+        """
+        if not isinstance(self.learner, Samples):
+            raise self._cannot("sample")
+        return self.learner.sample(num, generator=torch.Generator().manual_seed(seed)).cpu().numpy()
+
+    def reconstruct(self, x: Any) -> np.ndarray:
+        """What an autoencoder makes of inputs [n, ...] and gives back, of the same shape; inputs as for `predict`.
+
+        Raises:
+            TypeError: the model does not encode.
+            ValueError: see `predict`.
+        """
+        if not isinstance(self.learner, Reconstructs) or self.signature is None:
+            raise self._cannot("reconstruct")
+        inputs: Tensor = next(iter(prepared(x, self.signature).values()))
+        return torch.cat([self.learner.reconstruct(part).cpu() for part in inputs.split(CHUNK)]).numpy()
+
+    def act(self, observation: Any, *, deterministic: bool = True) -> Any:
+        """The action for one observation, as the env gives and takes them. The memory, if there is one, goes on until
+        `reset`.
+
+        Raises:
+            TypeError: the model does not act.
+        """
+        if self._policy is None:
+            self.reset()
+        assert self._policy is not None
+        return self._policy.act(observation, deterministic=deterministic)
+
+    def reset(self) -> None:
+        """Call it when an episode begins: the memory of the one before is forgotten."""
+        if self._policy is None:
+            if not isinstance(self.learner, Acts):
+                raise self._cannot("act")
+            self._policy = self.learner.policy()
+        self._policy.reset()
+
+
+def load(place: Path | str | Opened, *, checkpoint: str = "best", trusted: Collection[str] = ()) -> Trained:
+    """See `trivium.load`."""
+    run = open_run(place)
+    try:
+        described = signature.read(run.dir)
+    except FileNotFoundError:
+        raise ConfigError([f"{run.dir} has no {signature.NAME}, without which it can't be loaded"]) from None
+    except (Refused, OSError) as error:
+        raise ConfigError([f"{run.dir}: {error}"]) from error
+    given: dict[str, Any] = {}
+    about = None
+    if "data" in described:
+        given["data"] = signature.absent_data(described["data"])
+        about = given["data"].signature
+    if "spaces" in described:
+        try:
+            kind = constructors.resolve(run.config["agent"]["_target_"], trusted)
+            given["env"] = kind.env_of(described["spaces"])  # type: ignore[attr-defined]
+        except (constructors.Unusable, ValueError) as error:
+            raise ConfigError([f"{run.dir}: {signature.NAME}: {error}"]) from error
+    learner, name = load_learner(run, checkpoint, trusted, given=given)
+    return Trained(learner, name, about)

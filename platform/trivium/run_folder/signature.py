@@ -1,0 +1,174 @@
+"""What a run's model is for, as signature.json in its folder: enough to build and use it without data or envs.
+
+It is written when the run begins, and read as everything that may be a stranger's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trivium import borrowed
+from trivium.boundary import strict_json, untrusted
+from trivium.boundary.untrusted import count, text
+from trivium.checkpoints.kept_files import write_whole
+from trivium.data.source import Batch, Signature, Splits
+from trivium.learner import Acts
+
+NAME = "signature.json"
+SEEN = 256  # rows that tell which whole numbers a column holds at least
+MOST_NUMBERS = 50_000_000  # of one row, and of all columns
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int64", "int32", "int16", "uint8", "bool")}
+
+
+def write(dir: Path, learner: object) -> None:
+    """Write what a learner's data or spaces are, if it has any and nothing is there yet."""
+    described = describe(learner)
+    if described and not (dir / NAME).exists():
+        write_whole(dir / NAME, strict_json.dumps(described, indent=1).encode()).close()
+
+
+def describe(learner: object) -> dict[str, Any]:
+    """As JSON, under `data` what the sources of a learner are and under `spaces` those of an agent; without those that
+    it does not have."""
+    described: dict[str, Any] = {}
+    for value in vars(learner).values():
+        if isinstance(value, Splits):
+            described["data"] = _of_data(value)
+            break
+    if isinstance(learner, Acts):
+        described["spaces"] = learner.spaces()
+    return described
+
+
+def read(dir: Path) -> dict[str, Any]:
+    """What `write` wrote.
+
+    Raises:
+        Refused: it is something else.
+        OSError: it is not there.
+    """
+    described = untrusted.read_json(dir / NAME)
+    if not isinstance(described, dict):
+        raise untrusted.Refused(f"{dir / NAME} is not a group")
+    if "data" in described:
+        untrusted.require(described["data"], _DATA, "data")
+        numbers = sum(math.prod(column["shape"]) for column in described["data"]["columns"].values())
+        if numbers > MOST_NUMBERS:
+            raise untrusted.Refused(f"{NAME}: a row of {numbers:,} numbers is not believed")
+    return described
+
+
+def _of_data(data: Splits) -> dict[str, Any]:
+    device = _device_of(data)
+    with borrowed.generators_kept(device):
+        rows = data.train.batch(torch.arange(min(SEEN, len(data.train)), device=device))
+    return {
+        **strict_json.finite(data.signature.as_dict(), as_text=True),
+        "rows": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        "columns": {
+            name: {
+                "shape": list(column.shape[1:]),
+                "dtype": str(column.dtype).removeprefix("torch."),
+                "least": 0 if column.is_floating_point() or not column.numel() else int(column.min()),
+            }
+            for name, column in rows.items()
+        },
+    }
+
+
+def _device_of(data: Splits) -> torch.device:
+    """Where an index of the rows must be."""
+    for name in ("cpu", "cuda", "mps"):
+        device = torch.device(name)
+        try:
+            with borrowed.generators_kept(torch.device("cpu")):
+                data.train.batch(torch.zeros(1, dtype=torch.int64, device=device))
+            return device
+        except (RuntimeError, AssertionError):
+            continue
+    return torch.device("cpu")
+
+
+class Absent:
+    """Rows that are not here: as many as there were, of the same shapes, all alike.
+
+    Args:
+        length: how many.
+        columns: see `describe`.
+    """
+
+    def __init__(self, length: int, columns: Mapping[str, Any], device: torch.device | None = None) -> None:
+        self._length, self._columns, self._device = length, columns, device
+
+    def __len__(self) -> int:
+        return self._length
+
+    def batch(self, index_B: Tensor) -> Batch:
+        return {
+            name: torch.full(
+                (len(index_B), *column["shape"]), column["least"], dtype=DTYPES[column["dtype"]], device=self._device
+            )
+            for name, column in self._columns.items()
+        }
+
+    def to(self, device: torch.device) -> Absent:
+        return Absent(self._length, self._columns, device)
+
+
+def absent_data(described: Mapping[str, Any]) -> Splits:
+    """What takes the place of a run's data in the constructor of its learner, where nothing is to be learnt."""
+    rows, columns = described["rows"], described["columns"]
+    signature = Signature(
+        task=described["task"],
+        inputs=tuple(described["inputs"]),
+        offers={name: _with_tuples(value) for name, value in described["offers"].items()},
+        preparation=described["preparation"],
+    )
+    train, val, test = (Absent(rows[name], columns) for name in ("train", "val", "test"))
+    return Splits(train, val, test, signature)
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _sizes(value: Any) -> bool:
+    """a list of sizes"""
+    return isinstance(value, list) and all(map(count, value))
+
+
+def _columns(value: Any) -> bool:
+    """columns with shape, dtype and least"""
+    return isinstance(value, dict) and all(
+        isinstance(column, dict)
+        and _sizes(column.get("shape"))
+        and column.get("dtype") in DTYPES
+        and isinstance(column.get("least"), int)
+        for column in value.values()
+    )
+
+
+def _names(value: Any) -> bool:
+    """a list of texts"""
+    return isinstance(value, list) and all(map(text, value))
+
+
+def _task(value: Any) -> bool:
+    """a text, which may be empty"""
+    return isinstance(value, str)
+
+
+_DATA = {
+    "task": _task,
+    "inputs": _names,
+    "offers": dict,
+    "preparation": dict,
+    "rows": {"train": count, "val": count, "test": count},
+    "columns": _columns,
+}
