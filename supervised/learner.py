@@ -20,6 +20,7 @@ from trivium.data.source import Batch, Splits
 from trivium.ema import Average
 from trivium.learner import Picture, Run
 from trivium.schedules import Shape, scheduled, set_lr
+from trivium.supervised.augmentation import ImageAugmentation
 from trivium.supervised.fitting import fitting_model, fitting_task
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
 from trivium.untouched import evaluating
@@ -57,6 +58,7 @@ class Supervised:
         channels_last: whether images [B, C, H, W] and the kernels of convolutions lie in memory with the channels
             last: the same numbers, up to rounding; on a CPU small convolutional networks train 1.3 to 1.9 times as
             fast.
+        augment: changes the images that are learned from, see `ImageAugmentation`; None: they are left as they are.
 
     Raises:
         ValueError: a size does not divide among the workers or micro-batches, the batch is larger than the training
@@ -86,6 +88,7 @@ class Supervised:
         ema: float = 0.0,
         decay_norms: bool = True,
         channels_last: bool = False,
+        augment: ImageAugmentation | None = None,
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate={accumulate} must be at least 1")
@@ -123,6 +126,7 @@ class Supervised:
         self._scheduled = warmup_epochs is not None or (decay_epochs is not None and schedule != "constant")
         self.accumulate = accumulate
         self.max_grad_norm = max_grad_norm
+        self.augment = augment
         self._shares: dict[int, Tensor] = {}  # by number of targets, see `_share`
         self._evaluated: tuple[str, Totals, Rows] | None = None  # for `figures`
 
@@ -135,6 +139,8 @@ class Supervised:
     def step(self) -> dict[str, Tensor]:
         index_B = self.batches.next()
         micro_batches = [self.data.train.batch(index_b) for index_b in index_B.chunk(self.accumulate)]
+        if self.augment is not None:
+            micro_batches = self._augmented(micro_batches, self.augment)
         share = self._share(micro_batches)
         logs: dict[str, Tensor] = {}
         lr = self._lr_at(self.batches.samples)
@@ -164,6 +170,15 @@ class Supervised:
 
         logs["loss"] = (losses[0] if self.accumulate == 1 else torch.stack(losses).sum()) * share
         return logs
+
+    def _augmented(self, micro_batches: list[Batch], augment: ImageAugmentation) -> list[Batch]:
+        """As drawn for the position in the data, for the batch of all workers, of which each takes its part."""
+        seed, source = self.run.seed_for("augmentation", self.batches.samples), self.data.train
+        drawn = augment.draw(seed, self.batches.batch_size, len(source))
+        own = {name: self.run.own(values).to(self.run.device) for name, values in drawn.items()}
+        parts = zip(*(values.chunk(self.accumulate) for values in own.values()), strict=True)
+        draws = [dict(zip(own, part, strict=True)) for part in parts] or [{}] * len(micro_batches)
+        return [augment(batch, part, source) for batch, part in zip(micro_batches, draws, strict=True)]
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
         inputs = [batch[name] for name in self.data.signature.inputs]

@@ -15,14 +15,24 @@ from torch.nn import functional as F
 from trivium.data.source import Batch
 from trivium.learner import Picture
 from trivium.supervised.figures import confusion_figure
-from trivium.supervised.metrics import accuracy, confusion_matrix, macro_f1
+from trivium.supervised.metrics import (
+    accuracy,
+    average_precision,
+    balanced_accuracy,
+    calibration_error,
+    confusion_matrix,
+    macro_f1,
+    roc_auc,
+)
 from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
 
 
 class Classification:
     """Cross-entropy of logits, float [B, K], with classes, int64 [B] in [0, K).
 
-    Scores: `loss` (nats), `accuracy`; at the end also `f1` (macro).
+    Scores: `loss` (nats), `accuracy`; at the end also `f1` (macro), `balanced_accuracy` (mean recall of the classes),
+    `roc_auc` and `average_precision` (of two classes: of the second; of more: means over each class against the rest)
+    and `calibration_error` (expected, in 15 bins of confidence).
 
     Args:
         num_outputs: K.
@@ -70,6 +80,12 @@ class Classification:
         if isinstance(output, tuple):
             main, *auxiliary = (self.loss(logits, batch) for logits in output)
             return main + self.aux_weight * torch.stack(auxiliary).sum() if auxiliary else main
+        if "mixed_y" in batch:  # see `ImageAugmentation`
+            first, second = (
+                F.cross_entropy(output, batch[name], reduction="none", label_smoothing=self.label_smoothing)
+                for name in ("y", "mixed_y")
+            )
+            return (batch["mixed_weight"] * first + (1 - batch["mixed_weight"]) * second).sum()
         return F.cross_entropy(output, batch["y"], reduction="sum", label_smoothing=self.label_smoothing)
 
     def answers(self, output: Tensor) -> dict[str, Tensor]:
@@ -91,7 +107,17 @@ class Classification:
         return {"probability": output.float().softmax(1), "target": batch["y"]}
 
     def final_scores(self, totals: Totals, rows: Rows) -> dict[str, Tensor]:
-        return {"f1": macro_f1(totals["confusion"])}
+        probability_NK, target_N = rows["probability"], rows["target"]
+        of = (1,) if self.num_outputs == 2 else range(self.num_outputs)
+        areas = torch.stack([roc_auc(probability_NK[:, k], target_N == k) for k in of])
+        precisions = torch.stack([average_precision(probability_NK[:, k], target_N == k) for k in of])
+        return {
+            "f1": macro_f1(totals["confusion"]),
+            "balanced_accuracy": balanced_accuracy(totals["confusion"]),
+            "roc_auc": areas.nanmean(),
+            "average_precision": precisions.nanmean(),
+            "calibration_error": calibration_error(probability_NK, target_N),
+        }
 
     def figures(self, totals: Totals, rows: Rows, split: str) -> dict[str, Picture]:
         return {"confusion": confusion_figure(totals["confusion"], self.class_names, title=split)}

@@ -193,7 +193,9 @@ def test_evaluation_by_hand() -> None:
     classifier = build(Splits(val, val, test, signature), model=Constant, batch_size=2, label_smoothing=0.5)
     assert classifier.evaluate() == pytest.approx({"loss": (np.log(4) + 4 * np.log(4 / 3)) / 5, "accuracy": 0.8})
     # F1 of "no" is 0, of "yes" 2 / (2 + 3)
-    final = {"loss": (3 * np.log(4) + np.log(4 / 3)) / 4, "accuracy": 0.25, "f1": 0.2}
+    final = {"loss": (3 * np.log(4) + np.log(4 / 3)) / 4, "accuracy": 0.25, "f1": 0.2, "balanced_accuracy": 0.5}
+    # All scores are equal; the confidence is 3/4 where a quarter is right.
+    final |= {"roc_auc": 0.5, "average_precision": 0.25, "calibration_error": 0.5}
     assert classifier.evaluate(final=True) == pytest.approx(final)
 
 
