@@ -58,7 +58,8 @@ def balanced_accuracy(confusion: Tensor) -> Tensor:
         float32, 0-d; NaN when there are no samples.
     """
     size = confusion.sum(1)
-    return (confusion.diagonal() / size)[size > 0].mean()
+    recall = confusion.diagonal() / size
+    return recall[size > 0].mean()
 
 
 def roc_auc(score: Tensor, positive: Tensor) -> Tensor:

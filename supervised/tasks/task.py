@@ -29,6 +29,11 @@ TASKS = {
     "regression": "trivium.supervised.tasks.regression.Regression",
     "language_modelling": "trivium.supervised.tasks.language_modelling.LanguageModelling",
     "sequence_to_sequence": "trivium.supervised.tasks.sequence_to_sequence.SequenceToSequence",
+    "multi_label": "trivium.supervised.tasks.multi_label.MultiLabel",
+    "tagging": "trivium.supervised.tasks.tagging.Tagging",
+    "masked_language_modelling": "trivium.supervised.tasks.masked_language_modelling.MaskedLanguageModelling",
+    "forecasting": "trivium.supervised.tasks.forecasting.Forecasting",
+    "ctc": "trivium.supervised.tasks.ctc.CTC",
 }
 """The tasks that a data set's signature may name, with their default settings."""
 

@@ -80,7 +80,8 @@ def test_padding_of_sequences_does_not_count() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_that_data_may_name_can_be_made_from_what_data_offer(name: str) -> None:
-    task = construct(named_task(name), num_outputs=2, class_names=("a", "b"), vocab_size=5, input_shape=(3,))
+    offered = {"num_outputs": 2, "class_names": ("a", "b"), "target_names": ("a", "b"), "target_std": (1.0, 1.0)}
+    task = construct(named_task(name), **offered, vocab_size=5, input_shape=(3,))
     assert set(task.evaluates.values()) <= {"min", "max"}
 
 

@@ -19,6 +19,10 @@ Batch = dict[str, Tensor]
 """Named tensors on the device, aligned along their first dimension: usually `x`, the inputs, and `y`, the targets."""
 
 
+UNSCORED = -1
+"""Stands in a column of classes where there is none to predict: at padding, at tokens that were not hidden."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Rows, of which a batch is an index."""

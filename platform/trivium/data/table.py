@@ -48,7 +48,7 @@ def table(
     Raises:
         ValueError: the file or the column can't be used; names them.
     """
-    frame = _read(find_data(path))
+    frame = read_frame(find_data(path))
     if target not in frame:
         raise ValueError(f"target={target}: {path} has no such column; it has {', '.join(map(str, frame))}")
     unknown = [name for name in ignore if name not in frame]
@@ -149,7 +149,7 @@ def _prepare(frame: pd.DataFrame, train: np.ndarray) -> tuple[dict[str, torch.Te
     return tensors, made
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_frame(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)

@@ -70,7 +70,7 @@ def text(
     at_end = test_fraction or 0.0
     if not (0 < val_fraction < 1 and 0 <= at_end < 1 and val_fraction + at_end < 1):
         raise ValueError(f"val_fraction={val_fraction} and test_fraction={test_fraction} must sum to less than 1")
-    raw = _standard_library() if path is None else _read(path)
+    raw = standard_library() if path is None else _read(path)
     vocabulary: list[str] | None = None
     if tokens == "bytes":
         ids = np.frombuffer(raw.encode(), np.uint8).astype(np.int64)
@@ -99,7 +99,7 @@ def _read(path: str) -> str:
         raise ValueError(f"path={path} can't be read as UTF-8 text: {error}") from error
 
 
-def _standard_library() -> str:
+def standard_library() -> str:
     import argparse
     import ast
     import inspect
