@@ -58,7 +58,7 @@ def balanced_accuracy(confusion: Tensor) -> Tensor:
         float32, 0-d; NaN when there are no samples.
     """
     size = confusion.sum(1)
-    recall = confusion.diagonal() / size
+    recall: Tensor = confusion.diagonal() / size
     return recall[size > 0].mean()
 
 
@@ -78,7 +78,8 @@ def roc_auc(score: Tensor, positive: Tensor) -> Tensor:
     rank = (size.cumsum(0) - (size - 1) / 2)[group]  # from 1; equal scores share the mean of their ranks
     hit = positive[order].double()
     positives, negatives = hit.sum(), (1 - hit).sum()
-    return (((rank * hit).sum() - positives * (positives + 1) / 2) / (positives * negatives)).float()
+    area: Tensor = ((rank * hit).sum() - positives * (positives + 1) / 2) / (positives * negatives)
+    return area.float()
 
 
 def average_precision(score: Tensor, positive: Tensor) -> Tensor:

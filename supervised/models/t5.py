@@ -188,7 +188,8 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(2, (self.heads, -1))
+        return heads.transpose(1, 2)
 
     def memory(self, x_BMD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of what is looked at, float [B, N, M, H] each."""

@@ -64,8 +64,12 @@ class Forecasting:
         return batch["y"].numel()
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        losses = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
-        return losses[self.kind](output.float(), batch["y"].flatten(1), reduction="sum")
+        output, y = output.float(), batch["y"].flatten(1)
+        if self.kind == "mae":
+            return F.l1_loss(output, y, reduction="sum")
+        return (
+            F.huber_loss(output, y, reduction="sum") if self.kind == "huber" else F.mse_loss(output, y, reduction="sum")
+        )
 
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         y_BHK = batch["y"]
