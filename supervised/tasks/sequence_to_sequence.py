@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trivium.data.pairs import PAD
 from trivium.data.source import Batch
+from trivium.data.texts.pairs import PAD
 from trivium.learner import Picture
 from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
 

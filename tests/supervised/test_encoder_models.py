@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from trivium.data.pairs import BEGIN, END, PAD
-from trivium.supervised.models.bert import BERT
-from trivium.supervised.models.t5 import T5, Attention, bucket
+from trivium.data.texts.pairs import BEGIN, END, PAD
+from trivium.supervised.models.sequences.bert import BERT
+from trivium.supervised.models.sequences.t5 import T5, Attention, bucket
 
 
 @pytest.fixture(autouse=True)

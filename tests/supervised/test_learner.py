@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from trivium.data.batches import Batches
 from trivium.data.digits import digits
-from trivium.data.reversal import reversal
+from trivium.data.made_up.reversal import reversal
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.declared import load_state_dict, load_weights, state_dict, undeclared
 from trivium.learner import Learner, Run
 from trivium.supervised.learner import Supervised
-from trivium.supervised.models.attention_rnn import AttentionRNN
 from trivium.supervised.models.mlp import MLP
+from trivium.supervised.models.sequences.attention_rnn import AttentionRNN
 from trivium.supervised.tasks.classification import Classification
 
 ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.01, fused=True)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from trivium.data.pairs import BEGIN, END, PAD
-from trivium.supervised.models.attention_rnn import AttentionRNN
-from trivium.supervised.models.gpt import GPT, rotate
+from trivium.data.texts.pairs import BEGIN, END, PAD
 from trivium.supervised.models.lenet import LeNet
 from trivium.supervised.models.mlp import MLP
-from trivium.supervised.models.recurrent import Recurrent
+from trivium.supervised.models.sequences.attention_rnn import AttentionRNN
+from trivium.supervised.models.sequences.gpt import GPT, rotate
+from trivium.supervised.models.sequences.recurrent import Recurrent
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from trivium.data.pairs import END, PAD
+from trivium.data.texts.pairs import END, PAD
 from trivium.learner import construct
 from trivium.supervised.tasks.language_modelling import LanguageModelling
 from trivium.supervised.tasks.regression import Regression, require_same_shape

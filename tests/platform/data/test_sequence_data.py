@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from trivium.data.adding import adding
-from trivium.data.dates import dates
-from trivium.data.digit_images import digit_pairs, digit_strips
-from trivium.data.masked_text import masked_text
-from trivium.data.pairs import BEGIN, END, PAD
+from trivium.data.made_up.adding import adding
+from trivium.data.made_up.dates import dates
+from trivium.data.made_up.digit_images import digit_pairs, digit_strips
 from trivium.data.series import series
 from trivium.data.source import UNSCORED, Source
-from trivium.data.tagged import tagged
+from trivium.data.texts.masked_text import masked_text
+from trivium.data.texts.pairs import BEGIN, END, PAD
+from trivium.data.texts.tagged import tagged
 
 
 def rows(source: Source) -> dict[str, torch.Tensor]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trivium.data.pairs import BEGIN, END, PAD
-from trivium.data.reversal import LETTERS, reversal
-from trivium.data.text import Windows, text
+from trivium.data.made_up.reversal import LETTERS, reversal
+from trivium.data.texts.pairs import BEGIN, END, PAD
+from trivium.data.texts.text import Windows, text
 
 
 def test_windows_by_hand() -> None:

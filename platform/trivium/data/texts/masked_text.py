@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trivium.data.source import UNSCORED, Batch, Signature, Splits
-from trivium.data.text import Tokens, Windows, text
+from trivium.data.texts.text import Tokens, Windows, text
 
 LEFT, HIDDEN, REPLACED, SHOWN = range(4)  # what happens to a token; all but LEFT are to be predicted
 
@@ -63,7 +63,7 @@ def masked_text(
     another token, 10 % shown as they are, as in BERT.
 
     Args:
-        path, context, tokens, val_fraction, test_fraction: see `trivium.data.text.text`.
+        path, context, tokens, val_fraction, test_fraction: see `trivium.data.texts.text.text`.
         mask_fraction: of the tokens, how many are to be predicted, in (0, 1).
         copies: of the training split, each with other tokens hidden.
         split_seed: decides what is hidden; not the run's seed.
@@ -72,7 +72,7 @@ def masked_text(
         Columns `x` and `y`, int64 [n, context]; the mask is the last token of the vocabulary.
 
     Raises:
-        ValueError: see `trivium.data.text.text`; or `mask_fraction` or `copies` is out of range.
+        ValueError: see `trivium.data.texts.text.text`; or `mask_fraction` or `copies` is out of range.
     """
     if not 0 < mask_fraction < 1:
         raise ValueError(f"mask_fraction={mask_fraction} must be above 0 and below 1")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from trivium.data.pairs import BEGIN, END, PAD, SPECIAL
 from trivium.data.source import Signature, Splits, Tensors
+from trivium.data.texts.pairs import BEGIN, END, PAD, SPECIAL
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from trivium.boundary.places import find_data
-from trivium.data.pairs import PAD
 from trivium.data.source import UNSCORED, Signature, Splits, Tensors
-from trivium.data.text import standard_library
+from trivium.data.texts.pairs import PAD
+from trivium.data.texts.text import standard_library
 
 UNKNOWN = 1
 KINDS = ("space", "name", "keyword", "number", "string", "comment", "operator")

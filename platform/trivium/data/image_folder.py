@@ -1,0 +1,202 @@
+"""Images in folders, one folder for each class."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from trivium.boundary.places import find_data
+from trivium.data.images import labelled_images
+from trivium.data.source import Splits
+
+Mode = Literal["auto", "grey", "colour"]
+Folder = Path | zipfile.Path
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+THREADS = 4  # decoders release the interpreter's lock
+SHOWN = 5  # files of a kind in an error
+
+
+def image_folder(
+    *,
+    path: str,
+    size: int | None = None,
+    mode: Mode = "auto",
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    max_per_class: int | None = None,
+    normalize: bool = False,
+) -> Splits:
+    """Images whose class is the name of the folder that they lie in: `path/cat/1.jpg`.
+
+    If `path` holds the folders `train` and `test` (and `val`), these are the splits, and a validation split that is
+    not there is taken from `train`. Otherwise all images are split, stratified by class. Two files with the same bytes
+    are one image: the second is left out, so that no image is in two splits; the test split's copy is the one to stay.
+
+    Images are turned upright by their EXIF tag. Those of another size are scaled, with anti-aliasing, so that the
+    shorter side fits, and cropped to the middle square.
+
+    Args:
+        path: the folder, or a .zip file of one, which is read as it is, see `find_data`.
+        size: pixels of a side, >= 4; None: the images' own size, which then must be the same for all.
+        mode: `grey` (1 channel) or `colour` (3); `auto`: colour, unless all images are grey. Transparent pixels are
+            shown on white.
+        val_fraction, test_fraction: of the images; of `train` where there are folders of splits.
+        split_seed: which images go where; not the run's seed.
+        max_per_class: the first ones of each class and split by name; None: all.
+        normalize: see `trivium.data.images.labelled_images`.
+
+    Returns:
+        Columns `x`, float32 [n, C, size, size], in memory, and `y`, int64 [n].
+
+    Raises:
+        ValueError: there is no such folder, it has fewer than two classes, a class has too few images for all splits,
+            an image can't be decoded, or sizes differ without `size`; names the files.
+    """
+    if size is not None and size < 4:
+        raise ValueError(f"size={size} must be at least 4")
+    if mode not in ("auto", "grey", "colour"):
+        raise ValueError(f"mode={mode} must be one of auto, grey, colour")
+    if not (0 < val_fraction < 1 and 0 < test_fraction < 1 and val_fraction + test_fraction < 1):
+        raise ValueError(f"val_fraction={val_fraction} and test_fraction={test_fraction} must sum to less than 1")
+    folder = _folder(find_data(path), path)
+    given = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
+    split_folders = "train" in given and "test" in given
+    roots = {name: folder / name for name in given} if split_folders else {"all": folder}
+    names = _classes(next(iter(roots.values())))
+    files: dict[str, list[tuple[Folder, int]]] = {}
+    for split, root in roots.items():
+        if _classes(root) != names:
+            raise ValueError(
+                f"{root} holds the classes {', '.join(_classes(root))}; {folder / 'train'} {', '.join(names)}"
+            )
+        files[split] = [(file, i) for i, name in enumerate(names) for file in _files(root / name)[:max_per_class]]
+    images, labels = _decoded(files, size, mode)
+
+    def part(split: str) -> tuple[np.ndarray, np.ndarray]:
+        return images[split], labels[split]
+
+    if not split_folders:
+        rest, test = _split(part("all"), test_fraction, split_seed, names)
+        train, val = _split(rest, val_fraction / (1 - test_fraction), split_seed, names)
+    elif "val" in files:
+        train, val, test = part("train"), part("val"), part("test")
+    else:
+        (train, val), test = _split(part("train"), val_fraction, split_seed, names), part("test")
+    return labelled_images(train, val, test, class_names=names, normalize=normalize)
+
+
+def _folder(place: Path, path: str) -> Folder:
+    if place.suffix == ".zip" and place.is_file():
+        try:
+            return zipfile.Path(place)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"path={path} can't be read: {error}") from error
+    if not place.is_dir():
+        raise ValueError(f"path={path}: there is no such folder")
+    return place
+
+
+def _classes(root: Folder) -> list[str]:
+    names = sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+    if len(names) < 2:
+        raise ValueError(
+            f"{root} must hold a folder for each of at least two classes; it holds {', '.join(names) or 'none'}"
+        )
+    return names
+
+
+def _files(folder: Folder) -> list[Folder]:
+    found = sorted((f for f in folder.iterdir() if Path(f.name).suffix.lower() in SUFFIXES and f.is_file()), key=str)
+    if not found:
+        raise ValueError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
+    return found
+
+
+def _decoded(
+    files: dict[str, list[tuple[Folder, int]]], size: int | None, mode: Mode
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """All images of each split, float32 [n, C, H, W] in [0, 1], and their labels, int64 [n]."""
+    seen: set[bytes] = set()
+    kept: dict[str, list[tuple[Image.Image, int, Folder]]] = {}
+    wrong: list[str] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for split in sorted(files, key=("test", "val", "train", "all").index):
+            kept[split] = []
+            for (file, label), result in zip(
+                files[split], pool.map(_opened, (f for f, _ in files[split])), strict=True
+            ):
+                if isinstance(result, str):
+                    wrong.append(f"{file} ({result})")
+                elif result[1] not in seen:
+                    seen.add(result[1])
+                    kept[split].append((result[0], label, file))
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise ValueError(f"images can't be decoded: {'; '.join(wrong[:SHOWN])}{more}")
+    everything = [item for items in kept.values() for item in items]
+    grey = mode == "grey" or (mode == "auto" and all(image.mode in ("L", "1", "I;16") for image, _, _ in everything))
+    if size is None:
+        sizes = {image.size: file for image, _, file in everything}
+        if len(sizes) > 1:
+            shown = ", ".join(f"{file} is {w} x {h}" for (w, h), file in list(sizes.items())[:2])
+            raise ValueError(
+                f"size=null: the images are of {len(sizes)} sizes ({shown}); choose size=<pixels of a side>"
+            )
+    images = {split: np.stack([_pixels(image, size, grey) for image, _, _ in items]) for split, items in kept.items()}
+    return images, {split: np.array([label for _, label, _ in items]) for split, items in kept.items()}
+
+
+def _opened(file: Folder) -> tuple[Image.Image, bytes] | str:
+    """An image and the digest of its file, or why it can't be read."""
+    try:
+        raw = file.read_bytes()
+        with Image.open(io.BytesIO(raw)) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+            elif upright.mode == "I;16":  # 16 bits a pixel: Pillow would clip them to 8
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        return upright, hashlib.blake2b(raw, digest_size=16).digest()
+    except UnidentifiedImageError:
+        return "not an image"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return str(error).partition("\n")[0]
+
+
+def _pixels(image: Image.Image, size: int | None, grey: bool) -> np.ndarray:
+    """float32 [C, H, W] in [0, 1]."""
+    image = image.convert("L" if grey else "RGB")
+    if size is not None and image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, np.float32) / np.float32(255)
+    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+def _split(
+    pair: tuple[np.ndarray, np.ndarray], fraction: float, seed: int, names: Sequence[str]
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import train_test_split
+
+    images, labels = pair
+    counts = np.bincount(labels, minlength=len(names))
+    few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 3]
+    if few:
+        raise ValueError(
+            f"path: each class needs at least 3 different images, one for each split; fewer has {', '.join(few)}"
+        )
+    try:
+        rest, taken = train_test_split(np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise ValueError(f"path: the images can't be split: {error}") from error
+    return (images[rest], labels[rest]), (images[taken], labels[taken])
