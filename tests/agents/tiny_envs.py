@@ -288,6 +288,18 @@ class Count(Tiny):
         return self.x, 10.0 * episode + step, terminated, ended and (episode % 2 == 1 or episode % 3 == 0), {}
 
 
+class Counts(Count):
+    """With a new array each time: gymnasium's Sync keeps the last observation of an episode by reference."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        obs, info = super().reset(seed=seed)
+        return obs.copy(), info
+
+    def step(self, action: int) -> Result:
+        obs, *rest = super().step(action)
+        return obs.copy(), *rest  # type: ignore[return-value]
+
+
 class Lasts(Tiny):
     """Observes how many steps its episode lasts, 1 to 9."""
 
@@ -496,6 +508,7 @@ for env in (
     Short,
     Keyless,
     Pixels,
+    Counts,
 ):
     gym.register(f"{env.__name__}-v0", entry_point=env)
 for name, space in {

@@ -39,21 +39,6 @@ def build(id: str, num_envs: int = 3, vector: str = "sync", stream: str = "train
     return envs
 
 
-class Count(tiny_envs.Count):
-    """With a new array each time: gymnasium's Sync keeps the last observation of an episode by reference."""
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        obs, info = super().reset(seed=seed)
-        return obs.copy(), info
-
-    def step(self, action: int) -> Any:
-        obs, *rest = super().step(action)
-        return obs.copy(), *rest
-
-
-gym.register("Counts-v0", entry_point=Count)
-
-
 class OwnCount(gym.vector.VectorEnv):
     """`tiny_envs.Count` as an env's own vector env, that resets in the next step."""
 
