@@ -7,10 +7,12 @@ from typing import Any
 
 from trivium.agents.envs.wrapper_state import State, from_checkpoint
 from trivium.agents.evaluation.play import Film, agent_figures
+from trivium.agents.evaluation.policy import OnePolicy
 from trivium.agents.evaluation.returns import EVALUATED, Act, Evaluation
+from trivium.agents.evaluation.spaces import absent_env, to_json
 from trivium.agents.rollouts.collector import Collector
 from trivium.agents.rollouts.env_runners import EnvRunners
-from trivium.learner import Picture
+from trivium.learner import Picture, Run
 from trivium.saved import load_module
 
 
@@ -18,6 +20,7 @@ class Agent:
     """The part of a `Learner` that is no algorithm; what it learns by, its `step` and its state, a subclass has.
 
     Attributes:
+        run: where it runs.
         acting: whose `in_evaluation` is an `evaluation.Act`.
         net: the network; its `state_size` is that of its memory, if it has one.
         collector: the envs it learns in.
@@ -26,6 +29,7 @@ class Agent:
 
     evaluates = EVALUATED
 
+    run: Run
     acting: Any
     net: Any
     collector: Collector | EnvRunners
@@ -65,6 +69,27 @@ class Agent:
             state_size=self._state_size,
             layout=self.net.encoder.layout,
             **keywords,
+        )
+
+    def spaces(self) -> dict[str, Any]:
+        """See `trivium.learner.Acts`: `num_envs` of the whole run, `observation` and `action`."""
+        observation, action = self.collector.spaces
+        number = self.collector.num_envs * self.run.world_size
+        return {"num_envs": number, "observation": to_json(observation), "action": to_json(action)}
+
+    @classmethod
+    def env_of(cls, spaces: Mapping[str, Any]) -> Any:
+        """See `trivium.learner.Acts`."""
+        return absent_env(spaces)
+
+    def policy(self) -> OnePolicy:
+        """See `trivium.learner.Acts`."""
+        return OnePolicy(
+            run=self.run,
+            acting=self.acting,
+            layout=self.net.encoder.layout,
+            action_space=self.collector.spaces[1],
+            state_size=self._state_size,
         )
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import gymnasium as gym
 import torch
 from torch import Tensor
 
@@ -71,6 +72,8 @@ class Collector:
         state_NM: of the memory; 0 where an episode has just begun.
         begins_N: bool [N], where it has.
     """
+
+    spaces: tuple[gym.Space, gym.Space]  # of the observations and the actions of one env; see `make_collector`
 
     def __init__(self, *, run: Run, envs: Envs, act: Act, state_size: int = 0) -> None:
         self.run = run

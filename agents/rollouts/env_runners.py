@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import torch
 from torch import Tensor
 
@@ -101,6 +102,8 @@ class EnvRunners:
         ValueError: K does not divide N; and from `finish`, an env broke its promises, hangs, or ends its process again
             and again.
     """
+
+    spaces: tuple[gym.Space, gym.Space]  # see `Collector`
 
     def __init__(
         self,

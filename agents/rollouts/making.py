@@ -29,13 +29,16 @@ def make_collector(
         env: makes envs; see `EnvRunners`.
         envs: what `training_envs` returned.
     """
+    spaces = envs.observation_space, envs.action_space
     if not num_runners:
-        return Collector(run=run, envs=envs, act=act, state_size=state_size)
+        collector = Collector(run=run, envs=envs, act=act, state_size=state_size)
+        collector.spaces = spaces
+        return collector
     from trivium.agents.rollouts.env_runners import EnvRunners  # needs Ray
 
     getattr(envs, "close", lambda: None)()
     num_envs = run.share(getattr(env, "keywords", {})["num_envs"], "env.num_envs")
-    return EnvRunners(
+    runners = EnvRunners(
         run=run,
         env=env,
         act=act,
@@ -44,6 +47,8 @@ def make_collector(
         state_size=state_size,
         timeout_s=timeout_s,
     )
+    runners.spaces = spaces
+    return runners
 
 
 def training_envs(run: Run, env: Callable[..., Envs], num_runners: int) -> tuple[Envs, int]:

@@ -136,5 +136,7 @@ def load(place: Path | str | Opened, *, checkpoint: str = "best", trusted: Colle
             given["env"] = kind.env_of(described["spaces"])  # type: ignore[attr-defined]
         except (constructors.Unusable, ValueError) as error:
             raise ConfigError([f"{run.dir}: {signature.NAME}: {error}"]) from error
-    learner, name = load_learner(run, checkpoint, trusted, given=given)
+    agent = run.config.get("agent") or {}
+    keywords = {"env_runners": 0} if "spaces" in described and "env_runners" in agent else {}
+    learner, name = load_learner(run, checkpoint, trusted, keywords, given)
     return Trained(learner, name, about)

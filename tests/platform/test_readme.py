@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -22,6 +23,7 @@ NAMES = [
     "docs/generative.md",
     "docs/house.md",
     "docs/learner.md",
+    "docs/python.md",
     "docs/resume.md",
     "docs/search.md",
     "docs/supervised.md",
@@ -115,3 +117,14 @@ def test_a_model_and_a_learner_of_ones_own_train(
             found[name] = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["model=tiny"]["updates"] == 1
     assert found["learner=line"]["metrics"]["test/slope"] == pytest.approx(3, abs=0.05)
+
+
+def test_the_script_of_the_page_on_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_examples(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("mytraining.py", run_name="__main__")
+    reason, predicted = capsys.readouterr().out.splitlines()
+    assert reason.startswith("callback StopWhenGood asked to stop 0.9")
+    assert predicted.startswith("[0 1 2 3")
