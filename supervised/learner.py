@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from trivium.ema import Average
 from trivium.learner import Picture, Run
 from trivium.schedules import Shape, scheduled, set_lr
 from trivium.supervised.augmentation import ImageAugmentation
+from trivium.supervised.finetuning import begin_from as load_beginning
+from trivium.supervised.finetuning import freeze as freeze_parameters
+from trivium.supervised.finetuning import parameter_groups
 from trivium.supervised.fitting import fitting_model, fitting_task
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
 from trivium.untouched import evaluating
@@ -59,6 +62,11 @@ class Supervised:
             last: the same numbers, up to rounding; on a CPU small convolutional networks train 1.3 to 1.9 times as
             fast.
         augment: changes the images that are learned from, see `ImageAugmentation`; None: they are left as they are.
+        begin_from: a run folder or a file of weights to begin with, see `trivium.supervised.finetuning.begin_from`;
+            None: the model's own. Where it is missing, the first step raises, unless the run has been resumed: its
+            checkpoint holds all weights.
+        freeze: patterns of names of parameters that stay as they are, see `trivium.supervised.finetuning.freeze`.
+        lr_scales: factors of the learning rate by patterns of names of parameters, such as {features.*: 0.1}.
 
     Raises:
         ValueError: a size does not divide among the workers or micro-batches, the batch is larger than the training
@@ -67,7 +75,7 @@ class Supervised:
     """
 
     state: ClassVar = ("model", "average", "optimizer", "scaler", "batches")
-    derived: ClassVar = ("_shares", "_evaluated")
+    derived: ClassVar = ("_shares", "_evaluated", "_missing")
 
     def __init__(
         self,
@@ -89,6 +97,9 @@ class Supervised:
         decay_norms: bool = True,
         channels_last: bool = False,
         augment: ImageAugmentation | None = None,
+        begin_from: str | None = None,
+        freeze: Sequence[str] = (),
+        lr_scales: Mapping[str, float] | None = None,
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate={accumulate} must be at least 1")
@@ -105,10 +116,18 @@ class Supervised:
         self.task: Task = fitting_task(task or named_task(data.signature.task), self.data, run)
         rows = min(2, batch_size // run.world_size // accumulate)
         self.model = fitting_model(model, self.task, self.data, run, rows=rows)
+        self._missing: ValueError | None = None  # the weights to begin with
+        if begin_from is not None:
+            try:
+                load_beginning(self.model, begin_from)
+            except ValueError as error:
+                self._missing = error
+        freeze_parameters(self.model, freeze)
         self.channels_last = channels_last
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = optimizer(_parameters(self.model, decay_norms=decay_norms), lr=lr)
+        groups = parameter_groups(self.model, decay_norms=decay_norms, lr_scales=lr_scales or {})
+        self.optimizer = optimizer(groups, lr=lr)
         self.scaler = run.grad_scaler()
         self.batches = Batches(len(data.train), batch_size, run=run)
         self.average = Average(self.model, decay=ema) if ema else None
@@ -137,6 +156,8 @@ class Supervised:
     # ------------------------------------------------------------------------------------------- learning
 
     def step(self) -> dict[str, Tensor]:
+        if self._missing and not self.batches.samples:
+            raise self._missing
         index_B = self.batches.next()
         micro_batches = [self.data.train.batch(index_b) for index_b in index_B.chunk(self.accumulate)]
         if self.augment is not None:
@@ -145,6 +166,8 @@ class Supervised:
         logs: dict[str, Tensor] = {}
         lr = self._lr_at(self.batches.samples)
         set_lr(self.optimizer, lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
         if self._scheduled:
             logs["lr"] = torch.full((), lr, device=self.run.device)  # a fill; torch.tensor would wait for the device
 
@@ -257,13 +280,3 @@ class Supervised:
 
     def counters(self) -> dict[str, float]:
         return self.batches.counters()
-
-
-def _parameters(model: nn.Module, *, decay_norms: bool) -> Any:
-    """What the optimizer is given: all parameters, or two groups, of which the second has no weight decay."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if decay_norms:
-        return parameters
-    matrices = [p for p in parameters if p.ndim > 1]
-    rest = [p for p in parameters if p.ndim <= 1]
-    return [{"params": matrices}, {"params": rest, "weight_decay": 0.0}]

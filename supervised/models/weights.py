@@ -38,7 +38,7 @@ def load_weights(model: nn.Module, path: str | None, *, heads: Sequence[str], ig
     """
     if path is None:
         return
-    loaded = _read(path)
+    loaded = read_weights(find_data(path), f"weights={path}")
     own = model.state_dict()
     of_heads = [f"{head}.{kind}" for head in heads for kind in ("weight", "bias")]
     left = [n for n in of_heads if n in own and n in loaded and own[n].shape[1:] == loaded[n].shape[1:]]
@@ -61,21 +61,34 @@ def load_weights(model: nn.Module, path: str | None, *, heads: Sequence[str], ig
     model.load_state_dict(own | {n: loaded[n] for n in own if n in loaded and n not in left})
 
 
-def _read(path: str) -> Mapping[str, Tensor]:
-    place = find_data(path)
+def read_weights(place: Path, where: str, key: str | None = None) -> Mapping[str, Any]:
+    """A file's state dict, read without running code.
+
+    Args:
+        where: begins each message.
+        key: of a file that holds more, what is wanted of it, whatever that is; None: names and their tensors.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
     if not place.is_file():
-        raise ValueError(f"weights={path}: there is no such file")
+        raise ValueError(f"{where}: there is no such file")
     try:
         loaded = _loaded(place)
     except (OSError, RuntimeError, EOFError, SafetensorError, ValueError) as error:
-        raise ValueError(f"weights={path} can't be read: {str(error).strip().partition(chr(10))[0]}") from error
+        raise ValueError(f"{where} can't be read: {str(error).strip().partition(chr(10))[0]}") from error
     except Exception as error:  # what torch raises for a pickle that is none of its own says how to run its code
-        raise ValueError(f"weights={path} can't be read: it holds more than tensors, or is damaged") from error
-    for key in ("state_dict", "model"):  # what training scripts save it under, beside an optimizer's state
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+        raise ValueError(f"{where} can't be read: it holds more than tensors, or is damaged") from error
+    if key is not None:
+        if not isinstance(loaded, Mapping) or not isinstance(loaded.get(key), Mapping):
+            raise ValueError(f"{where}: it holds no {key}")
+        wanted: Mapping[str, Any] = loaded[key]
+        return wanted
+    for name in ("state_dict", "model"):  # what training scripts save it under, beside an optimizer's state
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
+            loaded = loaded[name]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"weights={path}: it holds no state dict, names and their tensors")
+        raise ValueError(f"{where}: it holds no state dict, names and their tensors")
     return loaded
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from trivium.data.images import labelled_images
 from trivium.data.source import Splits
 
 
 def digits(
-    *, val_fraction: float = 0.1, test_fraction: float = 0.2, split_seed: int = 0, normalize: bool = False
+    *,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    normalize: bool = False,
+    size: int = 8,
+    train_per_class: int | None = None,
 ) -> Splits:
     """1,797 grey images of 8 x 8 pixels in ten classes (UCI optdigits' test set).
 
@@ -17,15 +25,19 @@ def digits(
         val_fraction, test_fraction: of all images, stratified by class; each in (0, 1), together below 1.
         split_seed: which images go where; not the run's seed, so that seeds can be compared.
         normalize: see `labelled_images`.
+        size: pixels of a side, >= 8, to which images are enlarged by linear interpolation: 28 as MNIST's.
+        train_per_class: how many images of each class are learned from, >= 1; None: all of the training split.
 
     Raises:
-        ValueError: the fractions are out of range.
+        ValueError: a number is out of range.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     if not (0 < val_fraction < 1 and 0 < test_fraction < 1 and val_fraction + test_fraction < 1):
         raise ValueError(f"val_fraction={val_fraction} and test_fraction={test_fraction} must sum to less than 1")
+    if size < 8 or (train_per_class is not None and train_per_class < 1):
+        raise ValueError(f"size={size} must be at least 8, train_per_class={train_per_class} at least 1, or null")
     bunch = load_digits()
     x = (bunch.images / 16.0).astype(np.float32)[:, None]
     y = bunch.target.astype(np.int64)
@@ -35,6 +47,16 @@ def digits(
     train_x, val_x, train_y, val_y = train_test_split(
         rest_x, rest_y, test_size=val_fraction / (1 - test_fraction), random_state=split_seed, stratify=rest_y
     )
+    if train_per_class is not None:
+        few = np.concatenate([np.flatnonzero(train_y == label)[:train_per_class] for label in range(10)])
+        train_x, train_y = train_x[few], train_y[few]
+    if size != 8:
+        train_x, val_x, test_x = (_enlarged(images, size) for images in (train_x, val_x, test_x))
     return labelled_images(
         (train_x, train_y), (val_x, val_y), (test_x, test_y), class_names=list("0123456789"), normalize=normalize
     )
+
+
+def _enlarged(images: np.ndarray, size: int) -> np.ndarray:
+    larger: np.ndarray = F.interpolate(torch.from_numpy(images), size=(size, size), mode="bilinear").numpy()
+    return larger
