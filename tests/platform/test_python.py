@@ -142,7 +142,7 @@ def test_callbacks_stop_a_run_and_see_its_rows(tmp_path: Path) -> None:
     result = trivium.train("experiment=mlp_digits", SHORT, dir=tmp_path / "run", callbacks=[Stop()], quiet=True)
     assert (result.updates, result.reason) == (6, "callback Stop asked to stop")
     assert "test/accuracy" in read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
-    assert trivium.resume(tmp_path / "run", {"budget.updates": 8}, quiet=True).updates == 8
+    assert trivium.resume(tmp_path / "run", {"log.every_updates": 50}, quiet=True).updates == 12
 
 
 def test_on_ray_objects_and_callbacks_are_refused(tmp_path: Path) -> None:

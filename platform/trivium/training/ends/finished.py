@@ -12,6 +12,7 @@ from trivium.training.budget import Budget
 CONTINUED_BY = {
     "budget": "budget.<unit>=<more>",
     "target": "budget.target=<another>",
+    "callback": "any override, such as budget.<unit>=<number>,",
     "patience": "budget.<unit>=<more> or monitor.patience=<more>",
 }
 
@@ -45,6 +46,8 @@ def refuse_no_more(before: Config, now: Config, done: Result) -> None:
 def _ended_by(config: Config, done: Result) -> str:
     if _spent(config, done):
         return "budget"
+    if done.reason.startswith("callback "):
+        return "callback"
     return "target" if _met(config, done) else "patience"
 
 
