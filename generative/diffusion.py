@@ -26,7 +26,7 @@ from trivium.generative.diffusion_process import (
     spread,
     target_of,
 )
-from trivium.generative.figures import image_grid
+from trivium.pictures import image_grid
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import scheduled, set_lr

@@ -31,7 +31,7 @@ from trivium.generative.elbo import (
     kl_to_standard_normal,
     kl_weight,
 )
-from trivium.generative.figures import image_grid
+from trivium.pictures import image_grid
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import scheduled, set_lr

@@ -26,7 +26,7 @@ ROWS = (
     ("tracking",),
     ("checkpoints",),
     ("declared", "python"),
-    ("data", "ema", "untouched"),
+    ("data", "ema", "pictures", "untouched"),
     ("learner",),
     ("config", "borrowed", "parallel", "saved", "schedules"),
     ("boundary",),

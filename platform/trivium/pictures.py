@@ -1,4 +1,4 @@
-"""Pictures of what a generative learner makes."""
+"""Images as one picture: grids for figures and samples."""
 
 from __future__ import annotations
 
