@@ -26,9 +26,9 @@ from trivium.generative.diffusion_process import (
     spread,
     target_of,
 )
-from trivium.pictures import image_grid
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
+from trivium.pictures import image_grid
 from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 

@@ -31,9 +31,9 @@ from trivium.generative.elbo import (
     kl_to_standard_normal,
     kl_weight,
 )
-from trivium.pictures import image_grid
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
+from trivium.pictures import image_grid
 from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 

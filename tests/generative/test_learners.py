@@ -17,10 +17,12 @@ from trivium.declared import load_state_dict, state_dict, undeclared
 from trivium.generative.autoencoder import Autoencoder, jacobian_norm, kl_sparsity, squared_error
 from trivium.generative.diffusion import Diffusion
 from trivium.generative.gan import GAN
+from trivium.generative.networks.code_map import CodeMapCoder
 from trivium.generative.networks.coders import ConvCoder, MLPCoder
 from trivium.generative.networks.dcgan import DCGAN
 from trivium.generative.networks.unet import UNet
 from trivium.generative.vae import VAE
+from trivium.generative.vq_vae import VQVAE
 from trivium.learner import Learner, Run
 
 ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0, fused=True)
@@ -47,6 +49,16 @@ LEARNERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         },
     ),
     "ddpm": (Diffusion, {"model": SMALL_UNET, "steps": 3}),
+    "vq-vae": (
+        VQVAE,
+        {
+            "model": functools.partial(CodeMapCoder, channels=(4, 8)),
+            "num_codes": 8,
+            "code_dim": 4,
+            "prior_width": 8,
+            "prior_layers": 1,
+        },
+    ),
     "conditional ddpm": (Diffusion, {"model": SMALL_UNET, "conditional": True, "steps": 3, "target": "eps"}),
 }
 
