@@ -193,6 +193,7 @@ class Diffusion:
         noise_NX = torch.randn(num, *self.input_shape, generator=generator).to(self.run.device)
         if self.num_classes and label_N is None:
             label_N = torch.arange(num, device=self.run.device) % self.num_classes
+        label_N = None if label_N is None else label_N.to(self.run.device)
         weight = self.guidance if guidance is None else guidance
         parts = []
         with evaluating(self.network), self._averaged():

@@ -218,6 +218,7 @@ class GAN:
         z_ND = torch.randn(num, self.latent_dim, generator=generator).to(self.run.device)
         if self.num_classes and label_N is None:
             label_N = torch.arange(num, device=self.run.device) % self.num_classes
+        label_N = None if label_N is None else label_N.to(self.run.device)
         return self._decode(z_ND, label_N)
 
     def _decode(self, z_ND: Tensor, label_N: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,35 @@ class Trained:
                 parts.append(self.learner.predict({name: column[i : i + CHUNK] for name, column in inputs.items()}))
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
-    def sample(self, num: int, *, seed: int = 0) -> np.ndarray:
+    def sample(self, num: int, *, seed: int = 0, label: int | None = None, **how: float) -> np.ndarray:
         """`num` new samples as the data are (pictures: float32 [num, C, H, W] in [0, 1]); the same for the same seed.
+
+        Args:
+            num: how many, at least 1.
+            seed: of everything that is drawn.
+            label: the class of all samples, of a conditional model; None: the classes in turn.
+            how: further keywords of the learner's `sample`, such as `steps` and `guidance` of a diffusion model.
 
         Raises:
             TypeError: the model does not generate.
+            ValueError: it does not accept one of the keywords, or has no such class.
         """
         if not isinstance(self.learner, Samples):
             raise self._cannot("sample")
-        return self.learner.sample(num, generator=torch.Generator().manual_seed(seed)).cpu().numpy()
+        accepted = list(inspect.signature(self.learner.sample).parameters)
+        for name in how:
+            if name not in accepted:
+                valid = ", ".join(each for each in accepted if each not in ("num", "generator", "label_N"))
+                kind = type(self.learner).__name__
+                raise ValueError(f"{name}: samples of a {kind} accept no such keyword; valid: {valid or 'none'}")
+        given: dict[str, Any] = dict(how)
+        if label is not None:
+            classes = int(getattr(self.learner, "num_classes", 0))
+            if not 0 <= label < classes:
+                what = f"must be in [0, {classes})" if classes else "the model was trained without classes"
+                raise ValueError(f"label={label}: {what}")
+            given["label_N"] = torch.full((num,), label, dtype=torch.int64)
+        return self.learner.sample(num, generator=torch.Generator().manual_seed(seed), **given).cpu().numpy()
 
     def reconstruct(self, x: Any) -> np.ndarray:
         """What an autoencoder makes of inputs [n, ...] and gives back, of the same shape; inputs as for `predict`.

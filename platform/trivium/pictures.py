@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
 MARGIN = 0.1  # between two images, of an image's width
@@ -37,3 +42,41 @@ def image_grid(image_NCHW: Tensor, *, columns: int, width: int = 480) -> np.ndar
         y, x = margin + i // columns * step_y, margin + i % columns * step_x
         grid[y : y + scale * height, x : x + scale * image_width] = image[i]
     return grid
+
+
+def write(image_NCHW: np.ndarray, place: Path, *, folder: bool = False) -> list[str]:
+    """Write images as one grid, as an array, or one by one.
+
+    Args:
+        image_NCHW: float32 [N, C, H, W] in [0, 1]; C is 1 (grey) or 3, except for an array.
+        place: a `.png` file for a grid, a `.npy` file for the array, or a folder for single images `000.png`, ...
+        folder: whether the place is a folder, if it does not exist yet.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        ValueError: the place is none of these, or the samples are no images.
+    """
+    if place.suffix == ".npy" and not folder:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        np.save(place, image_NCHW)
+        return [str(place)]
+    if image_NCHW.ndim != 4:
+        raise ValueError(f"samples of shape {list(image_NCHW.shape)} are no images; valid: --out FILE.npy")
+    image = torch.from_numpy(image_NCHW)
+    if place.is_dir() or folder:
+        place.mkdir(parents=True, exist_ok=True)
+        digits = max(3, len(str(len(image) - 1)))
+        files = []
+        for i, one_CHW in enumerate(image):
+            pixels_HWC = one_CHW.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+            files.append(str(place / f"{i:0{digits}}.png"))
+            Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC).save(files[-1])
+        return files
+    if place.suffix != ".png":
+        raise ValueError(f"{place}: valid are FILE.png for a grid, FILE.npy for the array, DIR/ for single images")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    columns = math.ceil(math.sqrt(len(image)))
+    Image.fromarray(image_grid(image, columns=columns, width=max(480, columns * image.shape[3]))).save(place)
+    return [str(place)]

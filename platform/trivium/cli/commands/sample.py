@@ -1,0 +1,64 @@
+"""`trivium sample`: draw new samples from a generative model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from trivium.cli.arguments import accepts_checkpoint, accepts_run, count
+from trivium.cli.importing import importing_torch
+from trivium.cli.opening import check_learner, open_run
+from trivium.cli.showing import print_table
+
+HELP = "draw new samples from a generative model: a grid, single images or an array"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    accepts_run(parser)
+    accepts_checkpoint(parser)
+    parser.add_argument("--num", type=count, default=64, metavar="N", help="how many (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same samples (default: 0)")
+    parser.add_argument(
+        "--class", dest="label", type=int, metavar="K", help="of a conditional model (default: the classes in turn)"
+    )
+    parser.add_argument("--steps", type=count, metavar="N", help="of a diffusion model (default: as configured)")
+    parser.add_argument("--guidance", type=float, metavar="W", help="of a conditional diffusion model")
+    parser.add_argument("--truncation", type=float, metavar="T", help="of a StyleGAN, in [0, 1]")
+    parser.add_argument(
+        "--out",
+        type=os.path.expanduser,
+        metavar="PLACE",
+        help="FILE.png for a grid, FILE.npy for the array, DIR/ for single images (default: samples.png in the run)",
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Sample; returns the run, the checkpoint, the seed and the files that were written."""
+    with importing_torch():
+        opened = open_run(options)
+        check_learner(opened, options)
+        from trivium import loaded, pictures
+        from trivium.config.errors import ConfigError
+
+    out = Path(options.out) if options.out else opened.dir / "samples.png"
+    how = {name: getattr(options, name) for name in ("steps", "guidance", "truncation")}
+    model = loaded.load(opened, checkpoint=options.checkpoint, trusted=options.trust)
+    try:
+        samples = model.sample(
+            options.num,
+            seed=options.seed,
+            label=options.label,
+            **{name: value for name, value in how.items() if value is not None},
+        )
+        files = pictures.write(samples, out, folder=str(options.out or "").endswith(os.sep))
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"{opened.dir} can't be sampled so: {error}"]) from error
+    except OSError as error:
+        raise ConfigError([f"--out {out} can't be written: {error.strerror or error}"]) from error
+    result = {"dir": str(opened.dir), "checkpoint": model.checkpoint, "seed": options.seed, "files": files}
+    if not options.json:
+        shown = files[0] if len(files) == 1 else f"{len(files)} in {out}"
+        print_table([("checkpoint", model.checkpoint), ("samples", str(len(samples))), ("file", shown)])
+    return result
