@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from trivium.data.batches import Batches
 from trivium.data.checks import checked, require_range, rows_of
+from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
 from trivium.ema import Average
 from trivium.generative.diffusion_process import (
@@ -28,7 +29,6 @@ from trivium.generative.diffusion_process import (
 )
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
-from trivium.pictures import image_grid
 from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 

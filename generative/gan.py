@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from trivium.data.batches import Batches
 from trivium.data.checks import checked, require_range, rows_of
+from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
 from trivium.ema import Average
 from trivium.generative.adversarial import Loss, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
-from trivium.pictures import image_grid
 from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from trivium.data.batches import Batches
 from trivium.data.checks import checked, require_range, rows_of
+from trivium.data.pictures import image_grid
 from trivium.data.source import Source, Splits
 from trivium.generative.elbo import (
     bernoulli_log_likelihood,
@@ -33,7 +34,6 @@ from trivium.generative.elbo import (
 )
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
-from trivium.pictures import image_grid
 from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 

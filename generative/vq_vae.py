@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from trivium.data.batches import Batches
 from trivium.data.checks import checked, require_range, rows_of
+from trivium.data.pictures import image_grid
 from trivium.data.source import Source, Splits
 from trivium.generative.codebook import Codebook, perplexity
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.generative.networks.code_map import CodePrior
 from trivium.learner import Picture, Run, construct
-from trivium.pictures import image_grid
 from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
 

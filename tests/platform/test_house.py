@@ -26,7 +26,7 @@ ROWS = (
     ("tracking",),
     ("checkpoints",),
     ("declared", "python"),
-    ("data", "ema", "pictures", "untouched"),
+    ("data", "ema", "untouched"),
     ("learner",),
     ("config", "borrowed", "parallel", "saved", "schedules"),
     ("boundary",),

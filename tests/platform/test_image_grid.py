@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trivium.pictures import image_grid
+from trivium.data.pictures import image_grid
 
 
 def test_pixels_become_squares_in_reading_order() -> None:

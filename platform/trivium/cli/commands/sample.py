@@ -39,8 +39,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with importing_torch():
         opened = open_run(options)
         check_learner(opened, options)
-        from trivium import loaded, pictures
+        from trivium import loaded
         from trivium.config.errors import ConfigError
+        from trivium.data import pictures
 
     out = Path(options.out) if options.out else opened.dir / "samples.png"
     how = {name: getattr(options, name) for name in ("steps", "guidance", "truncation")}
