@@ -66,6 +66,10 @@ def test_a_padded_batch_gives_what_each_sequence_alone_gives(cell: Any, bidirect
         same(together[i, :n] if per_step else together[i], alone[0])
 
 
+def test_a_recurrent_network_answers_with_tokens_where_nothing_else_is_asked() -> None:
+    assert Recurrent(vocab_size=7, per_step=True)(torch.zeros(2, 3, dtype=torch.int64)).shape == (2, 3, 7)
+
+
 def test_a_recurrent_network_reads_an_image_row_by_row() -> None:
     net = Recurrent(input_shape=(2, 6, 4), num_outputs=3, hidden_size=5)
     x = torch.randn(1, 2, 6, 4)
@@ -152,6 +156,7 @@ def test_generating_reads_the_models_own_tokens_and_ends() -> None:
         (lambda: LeNet(input_shape=(64,), num_outputs=2), r"images \[C, H, W\]; the data has \[64\]"),
         (lambda: LeNet(input_shape=(1, 8, 8), num_outputs=2, style="old"), "style=old must be one of modern, classic"),
         (lambda: Recurrent(num_outputs=2), "needs an input_shape or a vocab_size"),
+        (lambda: Recurrent(input_shape=(3, 2)), "needs num_outputs or a vocab_size"),
         (lambda: Recurrent(num_outputs=2, vocab_size=3, cell="ltsm"), "cell=ltsm must be one of rnn, lstm, gru"),
         (
             lambda: GPT(vocab_size=3, context=4, width=10, num_heads=4),

@@ -21,7 +21,7 @@ class Recurrent(nn.Module):
     Images are read row by row. A padded batch gives what each of its sequences alone gives, if `length` is given.
 
     Args:
-        num_outputs: logits or regression targets, of the sequence or of each step.
+        num_outputs: logits or regression targets, of the sequence or of each step; None: the V tokens.
         input_shape: of one sequence of numbers: (T, D), or (C, H, W) of an image; not needed with a vocabulary.
         vocab_size: V of sequences of tokens, which are embedded; None for sequences of numbers.
         cell: rnn, lstm, gru.
@@ -35,13 +35,14 @@ class Recurrent(nn.Module):
         per_step: whether each step is answered.
 
     Raises:
-        ValueError: `cell` or `dropout` is out of range, or neither `input_shape` nor `vocab_size` is given.
+        ValueError: `cell` or `dropout` is out of range, or neither `input_shape` nor `vocab_size`, or neither
+            `num_outputs` nor `vocab_size`, is given.
     """
 
     def __init__(
         self,
         *,
-        num_outputs: int,
+        num_outputs: int | None = None,
         input_shape: Sequence[int] | None = None,
         vocab_size: int | None = None,
         cell: Cell = "lstm",
@@ -66,6 +67,9 @@ class Recurrent(nn.Module):
             size = input_shape[-1] * (input_shape[0] if len(input_shape) == 3 else 1)
         else:
             raise ValueError("a recurrent network needs an input_shape or a vocab_size from the data")
+        num_outputs = vocab_size if num_outputs is None else num_outputs
+        if num_outputs is None:
+            raise ValueError("a recurrent network needs num_outputs or a vocab_size from the data")
         self.per_step = per_step
         self.bidirectional = bidirectional
         between = dropout if num_layers > 1 else 0.0
