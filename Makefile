@@ -9,14 +9,16 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## train one learner of each family, with a report for each
 	@$(BIN)/python -m trivium.demo
 
-test: $(READY)  ## all tests but the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+QUICK := not slow and not gpu and not ray and not kill and not trains
+
+test: $(READY)  ## all tests but the slow ones; CHECKED=yes leaves out those that `make check` has run
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(CHECKED),-m "not slow and not gpu and (ray or kill or trains)")
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 check: lint  ## lint, and the tests that take milliseconds: before each commit
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu and not ray and not kill and not trains"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "$(QUICK)"
 
 lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
