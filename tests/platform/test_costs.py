@@ -14,11 +14,11 @@ from costs import Meter, limit_s, slowness, verdict
     [
         (4.9, [], 1.0, "fine"),
         (5.1, ["parametrize"], 1.0, "reported"),
-        (10.1, [], 1.0, "failed"),
+        (15.1, [], 1.0, "failed"),
         (10.1, [], 2.1, "fine"),
         (10.1, ["ray"], 1.0, "fine"),
         (29.0, ["kill", "ray"], 1.0, "reported"),
-        (31.0, ["kill"], 1.0, "failed"),
+        (46.0, ["kill"], 1.0, "failed"),
         (1e6, ["kill", "slow"], 1.0, "fine"),
     ],
 )
