@@ -241,7 +241,8 @@ class Supervised:
                 if final:
                     parts.append({**self.task.rows(output, batch), "index": index_B})
         totals = {name: self.run.sum(value) for name, value in totals.items()}
-        rows = self._in_order(parts)
+        # Scores of whole rankings are computed in float64 on the CPU: not every device has it.
+        rows = {name: column.cpu() for name, column in self._in_order(parts).items()}
         scores = self.task.scores(totals)
         if final:
             scores |= self.task.final_scores(totals, rows)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import functools
 import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from trivium.config import import_places
+from trivium.config.annotations import Resolve, Rule, rule_of
 from trivium.config.library import LEARNERS, PARTS, Library, listed_targets
 from trivium.config.tree import get, has
 
@@ -34,11 +37,13 @@ class Unusable(Exception):
 
 
 class Parameters(NamedTuple):
-    """The keywords of a constructor: all, those without a default, and whether it takes any other."""
+    """The keywords of a constructor: all, those without a default, whether it accepts any other, and the rules that
+    annotations state, by keyword, as far as its source can be read."""
 
     names: tuple[str, ...]
     required: tuple[str, ...]
     takes_any: bool
+    rules: Mapping[str, Rule] = MappingProxyType({})
 
 
 def chosen_groups(config: dict[str, Any]) -> dict[str, Any]:
@@ -91,6 +96,8 @@ def _bind(node: dict[str, Any], path: str, given: Collection[str], takes: Parame
             near = difflib.get_close_matches(str(key), takes.names, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(takes.names)}"
             yield f"{path}.{key}", f"{target} takes no such keyword; {hint}"
+        elif key in takes.rules and (problem := takes.rules[key].problem(node[key])):
+            yield f"{path}.{key}", problem
     for name in given:
         if not takes.takes_any and name not in takes.names:
             yield f"{path}.{name}", f"{target} takes no {name}; choose {name}=null"
@@ -243,7 +250,7 @@ def _read(module_name: str, attribute: str) -> Parameters | None:
     """
     found = _definition(module_name, attribute)
     if found:
-        return _keywords(found[1])
+        return _keywords(found[1], lambda name: _assigned(found[0], name))
     tree = _tree(module_name)
     if tree and not {attribute, "*", "__getattr__", "globals"} & set(_mentioned(tree)):
         public = [n for s in tree.body for n in _mentioned(s, deep=False) if not n.startswith("_")]
@@ -331,11 +338,16 @@ def _tree(module_name: str) -> ast.Module | None:
     if source is None:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(source)
+        return _parsed(source)
     except SyntaxError as error:
         raise Unusable(f"{module_name} has a syntax error in line {error.lineno}: {error.msg}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(source)
 
 
 def _mentioned(tree: ast.AST, *, deep: bool = True) -> Iterator[str]:
@@ -349,7 +361,16 @@ def _mentioned(tree: ast.AST, *, deep: bool = True) -> Iterator[str]:
             yield node.name
 
 
-def _keywords(node: ast.stmt) -> Parameters | None:
+def _assigned(module_name: str, name: str) -> ast.expr | None:
+    """What a module, or the one that it imports the name from, assigns to a name; None if that can't be read."""
+    with contextlib.suppress(Unusable):
+        found = _definition(module_name, name)
+        if found and isinstance(found[1], ast.Assign):
+            return found[1].value
+    return None
+
+
+def _keywords(node: ast.stmt, resolve: Resolve) -> Parameters | None:
     skip = 0
     if isinstance(node, ast.ClassDef):
         methods = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef)}
@@ -362,7 +383,11 @@ def _keywords(node: ast.stmt) -> Parameters | None:
     positional = [p.arg for p in a.args][skip:]
     needed = positional[: max(0, len(positional) - len(a.defaults))]
     needed += [p.arg for p, default in zip(a.kwonlyargs, a.kw_defaults, strict=True) if default is None]
-    return Parameters((*positional, *(p.arg for p in a.kwonlyargs)), tuple(needed), a.kwarg is not None)
+    defaults: list[ast.expr | None] = [*([None] * (len(a.args) - len(a.defaults))), *a.defaults]
+    every = [*list(zip(a.args, defaults, strict=True))[skip:], *zip(a.kwonlyargs, a.kw_defaults, strict=True)]
+    stated = {p.arg: rule_of(p.annotation, default, resolve) for p, default in every}
+    rules = {name: rule for name, rule in stated.items() if rule is not None}
+    return Parameters((*positional, *(p.arg for p in a.kwonlyargs)), tuple(needed), a.kwarg is not None, rules)
 
 
 def _source(module_name: str) -> str | None:

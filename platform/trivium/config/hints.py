@@ -136,6 +136,8 @@ def no_such_option(group: str, option: Any, library: Library, file: str = "") ->
         near = "rllib" if group == "agent" and elsewhere.startswith("agent=rllib") else None
         return f"{group}={option}: there is no such {group}; did you mean '{elsewhere}'?{in_file(file)}", near
     close = difflib.get_close_matches(text.lower(), options, n=1, cutoff=0.6)
+    nearer = difflib.get_close_matches(text.lower(), options, n=1, cutoff=0.9)  # a letter is missing, not a word
+    begin = [] if nearer else begin
     near = next(iter([*begin, *close]), None)
     if len(begin) > 1:
         hint = f"did you mean one of {', '.join(begin)}?"

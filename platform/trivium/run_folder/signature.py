@@ -26,20 +26,20 @@ MOST_NUMBERS = 50_000_000  # of one row, and of all columns
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int64", "int32", "int16", "uint8", "bool")}
 
 
-def write(dir: Path, learner: object) -> None:
-    """Write what a learner's data or spaces are, if it has any and nothing is there yet."""
-    described = describe(learner)
+def write(dir: Path, learner: object, device: torch.device) -> None:
+    """Write what a learner's data or spaces are, if it has any and nothing is there yet; `device` is the run's."""
+    described = describe(learner, device)
     if described and not (dir / NAME).exists():
         write_whole(dir / NAME, strict_json.dumps(described, indent=1).encode()).close()
 
 
-def describe(learner: object) -> dict[str, Any]:
+def describe(learner: object, device: torch.device) -> dict[str, Any]:
     """As JSON, under `data` what the sources of a learner are and under `spaces` those of an agent; without those that
     it does not have."""
     described: dict[str, Any] = {}
     for value in vars(learner).values():
         if isinstance(value, Splits):
-            described["data"] = _of_data(value)
+            described["data"] = _of_data(value, device)
             break
     if isinstance(learner, Acts):
         described["spaces"] = learner.spaces()
@@ -64,10 +64,13 @@ def read(dir: Path) -> dict[str, Any]:
     return described
 
 
-def _of_data(data: Splits) -> dict[str, Any]:
-    device = _device_of(data)
+def _of_data(data: Splits, device: torch.device) -> dict[str, Any]:
+    index = torch.arange(min(SEEN, len(data.train)), device=device)
     with borrowed.generators_kept(device):
-        rows = data.train.batch(torch.arange(min(SEEN, len(data.train)), device=device))
+        try:
+            rows = data.train.batch(index)
+        except RuntimeError:  # a learner of the user's own may keep its data on the CPU
+            rows = data.train.batch(index.cpu())
     return {
         **strict_json.finite(data.signature.as_dict(), as_text=True),
         "rows": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
@@ -80,19 +83,6 @@ def _of_data(data: Splits) -> dict[str, Any]:
             for name, column in rows.items()
         },
     }
-
-
-def _device_of(data: Splits) -> torch.device:
-    """Where an index of the rows must be."""
-    for name in ("cpu", "cuda", "mps"):
-        device = torch.device(name)
-        try:
-            with borrowed.generators_kept(torch.device("cpu")):
-                data.train.batch(torch.zeros(1, dtype=torch.int64, device=device))
-            return device
-        except (RuntimeError, AssertionError):
-            continue
-    return torch.device("cpu")
 
 
 class Absent:

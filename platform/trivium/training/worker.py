@@ -133,7 +133,7 @@ def _at_work(task: Task, run: Run, learner: Learner) -> Iterator[lock.Held | Non
         held = closing.enter_context(lock.alone_in(task.dir, lock.RANK_0)) if run.rank == 0 else None
         closing.callback(close, learner)
         if held:
-            signature.write(task.dir, learner)
+            signature.write(task.dir, learner, run.device)
         yield held
 
 

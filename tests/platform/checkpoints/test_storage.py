@@ -16,6 +16,7 @@ import torch
 from counting import Counting
 from killing import finish, rows, states
 
+from trivium import declared
 from trivium.boundary.places import is_bucket
 from trivium.boundary.untrusted import Refused
 from trivium.checkpoints.folder import Checkpoints
@@ -218,7 +219,7 @@ def _node(rank: int, place: str, folder: str) -> None:
                 most_threads=1,
                 keep=lambda config: None,
             )
-        return task.dir, learner.state_dict()
+        return task.dir, declared.state_dict(learner)
 
     whole, expected = train("node", "whole")
     _, stopped = train("node", "stopped", stop_at=11)

@@ -147,7 +147,10 @@ def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str
             "resume here --seed 1",
             "--seed: there is no such option; seed can't change when a run is resumed; valid: budget",
         ),
-        ("evaluate here --seed 1", "--seed: there is no such option; it is one of trivium play; valid here: --help, "),
+        (
+            "evaluate here --seed 1",
+            "--seed: there is no such option; it is one of trivium play, sample; valid here: --help, ",
+        ),
         ("train dir=here", "dir=here: is an option; did you mean '--dir here'?"),
         ("train config_dir=mine", "did you mean '--config-dir mine'?"),
         ("train quiet=true", "did you mean '--quiet'?"),
@@ -429,7 +432,7 @@ def test_every_yaml_begins_by_saying_what_it_is(group: str, option: str) -> None
 # What Trivium gives a constructor beside its YAML.
 OFFERED_BY_DATA = {
     "input_shape", "num_outputs", "class_names", "target_names", "target_mean", "target_std", "vocab_size", "context",
-    "max_length", "cardinalities", "latent_dim", "encoded_dim", "num_classes",
+    "max_length", "cardinalities", "latent_dim", "encoded_dim", "code_dim", "num_classes",
 }  # fmt: skip
 GIVEN: dict[str, set[str]] = {
     "env": {"run", "stream", "make_env", "part", "episodes"},
