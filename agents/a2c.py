@@ -25,7 +25,14 @@ from trivium.agents.networks.actor_critic import ActorCritic
 from trivium.agents.networks.normalise import Normaliser
 from trivium.agents.optim.flat import Flat, Optimizer, clipped
 from trivium.agents.policies import Actions
-from trivium.agents.returns import explained_variance, gae, linear_schedule, live_mean, normalized
+from trivium.agents.returns import (
+    check_shapes,
+    explained_variance,
+    gae,
+    linear_schedule,
+    live_mean,
+    normalized,
+)
 from trivium.agents.rollouts.collector import Rollout, episodes
 from trivium.agents.rollouts.making import make_collector, training_envs
 from trivium.learner import Run
@@ -39,11 +46,13 @@ def policy_gradient_loss(log_prob_B: Tensor, advantage_B: Tensor, live_B: Tensor
         advantage_B: float32 [B], A, constants.
         live_B: bool [B], see `live_mean`, which the mean is.
     """
+    check_shapes(log_prob_B=log_prob_B, advantage_B=advantage_B, live_B=live_B)
     return -live_mean(log_prob_B * advantage_B, live_B)
 
 
 def value_loss(value_B: Tensor, return_B: Tensor, live_B: Tensor | None = None) -> Tensor:
     """mean((V - R)^2), 0-d; both float32 [B], the returns constants; `live_B` see `policy_gradient_loss`."""
+    check_shapes(value_B=value_B, return_B=return_B, live_B=live_B)
     return live_mean((value_B - return_B).square(), live_B)
 
 

@@ -33,7 +33,10 @@ from trivium.agents.evaluation.returns import Evaluation
 from trivium.agents.networks.q_networks import QNetwork
 from trivium.agents.optim.flat import Flat, Optimizer, clipped
 from trivium.agents.replay import Batch, Priorities, Replay, Transitions
-from trivium.agents.returns import linear_schedule
+from trivium.agents.returns import (
+    check_shapes,
+    linear_schedule,
+)
 from trivium.agents.rollouts.collector import Collector, episodes
 from trivium.agents.rollouts.env_runners import Begun, EnvRunners
 from trivium.agents.rollouts.making import make_collector, training_envs
@@ -59,6 +62,7 @@ def td_target(return_B: Tensor, discount_B: Tensor, next_value_B: Tensor) -> Ten
 def td_loss(q_B: Tensor, target_B: Tensor, kind: Literal["huber", "mse"]) -> Tensor:
     """Of each transition, float32 [B]: with d = q - target, `mse`: d^2; `huber`: d^2 / 2 where |d| < 1, |d| - 1/2
     elsewhere, the gradient clipped to [-1, 1]."""
+    check_shapes(q_B=q_B, target_B=target_B)
     if kind == "mse":
         return F.mse_loss(q_B, target_B, reduction="none")
     return F.smooth_l1_loss(q_B, target_B, reduction="none")
@@ -90,6 +94,7 @@ def categorical_projection(prob_BK: Tensor, return_B: Tensor, discount_B: Tensor
 def categorical_loss(log_prob_BK: Tensor, target_BK: Tensor) -> Tensor:
     """KL(target || p) of each transition in nats, float32 [B], whose gradient is that of the cross-entropy; both
     float32 [B, K], the target constant. It is 0 where nothing is to be learnt, which makes it Rainbow's priority."""
+    check_shapes(log_prob_BK=log_prob_BK, target_BK=target_BK)
     return F.kl_div(log_prob_BK, target_BK, reduction="none").sum(1)
 
 

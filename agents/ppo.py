@@ -26,7 +26,14 @@ from trivium.agents.networks.actor_critic import ActorCritic
 from trivium.agents.networks.normalise import Normaliser
 from trivium.agents.optim.flat import Flat, Optimizer, clipped
 from trivium.agents.policies import Actions
-from trivium.agents.returns import explained_variance, gae, linear_schedule, live_mean, normalized
+from trivium.agents.returns import (
+    check_shapes,
+    explained_variance,
+    gae,
+    linear_schedule,
+    live_mean,
+    normalized,
+)
 from trivium.agents.rollouts.collector import Rollout, episodes
 from trivium.agents.rollouts.making import make_collector, training_envs
 from trivium.config import valid
@@ -47,12 +54,14 @@ def clipped_surrogate_loss(
     Returns:
         0-d.
     """
+    check_shapes(ratio_B=ratio_B, advantage_B=advantage_B, live_B=live_B)
     clipped_B = ratio_B.clamp(1 - clip_coef, 1 + clip_coef)  # type: ignore[arg-type]  # numbers or tensors, both do
     return -live_mean(torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B), live_B)
 
 
 def value_loss(value_B: Tensor, return_B: Tensor, live_B: Tensor | None = None) -> Tensor:
     """mean((V - R)^2), 0-d; both float32 [B], the returns constants; `live_B` see `clipped_surrogate_loss`."""
+    check_shapes(value_B=value_B, return_B=return_B, live_B=live_B)
     return live_mean((value_B - return_B).square(), live_B)
 
 
@@ -65,6 +74,7 @@ def clipped_value_loss(
     Example:
         V=3, V_old=0, R=4, eps=1 -> max(1, 9) = 9.
     """
+    check_shapes(value_B=value_B, old_value_B=old_value_B, return_B=return_B, live_B=live_B)
     clipped_B = old_value_B + (value_B - old_value_B).clamp(-clip_coef, clip_coef)
     return live_mean(torch.maximum((value_B - return_B).square(), (clipped_B - return_B).square()), live_B)
 

@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 
 
-def _check_shapes(**tensors: Tensor) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def check_shapes(**tensors: Tensor | None) -> None:
+    """Refuse tensors of different shapes, which broadcasting would turn into a wrong number: [B] against [B, 1] is
+    [B, B]. A tensor that is None is left out.
+
+    Raises:
+        ValueError: names every shape.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor is not None}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the tensors must have one shape, got {shapes}")
 
@@ -29,6 +35,7 @@ def linear_recurrence(x_TN: Tensor, decay_TN: Tensor, start_N: Tensor | None = N
     Example:
         x=[1,1,1], decay=[0.5,0.5,0], start=2 -> [2, 2, 1].
     """
+    check_shapes(x_TN=x_TN, decay_TN=decay_TN)
     y_TN = x_TN if start_N is None else torch.cat((torch.addcmul(x_TN[:1], decay_TN[:1], start_N), x_TN[1:]))
     ahead = 1
     while ahead < len(y_TN):  # y_t holds what the last `ahead` steps bring, decay_t their product
@@ -73,7 +80,7 @@ def gae(
         r=[1,1], V=[0,0], next V=[0,10], gamma=0.5, lam=1, truncated at the end
         -> [4, 6]; terminated instead -> [1.5, 1].
     """
-    _check_shapes(
+    check_shapes(
         reward_TN=reward_TN,
         value_TN=value_TN,
         next_value_TN=next_value_TN,
@@ -104,7 +111,7 @@ def running_sum(x_TN: Tensor, ended_TN: Tensor, start_N: Tensor, *, gamma: float
     Raises:
         ValueError: x and ended differ in shape.
     """
-    _check_shapes(x_TN=x_TN, ended_TN=ended_TN)
+    check_shapes(x_TN=x_TN, ended_TN=ended_TN)
     decay_TN = gamma * torch.cat((torch.zeros_like(ended_TN[:1]), ended_TN[:-1])).logical_not()
     sum_TN = linear_recurrence(x_TN, decay_TN, start_N)
     return sum_TN, sum_TN[-1].masked_fill(ended_TN[-1], 0.0)
@@ -125,6 +132,7 @@ def live_mean(x: Tensor, live: Tensor | None) -> Tensor:
     Example:
         x=[1, 9, 3], live=[1, 0, 1] -> 2.
     """
+    check_shapes(x=x, live=live)
     return x.mean() if live is None else x.masked_fill(~live, 0.0).sum() / live.sum().clamp(min=1)
 
 
@@ -164,6 +172,7 @@ def explained_variance(value: Tensor, target: Tensor, live: Tensor | None = None
     Returns:
         0-d, at most 1; NaN where the targets are all the same.
     """
+    check_shapes(value=value, target=target, live=live)
     variance = live_variance(target, live)
     return torch.where(variance > 0, 1 - live_variance(target - value, live) / variance, torch.nan)
 
