@@ -76,6 +76,7 @@ AGENTS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 # torch's own, when inductor is imported.
 pytestmark = [
+    pytest.mark.compiles,
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore:.*torch.jit.script_method. is deprecated:DeprecationWarning"),
 ]

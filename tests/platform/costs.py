@@ -10,7 +10,13 @@ from collections.abc import Collection
 
 import psutil
 
-REPORTED_S = {"slow": math.inf, "gpu": math.inf, "kill": 15.0, "ray": 15.0}  # by marker; these start processes
+REPORTED_S = {
+    "slow": math.inf,
+    "gpu": math.inf,
+    "kill": 15.0,
+    "ray": 15.0,
+    "compiles": 30.0,
+}  # by marker; these start processes
 QUICK_S = 5.0  # of a test without any of those markers
 FAILS_AT = 3.0  # times that, on a machine as fast as the one that `slowness` was measured on: a busy one takes more too
 LOOP_S = 0.13  # what `slowness` takes there
