@@ -6,7 +6,6 @@ Shapes: B batch, D numbers of the code, X... the shape of one input.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -20,7 +19,7 @@ from trivium.data.pictures import image_grid
 from trivium.data.source import Source, Splits
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
-from trivium.schedules import scheduled, set_lr
+from trivium.schedules import set_lr
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 1024
@@ -101,12 +100,8 @@ class Autoencoder:
         self.noise = run.generator("autoencoder noise", device=run.device)
         self._forward = run.wrap(self.network)
 
-        self._lr_at = functools.partial(
-            scheduled,
-            peak=lr,
-            warmup=self.batches.samples_in(warmup_epochs) or 0,
-            decay=self.batches.samples_in(decay_epochs),
-            final_ratio=0.02,
+        self._lr_at = self.batches.schedule(
+            lr, warmup_epochs=warmup_epochs, decay_epochs=decay_epochs, final_ratio=0.02
         )
         self.noise_std = noise_std
         self.l1 = l1

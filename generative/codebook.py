@@ -36,7 +36,6 @@ class Codebook(nn.Module):
     code_KD: Tensor
     count_K: Tensor
     total_KD: Tensor
-    started: Tensor
 
     def __init__(self, *, num_codes: int, dim: int, decay: float = 0.99) -> None:
         super().__init__()
@@ -46,7 +45,6 @@ class Codebook(nn.Module):
         self.register_buffer("code_KD", torch.zeros(num_codes, dim))
         self.register_buffer("count_K", torch.ones(num_codes))
         self.register_buffer("total_KD", torch.zeros(num_codes, dim))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x_BPD: Tensor) -> tuple[Tensor, Tensor]:
         """Quantise, with the gradient of the output passed to the input unchanged (straight-through).
@@ -71,7 +69,6 @@ class Codebook(nn.Module):
         """
         self.code_KD.copy_(x_ND[(pick_K * len(x_ND)).long()])
         self.total_KD.copy_(self.code_KD)
-        self.started.fill_(True)
 
     @torch.no_grad()
     def update(self, x_ND: Tensor, index_N: Tensor, pick_K: Tensor, *, total: Combine, first: Combine) -> Tensor:

@@ -5,7 +5,6 @@ Shapes: B batch, X... the shape of one picture.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -29,7 +28,7 @@ from trivium.generative.diffusion_process import (
 )
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
-from trivium.schedules import scheduled, set_lr
+from trivium.schedules import set_lr
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 250  # pictures per forward pass without gradients
@@ -116,12 +115,8 @@ class Diffusion:
         self.noise = run.generator("diffusion noise", device=run.device)
         self._forward = run.wrap(self.network)
 
-        self._lr_at = functools.partial(
-            scheduled,
-            peak=lr,
-            warmup=self.batches.samples_in(warmup_epochs) or 0,
-            decay=self.batches.samples_in(decay_epochs),
-            final_ratio=0.02,
+        self._lr_at = self.batches.schedule(
+            lr, warmup_epochs=warmup_epochs, decay_epochs=decay_epochs, final_ratio=0.02
         )
         self.label_dropout = label_dropout
         self.guidance = guidance

@@ -13,7 +13,6 @@ Shapes: B batch, K codes for each input, D latents, X... the shape of one input.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -34,7 +33,7 @@ from trivium.generative.elbo import (
 )
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
-from trivium.schedules import scheduled, set_lr
+from trivium.schedules import set_lr
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
@@ -138,12 +137,8 @@ class VAE:
         self.noise = run.generator("vae noise", device=run.device)
         self._forward = run.wrap(self.network)
 
-        self._lr_at = functools.partial(
-            scheduled,
-            peak=lr,
-            warmup=self.batches.samples_in(warmup_epochs) or 0,
-            decay=self.batches.samples_in(decay_epochs),
-            final_ratio=0.02,
+        self._lr_at = self.batches.schedule(
+            lr, warmup_epochs=warmup_epochs, decay_epochs=decay_epochs, final_ratio=0.02
         )
         self.latent_dim = latent_dim
         self.beta = beta

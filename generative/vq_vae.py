@@ -9,7 +9,6 @@ Shapes: B batch, C H W a picture, P positions of the code map, D numbers of a co
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -25,7 +24,7 @@ from trivium.generative.codebook import Codebook, perplexity
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.generative.networks.code_map import CodePrior
 from trivium.learner import Picture, Run, construct
-from trivium.schedules import scheduled, set_lr
+from trivium.schedules import set_lr
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 500
@@ -99,12 +98,8 @@ class VQVAE:
         self.noise = run.generator("codes that are restarted", device=run.device)  # the same on every worker
         self._forward = run.wrap(self.network)
 
-        self._lr_at = functools.partial(
-            scheduled,
-            peak=lr,
-            warmup=self.batches.samples_in(warmup_epochs) or 0,
-            decay=self.batches.samples_in(decay_epochs),
-            final_ratio=0.02,
+        self._lr_at = self.batches.schedule(
+            lr, warmup_epochs=warmup_epochs, decay_epochs=decay_epochs, final_ratio=0.02
         )
         self.beta = beta
         self.variance = variance
@@ -113,10 +108,11 @@ class VQVAE:
     # ------------------------------------------------------------------------------------------- learning
 
     def step(self) -> dict[str, Tensor]:
+        begins = self.batches.samples == 0
         x_BX = self.data.train.batch(self.batches.next())["x"]
         codebook = self.network.codebook
         pick_K = torch.rand(len(codebook.code_KD), generator=self.noise, device=self.run.device)
-        if not codebook.started:  # the only wait for the device, a comparison of one number
+        if begins:
             self._start_codes(x_BX, pick_K)
         set_lr(self.optimizer, self._lr_at(self.batches.samples))
 

@@ -6,7 +6,6 @@ Shapes: B samples of a batch, b samples of a micro-batch.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -19,7 +18,7 @@ from trivium.data.checks import checked
 from trivium.data.source import Batch, Splits
 from trivium.ema import Average
 from trivium.learner import Picture, Run
-from trivium.schedules import Shape, scheduled, set_lr
+from trivium.schedules import Shape, set_lr
 from trivium.supervised.augmentation import ImageAugmentation
 from trivium.supervised.finetuning import begin_from as load_beginning
 from trivium.supervised.finetuning import freeze as freeze_parameters
@@ -133,13 +132,8 @@ class Supervised:
         self.average = Average(self.model, decay=ema) if ema else None
         self._forward = run.wrap(self.model)
 
-        self._lr_at = functools.partial(
-            scheduled,
-            peak=lr,
-            shape=schedule,
-            warmup=self.batches.samples_in(warmup_epochs) or 0,
-            decay=self.batches.samples_in(decay_epochs),
-            final_ratio=final_lr_ratio,
+        self._lr_at = self.batches.schedule(
+            lr, warmup_epochs=warmup_epochs, decay_epochs=decay_epochs, final_ratio=final_lr_ratio, shape=schedule
         )
         self._lr_at(0)  # raises now, not later
         self._scheduled = warmup_epochs is not None or (decay_epochs is not None and schedule != "constant")

@@ -61,7 +61,7 @@ def report(error: BaseException, *, trace: bool, as_json: bool) -> int:
         lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more"]
     lines = [printable(mask(line)) for line in lines]
     for line in lines:
-        prefix = "trivium: " if kind == "Interrupted" else "trivium: error: "
+        prefix = "trivium: " if kind in ("Interrupted", "Stopped") else "trivium: error: "
         print(prefix + line, file=sys.stderr)
     if as_json:
         with contextlib.suppress(OSError):  # nobody reads; the exit code says it all the same
@@ -82,6 +82,8 @@ def described(error: BaseException, *, trace: bool) -> tuple[str, list[str], int
         number, checkpoint, arguments = (getattr(error, name) for name in ("signal", "checkpoint", "arguments"))
         line = f"stopped by signal {number}; to continue from {checkpoint}: {shlex.join(['trivium', *arguments])}"
         return kind, [line], 128 + number, True
+    if kind == "Stopped":  # a search
+        return kind, [str(error)], 128 + getattr(error, "signal", 0), True
     if isinstance(error, OSError) and error.errno in OF_THE_DISK:
         return kind, [f"{error.filename or 'the run folder'}: {error.strerror}"], 1, True
     kinds = {one.__name__ for one in type(error).__mro__}

@@ -40,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{place} holds a run: it is resumed", flush=True)
         trusted = [word for module in options.trust for word in ("--trust", module)]
         return command(["resume", place, *_of_resume(words), *trusted])
-    return command([*words, "--dir", "/".join(("runs", *place.split("/")[-2:])) if is_bucket(place) else place])
+    dir = "/".join(("runs", *place.partition("?")[0].split("/")[-2:])) if is_bucket(place) else place
+    return command([*words, "--dir", dir])
 
 
 def _holds_a_run(place: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from trivium.learner import Run
 from trivium.saved import require_count
+from trivium.schedules import Shape, scheduled
 
 
 class Batches:
@@ -50,6 +52,26 @@ class Batches:
     def samples_in(self, epochs: float | None) -> int | None:
         """How many samples are read in this many epochs; None for None."""
         return None if epochs is None else round(epochs * self.num_samples)
+
+    def schedule(
+        self,
+        peak: float,
+        *,
+        warmup_epochs: float | None,
+        decay_epochs: float | None,
+        final_ratio: float,
+        shape: Shape = "cosine",
+    ) -> Callable[[float], float]:
+        """A learning rate by the number of samples read; see `trivium.schedules.scheduled`, whose positions are given
+        in epochs here: None for no warm-up, and for no fall."""
+        return functools.partial(
+            scheduled,
+            peak=peak,
+            shape=shape,
+            warmup=self.samples_in(warmup_epochs) or 0,
+            decay=self.samples_in(decay_epochs),
+            final_ratio=final_ratio,
+        )
 
     def counters(self) -> dict[str, float]:
         """A learner's progress, see `trivium.learner.Learner.counters`."""

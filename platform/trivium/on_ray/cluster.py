@@ -125,7 +125,7 @@ def joined(cpus: int, *, import_from_here: bool) -> Iterator[None]:
         if places:  # where the driver finds modules of the user's own
             environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *places]))
         own["_temp_dir"] = held.enter_context(_folder())
-    with held, _environment(environ), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
+    with held, variables(environ), tempfile.TemporaryDirectory(prefix="trivium-") as empty:
         from_here = contextlib.nullcontext() if import_from_here else contextlib.chdir(empty)
         with from_here, _signal_handlers_kept(), _sessions.of_their_own():
             # What the workers print they tell the driver; what else Ray has to say is in its log files.
@@ -183,10 +183,10 @@ def _takes_sockets(parent: str, name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def variables(values: Mapping[str, str]) -> Iterator[None]:
     """Environment variables that are set for a while."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shlex
 import tempfile
@@ -117,7 +118,7 @@ def submit(
     missing = [name for name in env if name not in os.environ]
     if missing:
         raise ConfigError([f"--env {name}: this variable is not set here" for name in missing])
-    before = [job for job in all_jobs(client) if job.submission_id in (id, *(f"{id}.{i}" for i in range(2, 1000)))]
+    before = [job for job in all_jobs(client) if re.fullmatch(rf"{re.escape(id)}(\.\d+)?", str(job.submission_id))]
     for job in before:
         if job.status.value == "SUCCEEDED":
             raise ConfigError([f"--id: the job {job.submission_id} has already succeeded; choose another id"])

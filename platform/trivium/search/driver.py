@@ -11,10 +11,11 @@ import contextlib
 import functools
 import logging
 import os
-import signal
+import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ from trivium.training import signals
 SEARCH = "search.json"  # in a search's folder: what is searched
 STOP = ".stop"  # there while the search is stopping: trials write a checkpoint and end
 STOPPING_S = 60.0  # how long trials may take for it
+OF_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours waits for checkpoints
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",  # a trial that is stopped writes a checkpoint first
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 Say = Callable[[str], None]
 
 
@@ -39,10 +47,11 @@ class Stopped(Exception):
 
     Args:
         number: the signal.
+        arguments: of the command `trivium` that continues the search.
     """
 
-    def __init__(self, number: int, dir: Path) -> None:
-        super().__init__(f"stopped by signal {number}; to continue: trivium tune --resume {dir}")
+    def __init__(self, number: int, arguments: Sequence[str]) -> None:
+        super().__init__(f"stopped by signal {number}; to continue: {shlex.join(['trivium', *arguments])}")
         self.signal = number
 
 
@@ -61,18 +70,30 @@ def begin(search: Search, dir: Path) -> None:
         raise ConfigError([f"the search folder {dir} can't be written: {error.strerror}"]) from error
 
 
-def read(dir: Path) -> Search:
-    """The search in a folder.
+def read(dir: Path, *, trusted: Sequence[str] = (), config_dir: Path | None = None) -> Search:
+    """The search in a folder, which may be a stranger's: what it may import is said by who opens it.
+
+    Args:
+        trusted: the user's modules that its configs may name.
+        config_dir: the user's YAML that it was begun with.
 
     Raises:
-        ConfigError: there is none, or it is damaged.
+        ConfigError: there is none, it is damaged, or it needs modules or YAML that were not allowed.
     """
     try:
-        return Search.from_dict(untrusted.read_json(dir / SEARCH))
+        untrusted.check_folder(dir)
+        search = Search.from_dict(untrusted.read_json(dir / SEARCH))
     except FileNotFoundError:
         raise ConfigError([f"{dir} is not the folder of a search: it has no {SEARCH}"]) from None
-    except (OSError, ValueError, untrusted.Refused) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError([f"{dir / SEARCH} is damaged: {error}"]) from error
+    needed = [f"{dir} uses {module}; --trust {module} allows it" for module in search.trusted if module not in trusted]
+    if search.config_dir is not None and config_dir is None:
+        needed.append(f"{dir} uses YAML in {search.config_dir}; --config-dir {search.config_dir} allows it")
+    if needed:
+        raise ConfigError(needed)
+    own = None if config_dir is None else str(config_dir.resolve())
+    return replace(search, trusted=list(trusted), config_dir=own)
 
 
 def run(search: Search, dir: Path, *, say: Say) -> list[dict[str, Any]]:
@@ -91,18 +112,15 @@ def run(search: Search, dir: Path, *, say: Say) -> list[dict[str, Any]]:
         Stopped: by a signal.
     """
     dir = dir.absolute()
+    trials = dir / "trials"
     cpus, gpus = search.settings.cpus_per_trial, search.settings.gpus_per_trial
-    known = [record["values"] for record in read_records(dir / "trials") if set(record["values"]) == set(search.space)]
+    known = [record["values"] for record in read_records(search, trials)]
     cluster.prepare()
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours waits for checkpoints
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "30"  # a trial that is stopped writes a checkpoint first
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     with (
         lock.alone_in(dir),
         signals.listen() as asked,
-        cluster.joined(max(1, int(cpus)), import_from_here=True),
+        cluster.variables(OF_TUNE),
+        cluster.joined(max(1, int(cpus)), import_from_here=bool(search.trusted)),
         tempfile.TemporaryDirectory(prefix="trivium-tune-") as temporary,
         _without_stop(dir),
     ):
@@ -114,8 +132,8 @@ def run(search: Search, dir: Path, *, say: Say) -> list[dict[str, Any]]:
                 key = f"search.{name.lower()}s_per_trial"
                 raise ConfigError([f"{key}={wanted:g}: the machines have {have.get(name, 0):g} {name}s for all trials"])
         _fit(search, dir, Path(temporary), known, asked, say)
-        end_records(search, dir / "trials")
-    return list(read_records(dir / "trials"))
+        end_records(search, trials)
+    return read_records(search, trials)
 
 
 @contextlib.contextmanager
@@ -138,7 +156,7 @@ def _fit(
     planned, sampler = _settings_to_try(search, known)
     number = len(planned) if sampler is None else max(settings.num_trials, len(known))
     parameters: dict[str, Any] = {} if sampler else {"values": tune.grid_search(planned)}
-    callback = _progress(dir, number, asked, say)
+    callback = _progress(search, dir, number, asked, say)
     trainable = functools.partial(_trial, search=search.as_dict(), dir=str(dir), here=os.getcwd())
     say(f"{number} trials of {search.name} in {dir}, by {settings.algorithm}: {settings.metric}, {settings.mode}")
     tuner = tune.Tuner(
@@ -172,7 +190,8 @@ def _settings_to_try(search: Search, known: list[Values]) -> tuple[list[Values],
     if settings.algorithm == "grid":
         return spaces.grid(space, settings.points), None
     if settings.algorithm != "bayes":
-        return spaces.samples(space, settings.num_trials, settings.seed), None
+        drawn = spaces.samples(space, settings.num_trials, settings.seed)
+        return list({name_of(values): values for values in drawn}.values()), None  # equal settings once
     import optuna
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
@@ -223,8 +242,9 @@ def _trial(config: dict[str, Any], *, search: dict[str, Any], dir: str, here: st
 
     from trivium.config.import_places import look_in
 
-    look_in(here)
     whole = Search.from_dict(search)
+    if whole.trusted:
+        look_in(here)
     values = config.get("values") or {
         key: dimension.text(config[key]) if isinstance(dimension, Interval) else config[key]
         for key, dimension in whole.space.items()
@@ -237,8 +257,6 @@ def _trial(config: dict[str, Any], *, search: dict[str, Any], dir: str, here: st
 
     def report(score: float, final: bool) -> bool:
         nonlocal best, count, stopped
-        if (Path(dir) / STOP).exists():
-            return True
         best = score if best is None or final else better(best, score)
         count += not final
         if not (final or scheduled):
@@ -249,17 +267,18 @@ def _trial(config: dict[str, Any], *, search: dict[str, Any], dir: str, here: st
             stopped = True
         return stopped
 
-    run_trial(values, search=whole, folder=folder, report=report)
+    run_trial(values, search=whole, folder=folder, report=report, stopping=(Path(dir) / STOP).exists)
     if stopped:
         raise SystemExit(0)  # as Tune asked in `report`: it waits for this thread's end
 
 
-def _progress(dir: Path, number: int, asked: Callable[[], int | None], say: Say) -> Any:
+def _progress(search: Search, dir: Path, number: int, asked: Callable[[], int | None], say: Say) -> Any:
     """Tune's callback that shows a line for each trial that has ended, and stops the search when a signal has come."""
     from ray.tune import Callback
 
     class Progress(Callback):
-        shown: set[str] = set()  # noqa: RUF012  one search in a process at a time
+        def __init__(self) -> None:
+            self.shown: set[str] = set()
 
         def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
             self.show()
@@ -267,30 +286,37 @@ def _progress(dir: Path, number: int, asked: Callable[[], int | None], say: Say)
                 (dir / STOP).touch()
                 say("stopping: the trials write checkpoints")
                 until = time.monotonic() + STOPPING_S
-                while time.monotonic() < until and any(map(lock.is_held, (dir / "trials").glob("*"))):
-                    time.sleep(0.1)
-                raise Stopped(signal_number, dir)
+                while self.show() and time.monotonic() < until:
+                    time.sleep(0.2)
+                raise Stopped(signal_number, _resume_arguments(search, dir))
 
         def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
             self.show()
 
-        def show(self) -> None:
-            for record in read_records(dir / "trials"):
+        def show(self) -> bool:
+            """Show the trials that have ended; returns whether any is running."""
+            records = read_records(search, dir / "trials")
+            for record in records:
                 if record["state"] != "running" and record["name"] not in self.shown:
                     self.shown.add(record["name"])
                     say(line(record, len(self.shown), number))
+            return any(record["state"] == "running" for record in records)
 
-    callback = Progress()
-    callback.shown = set()
-    return callback
+    return Progress()
+
+
+def _resume_arguments(search: Search, dir: Path) -> list[str]:
+    trusted = [word for module in search.trusted for word in ("--trust", module)]
+    own = [] if search.config_dir is None else ["--config-dir", search.config_dir]
+    return ["tune", "--resume", str(dir), *trusted, *own]
 
 
 def line(record: dict[str, Any], index: int, number: int) -> str:
     """`trial 3/20  agent.lr=0.0012  0.981  12 s  finished` and why it failed, if it did."""
     values = "  ".join(f"{key}={short(value)}" for key, value in record["values"].items())
-    score = "" if record.get("score") is None else f"{record['score']:.4g}"
-    took = f"{record['ended'] - record['began']:.0f} s" if record.get("ended") else ""
-    parts = (f"trial {index}/{number}", values, score, took, record["state"], record.get("reason", ""))
+    score = "" if record["score"] is None else f"{record['score']:.4g}"
+    took = f"{record['ended'] - record['began']:.0f} s" if record["ended"] else ""
+    parts = (f"trial {index}/{number}", values, score, took, record["state"], record["reason"])
     return "  ".join(filter(None, parts))
 
 
@@ -300,8 +326,3 @@ def short(text: str) -> str:
         return text if text.lstrip("-").isdigit() else f"{float(text):.4g}"
     except ValueError:
         return text
-
-
-def number_of(error: Stopped) -> int:
-    """The exit code after a search was stopped."""
-    return 128 + (error.signal or signal.SIGTERM)

@@ -20,7 +20,7 @@ RESULTS, BEST = "results.json", "best.yaml"
 
 def ranked(records: Sequence[dict[str, Any]], mode: str) -> list[dict[str, Any]]:
     """The trials that have a score, the best first."""
-    scored = [record for record in records if isinstance(record.get("score"), (int, float))]
+    scored = [record for record in records if record["score"] is not None]
     return sorted(scored, key=lambda record: -record["score"] if mode == "max" else record["score"])
 
 
@@ -108,7 +108,7 @@ def write(search: Search, dir: Path, records: Sequence[dict[str, Any]]) -> dict[
     """
     settings = search.settings
     order = ranked(records, str(settings.mode))
-    trials = [*order, *(record for record in records if record not in order)]
+    trials = [*order, *(record for record in records if record["score"] is None)]
     best = order[0] if order else None
     result = {
         "dir": str(dir),
@@ -128,7 +128,7 @@ def write(search: Search, dir: Path, records: Sequence[dict[str, Any]]) -> dict[
 
 def table(result: Mapping[str, Any], most: int = 10) -> list[str]:
     """The ranked trials, a line each, under a line of headings."""
-    trials = [record for record in result["trials"] if record.get("score") is not None][:most]
+    trials = [record for record in result["trials"] if record["score"] is not None][:most]
     if not trials:
         return []
     keys = list(trials[0]["values"])

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from trivium.boundary import untrusted
 from trivium.config import constructors
 from trivium.config.composing import compose
 from trivium.config.constructors import stated_by_learner
@@ -30,7 +31,7 @@ class Settings:
     Attributes:
         algorithm: how settings are chosen and which trials are stopped early; typed as `search=NAME`.
         num_trials: at most this many trials, >= 1; of a grid all.
-        minutes: no trial is begun after this time; None for no limit.
+        minutes: the search ends after this time, > 0; None for no limit.
         concurrent: trials at once; None for as many as there are CPUs for.
         cpus_per_trial, gpus_per_trial: what Ray reserves for a trial; fractions are possible.
         metric: what is optimised, such as `eval/accuracy`; None for `monitor.metric`, else the learner's first metric.
@@ -161,12 +162,11 @@ def check(overrides: Sequence[str], config_dir: Path | str | None = None) -> tup
         )
     if not any(text.startswith("threads=") for text in shared):
         shared.append("threads=1")
-    config: Config = {}
-    if not errors:
-        config = _check_edges(shared, space, config_dir, errors)
+    configs = [] if errors else _check_edges(shared, space, config_dir, errors)
     _refuse(errors)
+    config = configs[0]
     settings = _with_objective(Settings(**given), config)
-    trusted = constructors.to_trust(config)
+    trusted = sorted({module for each in configs for module in constructors.to_trust(each)})
     directory = None if config_dir is None else str(Path(config_dir).resolve())
     return Search(shared, expressions, settings, directory, str(config["name"]), trusted), config
 
@@ -191,9 +191,10 @@ def _settings_in(overrides: Iterable[str], errors: list[str]) -> tuple[dict[str,
             given[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             given[name] = value
-        if isinstance(given[name], str) and name in (*_LEAST,):
-            with contextlib.suppress(ValueError):
-                given[name] = float(given[name])  # YAML takes 1e-3 for text
+        if name in _LEAST and not isinstance(given[name], bool):
+            with contextlib.suppress(ValueError, TypeError):
+                number = float(given[name])  # YAML takes 1e-3 for text
+                given[name] = int(number) if number.is_integer() and name in _WHOLE else number
     errors += _problems(given)
     return given, rest
 
@@ -212,22 +213,21 @@ def _problems(given: Mapping[str, Any]) -> Iterable[str]:
             yield f"{shown}; valid: a metric of evaluations, such as eval/loss"
         optional = name in ("minutes", "concurrent") and value is None
         if name in _LEAST and not optional:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= _LEAST[name]
+            number = untrusted.finite(value) and value >= _LEAST[name]
             if not number or (name in _WHOLE and value != int(value)):
                 kind = "a whole number" if name in _WHOLE else "a number"
                 yield f"{shown}; valid: {kind} >= {_LEAST[name]:g}"
 
 
-def _check_edges(shared: Sequence[str], space: Space, config_dir: Path | str | None, errors: list[str]) -> Config:
-    """The config of the first probe; what is wrong with any is added to `errors`."""
-    first: Config = {}
+def _check_edges(shared: Sequence[str], space: Space, config_dir: Path | str | None, errors: list[str]) -> list[Config]:
+    """The configs of all probes; what is wrong with any is added to `errors`."""
+    configs = []
     for values in spaces.probes(space):
         try:
-            config = compose([*shared, *(f"{key}={value}" for key, value in values.items())], config_dir)
-            first = first or config
+            configs.append(compose([*shared, *(f"{key}={value}" for key, value in values.items())], config_dir))
         except ConfigError as error:
-            errors += [line for line in error.errors if line not in errors]
-    return first
+            errors += error.errors
+    return configs
 
 
 def _with_objective(settings: Settings, config: Config) -> Settings:

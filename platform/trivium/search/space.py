@@ -38,6 +38,10 @@ class Choice:
         """The values whose validity decides that of all."""
         return self.values
 
+    def holds(self, text: str) -> bool:
+        """Whether a value is one of them."""
+        return text in self.values
+
     def sample(self, generator: random.Random) -> str:
         return generator.choice(self.values)
 
@@ -62,6 +66,14 @@ class Interval:
     def edges(self) -> tuple[str, ...]:
         """See `Choice.edges`."""
         return self.text(self.low), self.text(self.high)
+
+    def holds(self, text: str) -> bool:
+        """See `Choice.holds`."""
+        try:
+            value = float(text)
+        except ValueError:
+            return False
+        return self.low <= value <= self.high and (value.is_integer() or not self.whole)
 
     def sample(self, generator: random.Random) -> str:
         return self.at(generator.random())
@@ -164,6 +176,11 @@ def probes(space: Space) -> Iterator[Values]:
     for key, dimension in space.items():
         for value in dimension.edges()[1:]:
             yield {**first, key: value}
+
+
+def holds(space: Space, values: Mapping[str, str]) -> bool:
+    """Whether values are settings of this space: all of its keys, and none outside its range."""
+    return set(values) == set(space) and all(dimension.holds(values[key]) for key, dimension in space.items())
 
 
 def as_numbers(space: Space, values: Values) -> dict[str, Any]:

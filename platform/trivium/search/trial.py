@@ -17,16 +17,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trivium import launch
 from trivium.boundary import strict_json, untrusted
+from trivium.checkpoints.kept_files import write_whole
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
 from trivium.config.import_places import beside, look_in
-from trivium.run_folder.state import read_end
+from trivium.run_folder import lock
+from trivium.run_folder.state import state_of
+from trivium.search import space as spaces
 from trivium.search.settings import Search
 from trivium.search.space import Values
 from trivium.tracking.progress import Display, Status
+from trivium.training import signals
+from trivium.training.loop import Interrupted
 
 MOST_BYTES = 2**30  # of metrics.jsonl
+AGAIN_S = 0.5  # how often it is asked whether another process has ended with the same settings
+RECORD: dict[str, untrusted.Shape] = {
+    "values": untrusted.by_name(untrusted.text),
+    "state": untrusted.text,
+    "score": untrusted.optional(untrusted.finite),
+    "reason": untrusted.optional(untrusted.text),
+    "began": untrusted.finite,
+    "ended": untrusted.optional(untrusted.finite),
+}
+"""What the record of a trial holds, `trials/<name>.json`."""
 
 
 def name_of(values: Values) -> str:
@@ -59,122 +75,155 @@ def best_of(values: list[float], mode: str) -> float | None:
 
 
 class Reporter(Display):
-    """Passes each evaluation on while a run trains.
+    """Passes each evaluation on while a run trains, and lets it be stopped; it then writes a checkpoint first.
 
     Args:
         metric: the metric that is optimised.
-        report: called with its value; returns True to stop the run, which then writes a checkpoint first.
+        report: called with its value; returns True to stop the run.
+        stopping: whether the whole search is stopping; asked about twice a second.
     """
 
-    def __init__(self, metric: str, report: Callable[[float], bool]) -> None:
+    def __init__(self, metric: str, report: Callable[[float], bool], stopping: Callable[[], bool]) -> None:
         super().__init__(quiet=True)
-        self._metric, self._report = metric, report
+        self.metric, self._report, self._stopping = metric, report, stopping
         self.stopped = False
+
+    def reported(self, value: float) -> bool:
+        """Pass a value on; returns whether the run is to stop."""
+        self.stopped = self.stopped or self._report(value)
+        return self.stopped
 
     def show(self, status: Status) -> None:
         super().show(status)
-        value = status.metrics.get(self._metric)
-        if not status.evaluated or value is None or self.stopped:
+        if self.stopped:
             return
-        if self._report(value):
-            from trivium.training import signals
-
-            self.stopped = True
+        value = status.metrics.get(self.metric) if status.evaluated else None
+        self.stopped = self._stopping() or (value is not None and self.reported(value))
+        if self.stopped:
             signals.ask(signal.SIGTERM)
 
 
-def run_trial(values: Values, *, search: Search, folder: Path, report: Callable[[float, bool], bool]) -> float | None:
-    """Train a trial, or continue it, or report what it did.
+def run_trial(
+    values: Values,
+    *,
+    search: Search,
+    folder: Path,
+    report: Callable[[float, bool], bool],
+    stopping: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Train a trial, or continue it, or report what it did. Another process with the same settings is waited for.
 
     Args:
         values: the trial's settings.
         folder: the trial's folder; its record lies next to it, as `<folder>.json`.
         report: called with the score so far and whether it is final; returns True to stop the trial early.
+        stopping: whether the whole search is stopping: the trial then ends as soon as it can, with a checkpoint.
 
     Returns:
-        The trial's score: the mean over seeds of each run's best evaluation.
+        The trial's score, the mean over seeds of each run's best evaluation; None if it was stopped before any.
 
     Raises:
         Exception: what a run raises; its line is in the trial's record too.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, stopping) as held:
+        return _run_trial(values, search, folder, report, stopping) if held else None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, stopping: Callable[[], bool]) -> Iterator[bool]:
+    """Hold the trial's lock; False if the search stops before another process has released it."""
+    while not stopping():
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lock.alone_in(folder.parent, f".{folder.name}.lock"))
+            except ConfigError:
+                time.sleep(AGAIN_S)
+                continue
+            yield True
+            return
+    yield False
+
+
+def _run_trial(
+    values: Values,
+    search: Search,
+    folder: Path,
+    report: Callable[[float, bool], bool],
+    stopping: Callable[[], bool],
+) -> float | None:
     settings = search.settings
     metric, mode = str(settings.metric), str(settings.mode)
-    record: dict[str, Any] = {"values": values, "state": "running", "score": None, "scores": [], "began": time.time()}
+    began = (_read(folder.with_suffix(".json")) or {}).get("began", time.time())
+    record = {"values": values, "state": "running", "score": None, "reason": None, "began": began, "ended": None}
     _write(folder, record)
     early = settings.seeds == 1
     scores: list[float] = []
     stopped = False
     try:
         for i, run in enumerate(seed_folders(folder, settings.seeds)):
-            stopped = _train(values, search, run, i, lambda value: early and report(value, False))
+            reporter = Reporter(metric, lambda value: early and report(value, False), stopping)
+            _train(values, search, run, i, reporter)
+            stopped = reporter.stopped
             score = best_of(evaluations(run, metric), mode)
-            if score is None:
+            if score is None and not stopped:
                 raise ConfigError([f"{metric}: no evaluation of {run.name} returned a finite value"])
-            scores.append(score)
+            scores += [] if score is None else [score]
             if stopped:
                 break
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        _write(folder, {**record, "state": "failed", "reason": reason, "scores": scores, "ended": time.time()})
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        _write(folder, {**record, "state": "failed", "reason": lines[0], "ended": time.time()})
         raise
-    mean = statistics.fmean(scores)
-    state = "stopped" if stopped else "finished"
-    _write(folder, {**record, "state": state, "score": mean, "scores": scores, "ended": time.time()})
-    if not stopped:
+    mean = statistics.fmean(scores) if scores else None
+    _write(folder, {**record, "state": "stopped" if stopped else "finished", "score": mean, "ended": time.time()})
+    if not stopped and mean is not None:
         report(mean, True)
     return mean
 
 
-def _train(values: Values, search: Search, run: Path, number: int, report: Callable[[float], bool]) -> bool:
-    """Train the run of one seed; returns whether it was stopped early."""
-    from trivium import launch
-    from trivium.training.loop import Interrupted
-
-    metric = str(search.settings.metric)
-    before = evaluations(run, metric)
-    for value in before:  # of a run that is continued, or has finished
-        if report(value):
-            return True
-    end = read_end(run)
-    if end.get("state", "finished" if end else None) == "finished":
-        return False
-    reporter = Reporter(metric, report)
-    if search.config_dir is not None:
-        look_in(*beside(search.config_dir))
+def _train(values: Values, search: Search, run: Path, number: int, reporter: Reporter) -> None:
+    """Train the run of one seed, or continue it, or only report what it did."""
+    for value in evaluations(run, reporter.metric):
+        if reporter.reported(value):
+            return
+    if state_of(run) == "finished":
+        return
+    config_dir = None if search.config_dir is None else Path(search.config_dir)
+    if config_dir is not None:
+        look_in(*beside(config_dir))
     try:
         if (run / "config.yaml").exists():
-            launch.resume(run, trusted=search.trusted, config_dir=_dir(search), display=reporter)
-        else:
-            chosen = [f"{key}={value}" for key, value in values.items()]
-            seed = [f"seed={_base_seed(search) + number}"] if number else []
-            config = compose([*search.overrides, *chosen, *seed], search.config_dir, run)
-            launch.train(config, dir=run, config_dir=_dir(search), display=reporter)
+            launch.resume(run, trusted=search.trusted, config_dir=config_dir, display=reporter)
+            return
+        chosen = [*search.overrides, *(f"{key}={value}" for key, value in values.items())]
+        config = compose(chosen, config_dir, run, search.trusted)
+        if number:
+            config = {**config, "seed": config["seed"] + number}
+        launch.train(config, dir=run, config_dir=config_dir, display=reporter)
     except Interrupted:
         if not reporter.stopped:
             raise
-    return reporter.stopped
-
-
-def _dir(search: Search) -> Path | None:
-    return None if search.config_dir is None else Path(search.config_dir)
-
-
-def _base_seed(search: Search) -> int:
-    typed = [text.partition("=")[2] for text in search.overrides if text.startswith("seed=")]
-    return int(typed[-1]) if typed else 0
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    temporary = folder.with_name(f".{folder.name}.json")
-    temporary.write_text(strict_json.dumps(record))
-    temporary.replace(folder.with_name(f"{folder.name}.json"))
+    write_whole(folder.with_name(f"{folder.name}.json"), strict_json.dumps(record).encode()).close()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A record; None if there is none, or it is damaged."""
+    with contextlib.suppress(OSError, untrusted.Refused):
+        record = untrusted.read_json(path)
+        untrusted.require(record, RECORD)
+        return dict(record)
+    return None
 
 
 def end_records(search: Search, trials: Path) -> None:
     """Complete the records of trials whose process has ended before they could: one that has evaluated was stopped, as
     Tune stops the last ones together with their processes; another one has failed."""
     metric, mode = str(search.settings.metric), str(search.settings.mode)
-    for record in read_records(trials):
+    for record in read_records(search, trials):
         if record["state"] != "running":
             continue
         folder = Path(record["dir"])
@@ -182,21 +231,18 @@ def end_records(search: Search, trials: Path) -> None:
         scores = [score for score in found if score is not None]
         end: dict[str, Any] = {"state": "failed", "reason": "its process was lost before its first evaluation"}
         if scores:
-            end = {"state": "stopped", "scores": scores, "score": statistics.fmean(scores)}
-        _write(folder, {**{key: record[key] for key in ("values", "began")}, "score": None, "scores": [], **end})
+            end = {"state": "stopped", "score": statistics.fmean(scores)}
+        _write(folder, {**{key: record[key] for key in RECORD}, **end})
 
 
-def read_records(trials: Path) -> Iterator[dict[str, Any]]:
-    """The records of a search's trials, in the order in which they began. Damaged ones are left out."""
-    records = []
-    for path in trials.glob("[!.]*.json"):
-        with contextlib.suppress(OSError, untrusted.Refused):
-            record = untrusted.read_json(path)
-            if isinstance(record, dict) and isinstance(record.get("values"), dict):
-                records.append({**record, "name": path.stem, "dir": str(path.with_suffix(""))})
-    yield from sorted(records, key=lambda record: (untrusted_number(record.get("began")), record["name"]))
-
-
-def untrusted_number(value: Any) -> float:
-    """A number of a file that may be damaged; 0 for anything else."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
+def read_records(search: Search, trials: Path) -> list[dict[str, Any]]:
+    """The records of a search's trials in the order in which they began, each with its `name` and `dir`. Damaged ones
+    are left out, and those of settings that are not in the search's space."""
+    found = {path: _read(path) for path in trials.glob("[!.]*.json")}
+    space = search.space
+    records = [
+        {**record, "name": path.stem, "dir": str(path.with_suffix(""))}
+        for path, record in found.items()
+        if record is not None and spaces.holds(space, record["values"])
+    ]
+    return sorted(records, key=lambda record: (record["began"], record["name"]))

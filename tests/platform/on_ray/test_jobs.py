@@ -126,7 +126,8 @@ def test_the_first_job_of_a_run_trains_and_the_next_resumes(typed: list[list[str
 
 def test_a_run_in_a_bucket_is_trained_in_the_copy_that_its_url_names(typed: list[list[str]], tmp_path: Path) -> None:
     job.main(["--run", f"file://{tmp_path}/mlp/one", "train"])
-    assert typed == [["train", "--dir", "runs/mlp/one"]]
+    job.main(["--run", f"file://{tmp_path}/mlp/two?region=a/b", "train"])
+    assert typed == [["train", "--dir", "runs/mlp/one"], ["train", "--dir", "runs/mlp/two"]]
 
 
 def test_a_command_that_begins_no_run_is_left_alone(typed: list[list[str]]) -> None:

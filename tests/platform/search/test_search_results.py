@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trivium.boundary import strict_json
-from trivium.config.composing import compose
+from trivium.config.composing import compose, read
 from trivium.config.errors import ConfigError
+from trivium.run_folder import lock
 from trivium.search import driver, results
-from trivium.search.settings import Search, Settings, check
+from trivium.search.settings import Search, check
 from trivium.search.trial import best_of, end_records, evaluations, name_of, read_records, run_trial
 
 SHORT = ["experiment=mlp_digits", "budget.epochs=2", "evaluation.every_updates=20", "tracking.wandb=false"]
@@ -27,7 +29,8 @@ VALUES = {"learner.lr": "0.01", "model.hidden": "[16]"}
 
 
 def record(score: float | None, lr: str = "0.01", **other: Any) -> dict[str, Any]:
-    return {"values": {**VALUES, "learner.lr": lr}, "score": score, "state": "finished", "name": lr, **other}
+    values = {**VALUES, "learner.lr": lr}
+    return {"values": values, "score": score, "state": "finished", "name": lr, "reason": None, **other}
 
 
 def write_run(folder: Path, *losses: float, name: str = "eval/loss") -> None:
@@ -67,7 +70,7 @@ def test_a_trial_trains_reports_and_is_not_trained_again(search: Search, tmp_pat
     found = evaluations(folder, "eval/loss")
     assert score == min(found)
     assert reported == [*((value, False) for value in found), (score, True)]
-    (only,) = read_records(tmp_path / "trials")
+    (only,) = read_records(search, tmp_path / "trials")
     assert (only["state"], only["score"], only["values"]) == ("finished", score, VALUES)
 
     before, reported[:] = (folder / "metrics.jsonl").stat().st_mtime_ns, []
@@ -80,17 +83,17 @@ def test_a_trial_that_is_stopped_early_has_a_checkpoint_and_can_be_continued(sea
     (tmp_path / "trials").mkdir()
     folder = tmp_path / "trials" / "a"
     run_trial(VALUES, search=search, folder=folder, report=lambda score, final: True)
-    (only,) = read_records(tmp_path / "trials")
+    (only,) = read_records(search, tmp_path / "trials")
     assert only["state"] == "stopped"
     assert len(evaluations(folder, "eval/loss")) == 1
     run_trial(VALUES, search=search, folder=folder, report=lambda score, final: False)
-    (only,) = read_records(tmp_path / "trials")
+    (only,) = read_records(search, tmp_path / "trials")
     assert only["state"] == "finished"
     assert len(evaluations(folder, "eval/loss")) > 1
 
 
 def test_a_trial_of_two_seeds_has_the_mean_as_its_score(search: Search, tmp_path: Path) -> None:
-    two = Search(**{**vars(search), "settings": Settings(**{**vars(search.settings), "seeds": 2})})
+    two = replace(search, settings=replace(search.settings, seeds=2))
     (tmp_path / "trials").mkdir()
     folder = tmp_path / "trials" / "a"
     score = run_trial(VALUES, search=two, folder=folder, report=lambda score, final: False)
@@ -101,30 +104,120 @@ def test_a_trial_of_two_seeds_has_the_mean_as_its_score(search: Search, tmp_path
 
 def test_a_trial_that_fails_says_why(search: Search, tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
-    bad = {**VALUES, "model.hidden": "[0]"}
+    large = replace(search, overrides=[*search.overrides, "learner.batch_size=100000"])
     with pytest.raises(ConfigError):
-        run_trial(bad, search=search, folder=tmp_path / "trials" / "a", report=lambda score, final: False)
-    (only,) = read_records(tmp_path / "trials")
+        run_trial(VALUES, search=large, folder=tmp_path / "trials" / "a", report=lambda score, final: False)
+    (only,) = read_records(search, tmp_path / "trials")
     assert only["state"] == "failed"
-    assert "model.hidden" in only["reason"]
+    assert "batch_size=100000" in only["reason"]
 
 
 def test_records_of_lost_processes_are_completed_from_their_runs(search: Search, tmp_path: Path) -> None:
     trials = tmp_path / "trials"
     write_run(trials / "a", 3.0, 2.0)
-    running = {"values": VALUES, "state": "running", "score": None, "scores": [], "began": 1.0}
+    running = {"values": VALUES, "state": "running", "score": None, "reason": None, "began": 1.0, "ended": None}
     for name in ("a", "b"):
         (trials / f"{name}.json").write_text(strict_json.dumps(running))
     end_records(search, trials)
-    first, second = read_records(trials)
+    first, second = read_records(search, trials)
     assert (first["state"], first["score"]) == ("stopped", 2.0)
     assert (second["state"], second["score"]) == ("failed", None)
 
 
-def test_damaged_records_are_left_out(tmp_path: Path) -> None:
-    for name, text in {"a": "{", "b": "[]", "c": '{"values": 1}', "d": '{"values": {}, "began": "x"}'}.items():
-        (tmp_path / f"{name}.json").write_text(text)
-    assert [found["name"] for found in read_records(tmp_path)] == ["d"]
+def test_damaged_records_and_those_of_other_settings_are_left_out(search: Search, tmp_path: Path) -> None:
+    good = {"values": VALUES, "state": "running", "score": None, "reason": None, "began": 1.0, "ended": None}
+    wrong: dict[str, Any] = {
+        "a list": [],
+        "no values": {**good, "values": 1},
+        "a time of text": {**good, "began": "x"},
+        "a score of text": {**good, "score": "x"},
+        "no state": {key: good[key] for key in good if key != "state"},
+        "another key": {**good, "values": {**VALUES, "seed": "1"}},
+        "a choice that is none": {**good, "values": {**VALUES, "model.hidden": "[99]"}},
+        "no number": {**good, "values": {**VALUES, "learner.lr": "x"}},
+        "out of the range": {**good, "values": {**VALUES, "learner.lr": "7"}},
+    }
+    for name, content in wrong.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "cut.json").write_text("{")
+    (tmp_path / "good.json").write_text(json.dumps(good))
+    assert [found["name"] for found in read_records(search, tmp_path)] == ["good"]
+
+
+def test_another_process_with_the_same_settings_is_waited_for(search: Search, tmp_path: Path) -> None:
+    folder = tmp_path / "trials" / "a"
+    asked = 0
+
+    def stopping() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2
+
+    with lock.alone_in(tmp_path / "trials", ".a.lock"):
+        assert run_trial(VALUES, search=search, folder=folder, report=lambda *_: False, stopping=stopping) is None
+    assert asked == 3
+    assert read_records(search, tmp_path / "trials") == []
+
+
+def test_a_search_that_stops_ends_a_trial_between_evaluations(search: Search, tmp_path: Path) -> None:
+    rare = replace(search, overrides=[*search.overrides, "evaluation.every_updates=null", "log.every_updates=1"])
+    asked = 0
+
+    def stopping() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 3
+
+    folder = tmp_path / "trials" / "a"
+    assert run_trial(VALUES, search=rare, folder=folder, report=lambda *_: False, stopping=stopping) is None
+    assert list((folder / "checkpoints").glob("step-*"))
+    (only,) = read_records(search, tmp_path / "trials")
+    assert (only["state"], only["score"]) == ("stopped", None)
+
+
+def test_seeds_are_counted_from_the_configs(search: Search, tmp_path: Path) -> None:
+    settings = replace(search.settings, seeds=2)
+    two = replace(search, overrides=[*search.overrides, "seed=7"], settings=settings)
+    run_trial(VALUES, search=two, folder=tmp_path / "trials" / "a", report=lambda *_: False)
+    assert [read(tmp_path / f"trials/a/seed-{i}")["seed"] for i in range(2)] == [7, 8]
+
+
+def test_settings_that_are_drawn_twice_are_one_trial() -> None:
+    search = check([*SHORT, "model.hidden=choice([16],[32])", "search.num_trials=20"])[0]
+    planned, sampler = driver._settings_to_try(search, [])
+    assert sampler is None
+    assert sorted(values["model.hidden"] for values in planned) == ["[16]", "[32]"]
+
+
+def test_a_strangers_search_imports_only_what_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What search.json itself says of trust and of folders counts for nothing."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    search = check([*SHORT, "learner.lr=loguniform(1e-4,1e-1)"])[0]
+    values = {"learner.lr": "0.01"}
+    evil = replace(search, overrides=[*search.overrides, "model._target_=evil.Net"])
+    driver.begin(evil, tmp_path / "s")
+    opened = driver.read(tmp_path / "s")
+    with pytest.raises(ConfigError, match="evil"):
+        run_trial(values, search=opened, folder=tmp_path / "s/trials/a", report=lambda *_: False)
+    assert not (tmp_path / "imported").exists()
+
+    claims = replace(search, trusted=["evil"], config_dir=str(tmp_path))
+    driver.begin(claims, tmp_path / "t")
+    with pytest.raises(ConfigError) as raised:
+        driver.read(tmp_path / "t")
+    assert [line.partition("; ")[2] for line in raised.value.errors] == [
+        "--trust evil allows it",
+        f"--config-dir {tmp_path} allows it",
+    ]
+
+
+def test_a_search_folder_that_leads_elsewhere_is_refused(search: Search, tmp_path: Path) -> None:
+    driver.begin(search, tmp_path / "s")
+    (tmp_path / "s/trials").rmdir()
+    (tmp_path / "s/trials").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="link"):
+        driver.read(tmp_path / "s")
 
 
 def test_the_ranking_has_the_best_first_and_leaves_out_what_has_no_score() -> None:

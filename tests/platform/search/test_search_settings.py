@@ -19,6 +19,12 @@ def test_a_search_is_read_from_what_is_typed() -> None:
     assert Search.from_dict(search.as_dict()) == search
 
 
+def test_whole_numbers_may_be_typed_as_floats() -> None:
+    settings = check([LR, "search.num_trials=1e1", "search.minutes=2"])[0].settings
+    assert (settings.num_trials, settings.minutes) == (10, 2.0)
+    assert isinstance(settings.num_trials, int)
+
+
 def test_the_metric_and_its_direction_are_the_learners() -> None:
     search, _ = check([LR, "search.metric=eval/accuracy"])
     assert search.settings.mode == "max"
@@ -37,6 +43,8 @@ def test_architectures_are_searched_like_numbers() -> None:
         ([LR, "search=asa"], ["did you mean search=asha?"]),
         ([LR, "search.num_trails=3"], ["did you mean search.num_trials?"]),
         ([LR, "search.num_trials=0"], ["search.num_trials=0; valid: a whole number >= 1"]),
+        ([LR, "search.num_trials=.inf"], ["search.num_trials=inf; valid: a whole number >= 1"]),
+        ([LR, "search.num_trials=true"], ["search.num_trials=True; valid: a whole number >= 1"]),
         ([LR, "search.seeds=1.5", "search.minutes=-1"], ["search.seeds=1.5", "search.minutes=-1"]),
         ([LR, "search.metric=eval/acuracy"], ["did you mean eval/accuracy?"]),
         ([LR, "search.metric=train/loss"], ["search.metric=train/loss; valid: a metric of evaluations"]),

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from trivium.search.space import Choice, Interval, as_numbers, grid, is_expression, parse, probes, samples
+from trivium.search.space import Choice, Interval, as_numbers, grid, holds, is_expression, parse, probes, samples
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,18 @@ def test_a_choice_is_drawn_uniformly() -> None:
     generator = random.Random(0)
     drawn = [Choice(("a", "b", "c")).sample(generator) for _ in range(300)]
     assert min(map(drawn.count, "abc")) > 70
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"a": "0.5", "n": "2", "m": "x"}, True),
+        ({"a": "0.5", "n": "2.5", "m": "x"}, False),
+        ({"a": "1.5", "n": "2", "m": "x"}, False),
+        ({"a": "nan", "n": "2", "m": "x"}, False),
+        ({"a": "0.5", "n": "2", "m": "y"}, False),
+        ({"a": "0.5", "n": "2"}, False),
+    ],
+)
+def test_whether_settings_are_in_a_space(values: dict[str, str], expected: bool) -> None:
+    assert holds({"a": Interval(0, 1), "n": Interval(1, 3, whole=True), "m": Choice(("x",))}, values) is expected

@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=count, metavar="N", help="of a diffusion model (default: as configured)")
     parser.add_argument("--guidance", type=float, metavar="W", help="of a conditional diffusion model")
-    parser.add_argument("--truncation", type=float, metavar="T", help="of a StyleGAN, in [0, 1]")
     parser.add_argument(
         "--out",
         type=os.path.expanduser,
@@ -44,7 +43,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         from trivium.data import pictures
 
     out = Path(options.out) if options.out else opened.dir / "samples.png"
-    how = {name: getattr(options, name) for name in ("steps", "guidance", "truncation")}
+    how = {name: getattr(options, name) for name in ("steps", "guidance")}
     model = loaded.load(opened, checkpoint=options.checkpoint, trusted=options.trust)
     try:
         samples = model.sample(

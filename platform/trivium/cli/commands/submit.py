@@ -91,6 +91,7 @@ def _stream(options: argparse.Namespace) -> Any:
 
 def _checked(command: str, inner: argparse.Namespace, id: str | None) -> tuple[str, str | None, list[str], Any]:
     """The job's id, the place of the run that it begins, the user's modules in its config, and the files to send."""
+    from trivium.checkpoints.storage import join
     from trivium.config.composing import compose
     from trivium.config.constructors import to_trust
     from trivium.config.errors import ConfigError
@@ -108,12 +109,11 @@ def _checked(command: str, inner: argparse.Namespace, id: str | None) -> tuple[s
     look_in(os.getcwd())
     config = compose(inner.overrides, inner.config_dir)
     storage = config["storage"]
-    if not is_bucket(storage) and not os.path.isabs(os.path.expanduser(storage)):
+    if not is_bucket(storage) and not os.path.isabs(storage):
         what = "a job runs elsewhere; valid: a folder that all nodes see, by its absolute path, or a bucket's URL"
         raise ConfigError([f"storage={storage}: {what}"])
     name = id or jobs.new_id(config["name"])
-    base, mark, query = str(storage).partition("?")
-    place = f"{base.rstrip('/')}/{config['name']}/{name}{mark}{query}"
+    place = join(storage, config["name"], name)
     modules = to_trust(config)
     package = collect(_root(inner.config_dir)) if modules or inner.config_dir else None
     return name, place, modules, package

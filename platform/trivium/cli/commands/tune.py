@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Search, and show the ranking; returns what results.json holds."""
-    from trivium.config.errors import ConfigError
     from trivium.config.import_places import look_in
     from trivium.search import settings
 
@@ -47,15 +46,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         driver.begin(search, dir)
     else:
         dir = Path(options.resume)
-        search = driver.read(dir)
-        if missing := [module for module in search.trusted if module not in options.trust]:
-            raise ConfigError([f"{dir} uses {module}; --trust {module} allows it" for module in missing])
+        search = driver.read(dir, trusted=options.trust, config_dir=options.config_dir)
+        if options.trust:
+            look_in(os.getcwd())
     silent = options.quiet or options.json
-    try:
-        records = driver.run(search, dir, say=(lambda text: None) if silent else _say)
-    except driver.Stopped as error:
-        print(f"trivium: {error}", file=sys.stderr)
-        raise SystemExit(driver.number_of(error)) from None
+    records = driver.run(search, dir, say=(lambda text: None) if silent else _say)
     result = results.write(search, dir, records)
     if not options.json:
         print("\n".join(results.table(result)))
