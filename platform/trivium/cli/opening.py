@@ -26,15 +26,24 @@ def open_run(options: argparse.Namespace) -> Opened:
     return run
 
 
-def check_learner(run: Opened, options: argparse.Namespace) -> None:
+def check_learner(run: Opened, options: argparse.Namespace, *, without_data: bool = False) -> None:
     """Find what can be found wrong with a run without torch.
 
+    Args:
+        without_data: the command does not need what the run was trained on.
+
     Raises:
-        ConfigError: its config can't be built, or it lacks the checkpoint asked for.
+        ConfigError: its config can't be built, its data are gone, or it lacks the checkpoint asked for.
     """
+    from trivium.config import checking
+    from trivium.config.errors import Found, refuse
     from trivium.run_folder.place import require_checkpoint
     from trivium.training import builder
 
     builder.check_learner(run.config, trusted=options.trust)
+    if not without_data:
+        found = Found()
+        checking.check_paths({"data": run.config.get("data")}, lambda _: str(run.dir / "config.yaml"), found)
+        refuse(found)
     if hasattr(options, "checkpoint"):
         require_checkpoint(run, options.checkpoint)

@@ -154,18 +154,25 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
     expected = valid.problem(path, value, default) if own else valid.wrong_scalar(value, default)
     if expected:
         yield path, value, expected
-    elif isinstance(value, str) and path != "storage" and is_path(path) and not find_data(value).exists():
-        yield path, value, f"a file or folder that exists, here or in the folder that {VARIABLE} names"
 
 
-def check_paths(config: dict[str, Any], file: str, found: Found) -> None:
-    """Of a run folder, perhaps a stranger's: what its config reads must be files or folders, for a pipe may be silent
-    and a device has no end."""
+def check_paths(config: dict[str, Any], where: Callable[[str], str], found: Found, *, must_exist: bool = True) -> None:
+    """What a config reads must be files or folders, for a pipe may be silent and a device has no end.
+
+    Args:
+        where: see `check_values`.
+        must_exist: False where nothing may have to be read: a trained model is used without its data.
+    """
     for path, value in leaves(config):
-        if isinstance(value, str) and path != "storage" and is_path(path):
-            place = find_data(value)
-            if place.exists() and not (place.is_file() or place.is_dir()):
-                found.add(path, f"{path}={value}: must be a file or folder ({file})")
+        if not isinstance(value, str) or path == "storage" or not is_path(path):
+            continue
+        place = find_data(value)
+        if place.is_file() or place.is_dir() or not (must_exist or place.exists()):
+            continue
+        expected = "a file or folder" + (
+            "" if place.exists() else f" that exists, here or in the folder that {VARIABLE} names"
+        )
+        found.add(path, f"{path}={valid.show(value)}: must be {expected}{hints.in_file(where(path))}")
 
 
 LEFT = (".lock", ".config.yaml")  # by a run that was killed as it began

@@ -165,6 +165,7 @@ def _compose(
     if project:
         config["tracking"]["project"] = project
     check.check_values(config, reference, where, found)
+    check.check_paths(config, where, found)
     if not unclear:
         config = _with_direction(config)
         check.check_whole(config, found)
@@ -330,6 +331,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
         put(tree, "monitor.mode", None)
     changed: Config = _with_direction(valid.with_integers(tree))
     check.check_values(changed, config, lambda _: "config.yaml", found)
+    check.check_paths(changed, lambda _: "config.yaml", found)
     check.check_whole(changed, found)
     refuse(found)
     return changed
@@ -363,6 +365,6 @@ def read(folder: Path) -> Config:
     check.check_tied(config, str(path), found)
     if found.none_in("tied_to_budget"):
         check.check_values(config, own, lambda _: str(path), found)
-    check.check_paths(config, str(path), found)
+    check.check_paths(config, lambda _: str(path), found, must_exist=False)
     refuse(found)
     return config

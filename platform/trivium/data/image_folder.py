@@ -131,9 +131,7 @@ def _decoded(
     with ThreadPoolExecutor(THREADS) as pool:
         for split in sorted(files, key=("test", "val", "train", "all").index):
             kept[split] = []
-            for (file, label), result in zip(
-                files[split], pool.map(_opened, (f for f, _ in files[split])), strict=True
-            ):
+            for (file, label), result in zip(files[split], pool.map(opened, (f for f, _ in files[split])), strict=True):
                 if isinstance(result, str):
                     wrong.append(f"{file} ({result})")
                 elif result[1] not in seen:
@@ -151,11 +149,12 @@ def _decoded(
             raise ValueError(
                 f"size=null: the images are of {len(sizes)} sizes ({shown}); choose size=<pixels of a side>"
             )
-    images = {split: np.stack([_pixels(image, size, grey) for image, _, _ in items]) for split, items in kept.items()}
+    square = None if size is None else (size, size)
+    images = {split: np.stack([pixels(image, square, grey) for image, _, _ in items]) for split, items in kept.items()}
     return images, {split: np.array([label for _, label, _ in items]) for split, items in kept.items()}
 
 
-def _opened(file: Folder) -> tuple[Image.Image, bytes] | str:
+def opened(file: Folder) -> tuple[Image.Image, bytes] | str:
     """An image and the digest of its file, or why it can't be read."""
     try:
         raw = file.read_bytes()
@@ -174,13 +173,13 @@ def _opened(file: Folder) -> tuple[Image.Image, bytes] | str:
         return str(error).partition("\n")[0]
 
 
-def _pixels(image: Image.Image, size: int | None, grey: bool) -> np.ndarray:
-    """float32 [C, H, W] in [0, 1]."""
+def pixels(image: Image.Image, size: tuple[int, int] | None, grey: bool) -> np.ndarray:
+    """float32 [C, H, W] in [0, 1]; scaled and cropped to `size`, (width, height) in pixels, where it is another."""
     image = image.convert("L" if grey else "RGB")
-    if size is not None and image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, np.float32) / np.float32(255)
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+    if size is not None and image.size != size:
+        image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    values = np.asarray(image, np.float32) / np.float32(255)
+    return values[None] if grey else values.transpose(2, 0, 1)
 
 
 def _split(

@@ -28,7 +28,7 @@ def prepared(raw: Any, signature: Signature) -> dict[str, Tensor]:
     """
     preparation = signature.preparation
     if preparation.get("kind") == "table" and hasattr(raw, "columns"):
-        return _of_table(raw, preparation)
+        return of_table(raw, preparation)
     names = signature.inputs
     if isinstance(raw, Mapping):
         if set(raw) != set(names):
@@ -65,14 +65,32 @@ def _of_images(x: Tensor, raw: Any, preparation: Mapping[str, Any]) -> Tensor:
     return x
 
 
-def _of_table(frame: Any, preparation: Mapping[str, Any]) -> dict[str, Tensor]:
+def _numeric(column: Any) -> np.ndarray:
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = (numbers.isna() & column.notna()).to_numpy().nonzero()[0]
+    if len(wrong):
+        raise ValueError(f"column {column.name}, row {wrong[0]}: {column.iloc[wrong[0]]!r} is no number")
+    values: np.ndarray = numbers.to_numpy(np.float64, na_value=np.nan)
+    return values
+
+
+def of_table(frame: Any, preparation: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The columns of a pandas frame as `x`, float32 [n, numbers], and `categories`, int64 [n, columns], if there are
+    any: numbers standardised, a missing one as the mean, with a column that says so; categories by number, 0 for those
+    that are missing or unknown.
+
+    Raises:
+        ValueError: a column is not there, or one of numbers holds something else; names it and the row, from 0.
+    """
     wanted = [*preparation["numbers"], *preparation["categories"]]
     absent = [name for name in wanted if name not in frame]
     if absent:
         raise ValueError(f"the table lacks {', '.join(absent)}; it has {', '.join(map(str, frame))}")
     numbers: list[np.ndarray] = []
     for name, of in preparation["numbers"].items():
-        values = frame[name].to_numpy(np.float64, na_value=np.nan)
+        values = _numeric(frame[name])
         missing = ~np.isfinite(values)
         numbers.append(np.where(missing, 0.0, (values - of["mean"]) / of["std"]))
         if of["missing"]:

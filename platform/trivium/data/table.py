@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 
 from trivium.boundary.places import find_data
+from trivium.data.prepared import of_table
 from trivium.data.source import Signature, Splits, Tensors
 
 Kind = Literal["auto", "classification", "regression"]
+DELIMITERS = (",", ";", "\t", "|")
 CLASSES_UP_TO = 20  # whole numbers of more values are quantities
 
 
@@ -34,7 +36,7 @@ def table(
     missing, or was not seen in the training split, is category 0.
 
     Args:
-        path: a .csv or .parquet file, see `find_data`.
+        path: a .csv or .parquet file, see `find_data` and `read_frame`.
         target: the column to predict; rows without a value there are left out.
         task: `auto`: text, true/false and whole numbers of at most 20 values are classes, other numbers quantities.
         ignore: columns that are not used.
@@ -79,6 +81,10 @@ def from_frame(
         classes = True
     rows = np.arange(len(frame))
     strata = y.astype(str) if classes else None
+    if strata is not None and (rare := [f"{name} ({n})" for name, n in strata.value_counts().items() if n < 3]):
+        raise ValueError(
+            f"target={target}: each class needs at least 3 rows, one for each split; fewer has {', '.join(rare)}"
+        )
     try:
         rest, test = train_test_split(rows, test_size=test_fraction, random_state=split_seed, stratify=strata)
         train, val = train_test_split(
@@ -90,7 +96,9 @@ def from_frame(
     except ValueError as error:
         raise ValueError(f"target={target}: the rows can't be split: {error}") from error
 
-    inputs, preparation = _prepare(frame.drop(columns=[target]), train)
+    features = frame.drop(columns=[target])
+    preparation = _fitted(features, train)
+    inputs = of_table(features, preparation)
     offers: dict[str, Any] = {"input_shape": (inputs["x"].shape[1],)}
     if "categories" in inputs:
         offers["cardinalities"] = tuple(len(names) + 1 for names in preparation["categories"].values())
@@ -118,10 +126,8 @@ def from_frame(
     return Splits(split(train), split(val), split(test), signature)
 
 
-def _prepare(frame: pd.DataFrame, train: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The input columns as tensors, and how they were made."""
-    numbers: list[np.ndarray] = []
-    categories: list[np.ndarray] = []
+def _fitted(frame: pd.DataFrame, train: np.ndarray) -> dict[str, Any]:
+    """How the input columns are to be prepared, see `trivium.data.prepared`; from the training split's rows alone."""
     made: dict[str, Any] = {"numbers": {}, "categories": {}}
     for name in frame:
         column = frame[name]
@@ -131,28 +137,27 @@ def _prepare(frame: pd.DataFrame, train: np.ndarray) -> tuple[dict[str, torch.Te
             if len(seen) == 0:
                 raise ValueError(f"column {name}: all values are missing; leave it out with ignore=[{name}]")
             mean, std = float(seen.mean()), float(seen.std()) or 1.0
-            missing = ~np.isfinite(values)
-            numbers.append(np.where(missing, 0.0, (values - mean) / std))
-            made["numbers"][str(name)] = {"mean": mean, "std": std, "missing": bool(missing.any())}
-            if missing.any():
-                numbers.append(missing.astype(np.float64))
+            made["numbers"][str(name)] = {"mean": mean, "std": std, "missing": not np.isfinite(values).all()}
         else:
-            text = column.astype(object).where(column.notna(), None)
-            names = sorted({str(value) for value in text.iloc[train] if value is not None})
-            order = {value: i + 1 for i, value in enumerate(names)}
-            categories.append(np.array([0 if value is None else order.get(str(value), 0) for value in text]))
-            made["categories"][str(name)] = names
-    x = np.stack(numbers, 1) if numbers else np.zeros((len(frame), 0))
-    tensors = {"x": torch.from_numpy(x.astype(np.float32))}
-    if categories:
-        tensors["categories"] = torch.from_numpy(np.stack(categories, 1).astype(np.int64))
-    return tensors, made
+            made["categories"][str(name)] = sorted({str(value) for value in column.iloc[train].dropna()})
+    return made
 
 
 def read_frame(path: Path) -> pd.DataFrame:
+    """A table from a .parquet file, or from a CSV file in UTF-8 whose delimiter is that of `,`, `;`, `|` and the
+    tabulator which its first line has most of.
+
+    Raises:
+        ValueError: the file can't be read as a table; names the file and, where one is broken, the line.
+    """
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path)
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            return pd.read_csv(file, sep=max(DELIMITERS, key=first.count))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"path={path} is not in UTF-8: {error.reason} at byte {error.start}") from error
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise ValueError(f"path={path} can't be read as a table: {' '.join(str(error).split())}") from error

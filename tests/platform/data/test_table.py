@@ -106,7 +106,7 @@ def test_a_column_without_values_and_a_class_with_one_row_are_named(frame: pd.Da
     with pytest.raises(ValueError, match=r"column age: all values are missing; leave it out with ignore=\[age\]"):
         table(path=saved(frame.assign(age=float("nan")), tmp_path, ".csv"), target="price")
     frame.loc[0, "kind"] = "castle"
-    with pytest.raises(ValueError, match="target=kind: the rows can't be split"):
+    with pytest.raises(ValueError, match=r"target=kind: each class needs at least 3 rows.*castle"):
         table(path=saved(frame, tmp_path, ".csv"), target="kind")
 
 
@@ -119,3 +119,20 @@ def test_tables_that_scikit_learn_ships(name: str, count: int, task: str) -> Non
     assert sum(len(source) for source in data[:3]) == count
     assert data.signature.task == task
     assert everything(data, "x").isfinite().all()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
+    frame = pd.DataFrame({"size": range(20), "price": [2.5 * i for i in range(20)]})
+    frame.to_csv(tmp_path / "a.csv", index=False, sep=delimiter, encoding="utf-8-sig")
+    assert table(path=str(tmp_path / "a.csv"), target="price").signature.offers["input_shape"] == (1,)
+
+
+def test_what_can_not_be_used_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("ort,kind\nK\u00f6ln,a\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.csv is not in UTF-8"):
+        table(path=str(path), target="kind")
+    path.write_text("size,kind\n" + "1,a\n" * 9 + "2,rare\n")
+    with pytest.raises(ValueError, match=r"fewer has rare \(1\)"):
+        table(path=str(path), target="kind")

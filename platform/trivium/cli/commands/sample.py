@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Sample; returns the run, the checkpoint, the seed and the files that were written."""
     with importing_torch():
         opened = open_run(options)
-        check_learner(opened, options)
+        check_learner(opened, options, without_data=True)
         from trivium import loaded
         from trivium.config.errors import ConfigError
         from trivium.data import pictures
