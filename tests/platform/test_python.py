@@ -225,6 +225,15 @@ def test_a_run_of_an_object_is_loaded_with_it(tmp_path: Path) -> None:
         (lambda content: content["data"]["columns"]["x"].update(dtype="object"), "columns"),
         (lambda content: content["data"].update(rows={"train": -1, "val": 1, "test": 1}), "rows"),
         (lambda content: content.update(data=[]), "data"),
+        (lambda content: content["data"]["preparation"].update(mean=["a"]), "mean and std of each channel"),
+        (lambda content: content["data"]["preparation"].update(kind="table"), "data.preparation.numbers is missing"),
+        (
+            lambda content: content["data"].update(
+                preparation={"kind": "table", "numbers": {}, "categories": {"a": 1}}
+            ),
+            "data.preparation.categories",
+        ),
+        (lambda content: content["data"]["offers"].update(input_shape="1x8x8"), "data.offers.input_shape"),
     ],
 )
 def test_a_strangers_signature_is_checked(tmp_path: Path, change: Any, said: str) -> None:

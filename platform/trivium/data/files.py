@@ -37,7 +37,10 @@ def read_inputs(path: Path, signature: Signature) -> tuple[pd.DataFrame, Any]:
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"{path} holds no image ({', '.join(SUFFIXES)})")
-    channels, height, width = signature.offers["input_shape"]
+    shape = signature.offers.get("input_shape", ())
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"{path}: the training's images were {list(shape)}; files are read as 1 or 3 channels")
+    channels, height, width = shape
     images = []
     for file in files:
         image = opened(file)
@@ -65,13 +68,14 @@ def with_answers(
     """
     added: dict[str, Any] = {}
     if "classes" in answers:
-        names = np.asarray(signature.offers["class_names"], dtype=object)
         scores = answers["scores"]
+        names = np.asarray(_named(signature, "class_names", scores.shape[1]), dtype=object)
         added = {"prediction": names[answers["classes"]], "probability": scores.max(1)}
         if every_class:
             added |= {f"probability_{name}": scores[:, k] for k, name in enumerate(names)}
     elif "values" in answers:
-        targets, values = signature.offers["target_names"], answers["values"]
+        values = answers["values"]
+        targets = _named(signature, "target_names", values.shape[1])
         each = ["prediction"] if len(targets) == 1 else [f"prediction_{name}" for name in targets]
         added = {name: values[:, k] for k, name in enumerate(each)}
     else:
@@ -80,3 +84,9 @@ def with_answers(
     if taken:
         raise ValueError(f"the input has a column {', '.join(taken)} already; rename it")
     return rows.assign(**added)
+
+
+def _named(signature: Signature, kind: str, number: int) -> list[str]:
+    """The names that a signature offers for outputs, or their numbers where it offers none."""
+    names = list(signature.offers.get(kind, ()))
+    return [str(name) for name in names] if len(names) == number else [str(i) for i in range(number)]

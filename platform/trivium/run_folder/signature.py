@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trivium import borrowed
 from trivium.boundary import strict_json, untrusted
-from trivium.boundary.untrusted import count, text
+from trivium.boundary.untrusted import count, finite, text
 from trivium.checkpoints.kept_files import write_whole
 from trivium.data.source import Batch, Signature, Splits
 from trivium.learner import Acts
@@ -58,6 +58,9 @@ def read(dir: Path) -> dict[str, Any]:
         raise untrusted.Refused(f"{dir / NAME} is not a group")
     if "data" in described:
         untrusted.require(described["data"], _DATA, "data")
+        preparation = described["data"]["preparation"]
+        untrusted.require(preparation, _PREPARATIONS.get(str(preparation.get("kind")), {}), "data.preparation")
+        untrusted.require(described["data"]["offers"].get("input_shape", []), _sizes, "data.offers.input_shape")
         numbers = sum(math.prod(column["shape"]) for column in described["data"]["columns"].values())
         if numbers > MOST_NUMBERS:
             raise untrusted.Refused(f"{NAME}: a row of {numbers:,} numbers is not believed")
@@ -149,11 +152,45 @@ def _names(value: Any) -> bool:
     return isinstance(value, list) and all(map(text, value))
 
 
+def _numbers(value: Any) -> bool:
+    """a list of finite numbers"""
+    return isinstance(value, list) and all(map(finite, value))
+
+
+def _scalings(value: Any) -> bool:
+    """columns with mean, std and missing"""
+    return isinstance(value, dict) and all(
+        isinstance(column, dict)
+        and finite(column.get("mean"))
+        and finite(column.get("std"))
+        and isinstance(column.get("missing"), bool)
+        for column in value.values()
+    )
+
+
+def _categories(value: Any) -> bool:
+    """columns with a list of texts each"""
+    return isinstance(value, dict) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in value.values()
+    )
+
+
+def _image(value: Any) -> bool:
+    """a scale, and the mean and std of each channel or neither"""
+    return finite(value.get("scale", 1)) and (
+        "mean" not in value or (_numbers(value["mean"]) and _numbers(value.get("std")))
+    )
+
+
 def _task(value: Any) -> bool:
     """a text, which may be empty"""
     return isinstance(value, str)
 
 
+_PREPARATIONS = {  # by kind, of Trivium's own data sets; a user's have kinds of their own
+    "table": {"numbers": _scalings, "categories": _categories},
+    "image": _image,
+}
 _DATA = {
     "task": _task,
     "inputs": _names,
