@@ -1,4 +1,5 @@
-"""Denoising diffusion (DDPM, arXiv:2006.11239) with DDIM sampling and classifier-free guidance (arXiv:2207.12598).
+"""Denoising diffusion (DDPM, arXiv:2006.11239) with DDIM sampling and classifier-free guidance (arXiv:2207.12598), and
+flow matching (arXiv:2210.02747), which is diffusion along the straight path.
 
 Shapes: B batch, X... the shape of one picture.
 """
@@ -20,8 +21,10 @@ from trivium.ema import Average
 from trivium.generative.diffusion_process import (
     Schedule,
     Target,
+    Times,
     alpha_sigma,
     ddim,
+    draw_times,
     picture_and_noise,
     spread,
     target_of,
@@ -39,10 +42,12 @@ SHOWN, COLUMNS = 40, 10  # of the figure
 class Diffusion:
     """Trains a network to tell noise from picture; a `Learner`.
 
-    Pictures are taken from [0, 1] to [-1, 1]; times are uniform, the loss is the mean squared error of `target`. Logs
-    `loss`, with clipping `grad_norm`. Evaluates to `loss` on held-out pictures, always with the same times and noise,
-    and at the end to `coarse_frechet` between sampled and real pictures (see `metrics.coarse_features`). The figure is
-    `samples`: the same noise each time.
+    Pictures are taken from [0, 1] to [-1, 1]; the loss is the mean squared error of `target`. Logs `loss`, with
+    clipping `grad_norm`. Evaluates to `loss` on held-out pictures, always with the same times and noise, and at the end
+    to `coarse_frechet` between sampled and real pictures (see `metrics.coarse_features`). The figure is `samples`: the
+    same noise each time.
+
+    With `schedule=straight` and `target=velocity` this is flow matching, and the sampler is Euler's method.
 
     Args:
         run: where it runs.
@@ -58,8 +63,9 @@ class Diffusion:
         label_dropout: the share of pictures whose class is hidden while training, for guidance, in [0, 1).
         guidance: how far what the class adds is exaggerated in samples; 1: not at all.
         steps: of DDIM, in samples.
-        target: what the network says: `eps`, `x0` or `v`.
-        schedule: `cosine` or `linear`, see `diffusion_process.alpha_sigma`.
+        target: what the network says: `eps`, `x0`, `v` or `velocity`, see `diffusion_process.target_of`.
+        schedule: `cosine`, `linear` or `straight`, see `diffusion_process.alpha_sigma`.
+        times: which times the updates are made at: `uniform` or `logit_normal`, see `diffusion_process.draw_times`.
         max_grad_norm: gradients of a larger L2 norm are scaled down to it; None: they are left as they are.
         ema: decay per update of the average of the weights that is evaluated and sampled; 0 for none.
 
@@ -88,6 +94,7 @@ class Diffusion:
         steps: int = 50,
         target: Target = "v",
         schedule: Schedule = "cosine",
+        times: Times = "uniform",
         max_grad_norm: float | None = 1.0,
         ema: float = 0.995,
     ) -> None:
@@ -98,6 +105,7 @@ class Diffusion:
             )
         one = torch.ones(1)
         target_of(one, one, *alpha_sigma(one, schedule), target)  # raises now, not later
+        draw_times(1, times, generator=torch.Generator(), device=torch.device("cpu"))
         self.run = run
         self.data = checked(data, run.device)
         require_range(self.data, "x", 0.0, 1.0, device=run.device)
@@ -123,6 +131,7 @@ class Diffusion:
         self.steps = steps
         self.target: Target = target
         self.schedule: Schedule = schedule
+        self.times: Times = times
         self.max_grad_norm = max_grad_norm
 
     # ------------------------------------------------------------------------------------------- learning
@@ -160,7 +169,7 @@ class Diffusion:
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Times, noise and whose class is hidden, of this worker's share of the batch."""
         size, device = self.batches.batch_size, self.run.device
-        time = torch.rand(size, generator=self.noise, device=device)
+        time = draw_times(size, self.times, generator=self.noise, device=device)
         eps = torch.randn(size, *self.input_shape, generator=self.noise, device=device)
         hidden = torch.rand(size, generator=self.noise, device=device) < self.label_dropout
         return self.run.own(time), self.run.own(eps), self.run.own(hidden)

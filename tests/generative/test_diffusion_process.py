@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from trivium.generative.diffusion_process import alpha_sigma, ddim, picture_and_noise, target_of
+from trivium.generative.diffusion_process import alpha_sigma, ddim, draw_times, picture_and_noise, target_of
 
-SCHEDULES = ("cosine", "linear")
+SCHEDULES = ("cosine", "linear", "straight")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -29,7 +29,7 @@ def test_schedules_by_hand() -> None:
     assert alpha.item() == pytest.approx((1 - steps).prod().sqrt().item(), rel=0.01)
 
 
-@pytest.mark.parametrize("target", ["eps", "x0", "v"])
+@pytest.mark.parametrize("target", ["eps", "x0", "v", "velocity"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_what_a_perfect_network_says_gives_picture_and_noise_back(schedule: Any, target: Any) -> None:
     x0, eps = torch.randn(5, 1, 4, 4), torch.randn(5, 1, 4, 4)
@@ -72,9 +72,38 @@ def test_a_perfect_denoiser_of_a_gaussian_draws_that_gaussian(eta: float) -> Non
     assert drawn.std().item() == pytest.approx(s, rel=0.05)
 
 
+def test_ddim_on_the_straight_path_is_eulers_method_on_the_flow() -> None:
+    """x' = u(x, t) from t = 1 to 0 on the path (1 - t) x0 + t eps, of which the schedule's is a scaled one."""
+
+    def velocity(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return 0.3 * x + time.view(-1, 1) * torch.sin(x)
+
+    def estimate(x: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        alpha, sigma = alpha_sigma(time, "straight")
+        unscaled = x / (alpha + sigma)[:, None]  # (1 - t) + t = 1
+        return picture_and_noise(velocity(unscaled, time), x, alpha, sigma, "velocity")
+
+    noise = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    x, steps = noise, 8
+    for i in range(steps, 0, -1):
+        x = x - velocity(x, torch.full((6,), i / steps)) / steps
+    torch.testing.assert_close(ddim(estimate, noise, steps=steps, schedule="straight"), x, rtol=2e-3, atol=2e-3)
+
+
+def test_times_are_drawn_as_they_should() -> None:
+    cpu, generator = torch.device("cpu"), torch.Generator().manual_seed(0)
+    uniform = draw_times(20_000, "uniform", generator=generator, device=cpu)
+    middle = draw_times(20_000, "logit_normal", generator=generator, device=cpu)
+    inner = [((times > 0.25) & (times < 0.75)).float().mean().item() for times in (uniform, middle)]
+    # of a standard normal, 0.728 lie within +-log 3
+    assert inner == pytest.approx([0.5, math.erf(math.log(3) / math.sqrt(2))], abs=0.01)
+    with pytest.raises(ValueError, match="times=even must be one of uniform, logit_normal"):
+        draw_times(1, "even", generator=generator, device=cpu)  # type: ignore[arg-type]
+
+
 def test_unknown_names_are_told() -> None:
     one = torch.ones(1)
-    with pytest.raises(ValueError, match="schedule=cosin must be one of cosine, linear"):
+    with pytest.raises(ValueError, match="schedule=cosin must be one of cosine, linear, straight"):
         alpha_sigma(one, "cosin")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="target=noise must be one of eps, x0, v"):
+    with pytest.raises(ValueError, match="target=noise must be one of eps, x0, v, velocity"):
         target_of(one, one, one, one, "noise")  # type: ignore[arg-type]

@@ -59,6 +59,10 @@ LEARNERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "prior_layers": 1,
         },
     ),
+    "flow": (
+        Diffusion,
+        {"model": SMALL_UNET, "steps": 3, "schedule": "straight", "target": "velocity", "times": "logit_normal"},
+    ),
     "conditional ddpm": (Diffusion, {"model": SMALL_UNET, "conditional": True, "steps": 3, "target": "eps"}),
 }
 
@@ -168,8 +172,9 @@ def test_a_gan_learns_the_coarse_look_of_digits(data: Splits) -> None:
     assert learner.evaluate()["coarse_frechet"] < 0.7 * before
 
 
-def test_a_diffusion_model_learns(data: Splits) -> None:
-    learner = build("ddpm", data, lr=3e-3, ema=0.9)
+@pytest.mark.parametrize("name", ["ddpm", "flow"])
+def test_a_diffusion_model_learns(data: Splits, name: str) -> None:
+    learner = build(name, data, lr=3e-3, ema=0.9)
     before = learner.evaluate()["loss"]
     for _ in range(200):
         learner.step()
@@ -210,6 +215,8 @@ def test_penalties_by_hand() -> None:
         ("gan", {"r1": -1.0}, r"r1=-1\.0"),
         ("gan", {"critic_steps": 0}, "critic_steps=0"),
         ("ddpm", {"target": "noise"}, "target=noise"),
+        ("ddpm", {"schedule": "cosin"}, "schedule=cosin"),
+        ("ddpm", {"times": "even"}, "times=even"),
         ("ddpm", {"steps": 0}, "steps=0"),
         ("ddpm", {"model": functools.partial(UNet, width=12)}, "width=12 must be a multiple of 8"),
         ("autoencoder", {"sparsity": 1.0}, r"sparsity=1\.0"),

@@ -141,7 +141,6 @@ BY_NAME: dict[str, Rule] = {
     "weight_decay": NOT_NEGATIVE,
     "batch_size": COUNT,
     "ema": BELOW_ONE,
-    "schedule": OneOf(("constant", "linear", "cosine", "one_cycle", "step")),  # schedules.Shape, told without torch
     "minibatch_size": COUNT,
     "accumulate": COUNT,
     "num_envs": Number(low=1, high=1_000_000, integer=True),
