@@ -153,6 +153,12 @@ TYPED = [
     ),
     ("data.val_fraction=0.9 data.test_fraction=0.9", ["val_fraction=0.9 and test_fraction=0.9"]),
     ("name=a/b", ["name=a/b: must be a name of letters"]),
+    ("tracking.project=null", ["tracking.project=null: must be the name of a W&B project"]),
+    ("tracking.project=", ["tracking.project=: must be the name of a W&B project"]),
+    (
+        "tracking.project=team/project",
+        ["tracking.project=team/project: must be the name of a W&B project.*WANDB_ENTITY"],
+    ),
     ("learner.decay_epochs=${budget.epocs}", ["learner.decay_epochs: .*budget.epocs"]),
     ("hydra.run.dir=x", ["hydra"]),
     ("--config-dir nowhere", ["--config-dir: .*nowhere is not a folder"]),
