@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -109,6 +110,7 @@ def enter(cwd: str, environment: dict[str, str], stdout: Path | None, stderr: Pa
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, which has it ignored
     for path, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
         if path is not None:
             with contextlib.closing(open(path, "w")) as file:
