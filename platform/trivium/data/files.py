@@ -34,7 +34,9 @@ def read_inputs(path: Path, signature: Signature) -> tuple[pd.DataFrame, Any]:
         return frame, frame
     if kind != "image":
         raise ValueError(f"{path}: the model's data were no table and no images; use trivium.load(RUN).predict")
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if not files:
         raise ValueError(f"{path} holds no image ({', '.join(SUFFIXES)})")
     shape = signature.offers.get("input_shape", ())

@@ -79,11 +79,12 @@ def _numeric(column: Any) -> np.ndarray:
 def of_table(frame: Any, preparation: Mapping[str, Any]) -> dict[str, Tensor]:
     """The columns of a pandas frame as `x`, float32 [n, numbers], and `categories`, int64 [n, columns], if there are
     any: numbers standardised, a missing one as the mean, with a column that says so; categories by number, 0 for those
-    that are missing or unknown.
+    that are missing or unknown. Columns go by their names as text.
 
     Raises:
         ValueError: a column is not there, or one of numbers holds something else; names it and the row, from 0.
     """
+    frame = frame.rename(columns=str)
     wanted = [*preparation["numbers"], *preparation["categories"]]
     absent = [name for name in wanted if name not in frame]
     if absent:

@@ -153,7 +153,7 @@ def read_frame(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
             return pd.read_csv(file, sep=max(DELIMITERS, key=first.count))

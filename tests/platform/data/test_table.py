@@ -8,7 +8,7 @@ import torch
 
 from trivium.data.scikit_learn import scikit_learn
 from trivium.data.source import Source, Splits
-from trivium.data.table import table
+from trivium.data.table import from_frame, read_frame, table
 
 
 def everything(splits: Splits, column: str) -> torch.Tensor:
@@ -136,3 +136,13 @@ def test_what_can_not_be_used_is_named(tmp_path: Path) -> None:
     path.write_text("size,kind\n" + "1,a\n" * 9 + "2,rare\n")
     with pytest.raises(ValueError, match=r"fewer has rare \(1\)"):
         table(path=str(path), target="kind")
+
+
+def test_a_frame_may_name_its_columns_by_numbers() -> None:
+    frame = pd.DataFrame({0: range(20), 1: [2.5 * i for i in range(20)], "price": [1.5 * i for i in range(20)]})
+    assert from_frame(frame, target="price").signature.offers["input_shape"] == (2,)
+
+
+def test_a_line_break_in_quotes_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'note,price\r\n"a\r\nb",1.5\r\n')
+    assert read_frame(tmp_path / "a.csv")["note"].tolist() == ["a\r\nb"]
