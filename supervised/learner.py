@@ -24,6 +24,8 @@ from trivium.supervised.finetuning import begin_from as load_beginning
 from trivium.supervised.finetuning import freeze as freeze_parameters
 from trivium.supervised.finetuning import parameter_groups
 from trivium.supervised.fitting import fitting_model, fitting_task
+from trivium.supervised.models.sequences.continuing import continued
+from trivium.supervised.tasks.language_modelling import LanguageModelling
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
 from trivium.untouched import evaluating
 
@@ -248,9 +250,28 @@ class Supervised:
         """See `trivium.learner.Predicts`; the answer is `Task.answers`, or `output` where the task has none."""
         given = {name: column.to(self.run.device) for name, column in inputs.items()}
         with self._evaluated_model() as model, self.run.autocast():
-            output = model(*self._inputs(given))
+            writes = getattr(self.task, "generates", False)
+            output = model.generate(given) if writes else model(*self._inputs(given))  # type: ignore[operator]
         answers = getattr(self.task, "answers", lambda output: {"output": output})(output)
         return {name: value.cpu() for name, value in answers.items()}
+
+    @torch.no_grad()
+    def continued(
+        self, prompt_BT: Tensor, *, num: int, generator: torch.Generator, temperature: float, top_k: int | None
+    ) -> Tensor:
+        """See `trivium.learner.Continues`.
+
+        Raises:
+            ValueError: the model does not predict the token after each token.
+        """
+        if not isinstance(self.task, LanguageModelling):
+            raise ValueError(f"the model's task is {type(self.task).__name__}; only LanguageModelling continues texts")
+        context: int = self.data.signature.offers["context"]
+        with self._evaluated_model() as model, self.run.autocast():
+            return continued(
+                model, prompt_BT.to(self.run.device), num=num, context=context, generator=generator,
+                temperature=temperature, top_k=top_k,
+            ).cpu()  # fmt: skip
 
     def _in_order(self, parts: list[Rows]) -> Rows:
         """The rows of all workers, in the order of the split."""

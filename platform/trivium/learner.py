@@ -346,6 +346,23 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class Continues(Protocol):
+    """A learner whose model continues texts."""
+
+    def continued(
+        self, prompt_BT: Tensor, *, num: int, generator: torch.Generator, temperature: float, top_k: int | None
+    ) -> Tensor:
+        """int64 [B, T], tokens -> int64 [B, T + num] on the CPU, the prompt included.
+
+        Args:
+            generator: of the draws, on the CPU: the same one gives the same text.
+            temperature: logits are divided by it, >= 0; 0 takes the most probable token.
+            top_k: only the k most probable tokens may be drawn, >= 1; None: all.
+        """
+        ...
+
+
+@runtime_checkable
 class Reconstructs(Protocol):
     """A learner whose model encodes inputs and restores them."""
 

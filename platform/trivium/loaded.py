@@ -15,9 +15,10 @@ from trivium import borrowed
 from trivium.boundary.untrusted import Refused
 from trivium.config import constructors
 from trivium.config.errors import ConfigError
-from trivium.data.prepared import prepared
+from trivium.data.inputs.prepared import prepared
 from trivium.data.source import Signature
-from trivium.learner import Acts, Learner, Policy, Predicts, Reconstructs, Samples
+from trivium.data.texts.vocabulary import decoded, encoded
+from trivium.learner import Acts, Continues, Learner, Policy, Predicts, Reconstructs, Samples
 from trivium.run_folder import signature
 from trivium.run_folder.place import Opened, open_run
 from trivium.trained import load_learner
@@ -43,7 +44,9 @@ class Trained:
     def abilities(self) -> tuple[str, ...]:
         """The names of the methods below that this model has."""
         of = {"predict": Predicts, "sample": Samples, "reconstruct": Reconstructs, "act": Acts}
-        return tuple(name for name, protocol in of.items() if isinstance(self.learner, protocol))
+        can = [name for name, protocol in of.items() if isinstance(self.learner, protocol)]
+        texts = self.signature is not None and self.signature.task == "language_modelling"
+        return (*can, "continue_text") if texts and isinstance(self.learner, Continues) else tuple(can)
 
     def _cannot(self, what: str) -> TypeError:
         name, can = type(self.learner).__name__, ", ".join(self.abilities) or "nothing of the kind"
@@ -103,6 +106,40 @@ class Trained:
                 raise ValueError(f"label={label}: {what}")
             given["label_N"] = torch.full((num,), label, dtype=torch.int64)
         return self.learner.sample(num, generator=torch.Generator().manual_seed(seed), **given).cpu().numpy()
+
+    def continue_text(
+        self, prompt: str = "", *, length: int = 200, seed: int = 0, temperature: float = 1.0, top_k: int | None = None
+    ) -> str:
+        """A text that begins with a prompt.
+
+        Args:
+            prompt: what it begins with; an empty one begins with a line break, or the vocabulary's first token.
+            length: tokens to add, at least 1.
+            seed: of the draws: the same one gives the same text.
+            temperature: 0 takes the most probable token each time, above 1 is more varied than the training's texts.
+            top_k: only the k most probable tokens may be drawn; None: all.
+
+        Raises:
+            TypeError: the model does not continue texts.
+            ValueError: the prompt has a character that the training's texts do not have, or a number is out of range.
+        """
+        if "continue_text" not in self.abilities:
+            raise self._cannot("continue texts")
+        assert isinstance(self.learner, Continues)
+        assert self.signature is not None
+        preparation = self.signature.preparation
+        try:
+            begin = encoded(prompt or "\n", preparation)
+        except ValueError:
+            if prompt:
+                raise
+            begin = [0]
+        generator = torch.Generator().manual_seed(seed)
+        tokens = self.learner.continued(
+            torch.tensor([begin]), num=length, generator=generator, temperature=temperature, top_k=top_k
+        )
+        written = tokens[0] if prompt else tokens[0, len(begin) :]
+        return decoded(map(int, written), preparation)
 
     def reconstruct(self, x: Any) -> np.ndarray:
         """What an autoencoder makes of inputs [n, ...] and gives back, of the same shape; inputs as for `predict`.

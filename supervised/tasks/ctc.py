@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trivium.data.source import Batch
-from trivium.data.texts.pairs import PAD
+from trivium.data.texts.vocabulary import PAD
 from trivium.learner import Picture
 from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
 
@@ -57,6 +57,10 @@ class CTC:
         steps_B = batch["length"] if "length" in batch else torch.full((len(output),), output.shape[1])
         tokens_B = (batch["y"] != PAD).sum(1)
         return F.ctc_loss(log_p_TBV, batch["y"], steps_B, tokens_B, blank=BLANK, reduction="sum", zero_infinity=True)
+
+    def answers(self, output: Tensor) -> dict[str, Tensor]:
+        """`tokens`, what is read, int64 [B, T], padded with 0 at the end."""
+        return {"tokens": collapsed(output.argmax(2))}
 
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         y_BL = batch["y"]

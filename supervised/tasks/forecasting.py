@@ -30,7 +30,7 @@ class Forecasting:
     Args:
         num_outputs: H K.
         target_names: K names.
-        target_std: of each series over the training split, K numbers.
+        target_mean, target_std: of each series over the training split, K numbers each.
         loss: `mse`, `mae`, `huber` (delta 1).
 
     Raises:
@@ -40,12 +40,18 @@ class Forecasting:
     evaluates: ClassVar = {"loss": "min", "mae": "min", "rmse": "min", "skill": "max"}
 
     def __init__(
-        self, *, num_outputs: int, target_names: Sequence[str], target_std: Sequence[float], loss: Loss = "mse"
+        self,
+        *,
+        num_outputs: int,
+        target_names: Sequence[str],
+        target_mean: Sequence[float],
+        target_std: Sequence[float],
+        loss: Loss = "mse",
     ) -> None:
         if loss not in ("mse", "mae", "huber"):
             raise ValueError(f"loss={loss} must be one of mse, mae, huber")
         self.num_outputs, self.target_names, self.kind = num_outputs, tuple(target_names), loss
-        self.std_K = torch.tensor(list(target_std))
+        self.mean_K, self.std_K = torch.tensor(list(target_mean)), torch.tensor(list(target_std))
 
     def wrong_target(self, rows: Batch) -> str | None:
         y, what = rows.get("y"), "the values ahead"
@@ -70,6 +76,11 @@ class Forecasting:
         return (
             F.huber_loss(output, y, reduction="sum") if self.kind == "huber" else F.mse_loss(output, y, reduction="sum")
         )
+
+    def answers(self, output: Tensor) -> dict[str, Tensor]:
+        """`values`, those ahead in the series' own units, float32 [B, H, K]."""
+        mean_K, std_K = self.mean_K.to(output.device), self.std_K.to(output.device)
+        return {"values": output.float().unflatten(1, (-1, len(std_K))) * std_K + mean_K}
 
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         y_BHK = batch["y"]

@@ -43,6 +43,10 @@ class LanguageModelling:
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(output.flatten(0, 1), batch["y"].flatten(), reduction="sum")
 
+    def answers(self, output: Tensor) -> dict[str, Tensor]:
+        """`next`, the probability of each token after the last one, float32 [B, V]."""
+        return {"next": output[:, -1].float().softmax(1)}
+
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         y_BT = batch["y"]
         return {

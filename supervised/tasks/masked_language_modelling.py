@@ -47,6 +47,10 @@ class MaskedLanguageModelling:
         logits_NV, y_N = output.float().flatten(0, 1), batch["y"].flatten()
         return F.cross_entropy(logits_NV, y_N, ignore_index=UNSCORED, reduction="sum")
 
+    def answers(self, output: Tensor) -> dict[str, Tensor]:
+        """`tokens`, the most probable one at each step, int64 [B, T]."""
+        return {"tokens": output.argmax(2)}
+
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         return {
             "loss": self.loss(output, batch),

@@ -56,6 +56,11 @@ class MultiLabel:
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return F.binary_cross_entropy_with_logits(output.float(), batch["y"], reduction="sum")
 
+    def answers(self, output: Tensor) -> dict[str, Tensor]:
+        """`labels`, bool [B, K], those whose probability is above 1/2, and `scores`, the probabilities, float32
+        [B, K]."""
+        return {"labels": output > 0, "scores": output.float().sigmoid()}
+
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         target_BK, chosen_BK = batch["y"] > 0, output > 0
         right_BK = target_BK == chosen_BK

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trivium.data.source import Batch
-from trivium.data.texts.pairs import PAD
+from trivium.data.texts.vocabulary import PAD
 from trivium.learner import Picture
 from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
 
@@ -46,6 +46,10 @@ class SequenceToSequence:
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(output.flatten(0, 1), batch["y"].flatten(), ignore_index=PAD, reduction="sum")
+
+    def answers(self, output: Tensor) -> dict[str, Tensor]:
+        """`written`, what the model writes by itself, int64 [B, T], `PAD` after `END`."""
+        return {"written": output}
 
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         y_BT = batch["y"]

@@ -52,6 +52,11 @@ class Tagging:
         logits_NK, y_N = output.float().flatten(0, 1), batch["y"].flatten()
         return F.cross_entropy(logits_NK, y_N, ignore_index=UNSCORED, reduction="sum")
 
+    def answers(self, output: Tensor) -> dict[str, Tensor]:
+        """`tags`, the class of each step, int64 [B, T], and `scores`, its probability, float32 [B, T]."""
+        best = output.float().softmax(2).max(2)
+        return {"tags": best.indices, "scores": best.values}
+
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         y_BT = batch["y"]
         scored_BT, predicted_BT = y_BT != UNSCORED, output.argmax(2)

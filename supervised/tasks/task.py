@@ -41,6 +41,9 @@ TASKS = {
 class Task(Protocol):
     """What the output of a model means.
 
+    `answers(output)` is optional too: what a prediction is, tensors [B, ...] by name, from what the model returns, or,
+    where the task `generates`, from what it writes.
+
     Two more methods are optional; they are asked once, before the first step, and spare the others all checks:
     `wrong_target(rows)` returns what is wrong with targets, beginning with the column's name, `wrong_output(output,
     batch)` what is wrong with a model's output, beginning with what it is instead, see `unlike`; or None.

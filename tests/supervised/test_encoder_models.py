@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from trivium.data.texts.pairs import BEGIN, END, PAD
+from trivium.data.texts.vocabulary import BEGIN, END, PAD
 from trivium.supervised.models.sequences.bert import BERT
 from trivium.supervised.models.sequences.t5 import T5, Attention, bucket
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from trivium.data.texts.pairs import BEGIN, END, PAD
+from trivium.data.texts.vocabulary import BEGIN, END, PAD
 from trivium.supervised.models.lenet import LeNet
 from trivium.supervised.models.mlp import MLP
 from trivium.supervised.models.sequences.attention_rnn import AttentionRNN
+from trivium.supervised.models.sequences.continuing import continued
 from trivium.supervised.models.sequences.gpt import GPT, rotate
 from trivium.supervised.models.sequences.recurrent import Recurrent
 
@@ -108,7 +109,8 @@ class TestGPT:
         net, prompt = self.net(positions), torch.randint(0, 11, (3, 2))
 
         def sample(**keywords: Any) -> torch.Tensor:
-            return net.sample(prompt, num=20, generator=torch.Generator().manual_seed(5), **keywords)
+            generator = torch.Generator().manual_seed(5)
+            return continued(net, prompt, num=20, context=net.context, generator=generator, **keywords)
 
         text = sample()
         assert text.shape == (3, 22)
@@ -118,6 +120,10 @@ class TestGPT:
         assert torch.equal(greedy, sample(top_k=1))
         assert torch.equal(greedy[:, 2], net(prompt)[:, -1].argmax(-1))
         assert not torch.equal(text, greedy)
+        alike = nn.Sequential(net)  # without a cache; up to where the cache forgets the oldest half
+        generator = torch.Generator().manual_seed(5)
+        read_again = continued(alike, prompt, num=net.context - 2, context=net.context, generator=generator)
+        assert torch.equal(read_again, text[:, : net.context])
 
 
 def test_rotary_products_depend_on_the_distance_only() -> None:

@@ -73,17 +73,18 @@ def test_hidden_tokens_by_hand() -> None:
 
 
 def test_forecasts_by_hand_in_the_units_of_each_series() -> None:
-    task = Forecasting(num_outputs=4, target_names=("a", "b"), target_std=(1.0, 10.0))
+    task = Forecasting(num_outputs=4, target_names=("a", "b"), target_mean=(5.0, 0.0), target_std=(1.0, 10.0))
     x = torch.zeros(2, 3, 2)
     x[:, -1] = 1.0
     batch = {"x": x, "y": torch.tensor([[[1.0, 2.0], [2.0, 3.0]], [[1.0, 1.0], [0.0, 1.0]]])}
     output = torch.tensor([[1.0, 2.0, 1.0, 3.0], [1.0, 1.0, 0.0, 3.0]])  # errors: a 0 1 0 0, b 0 0 0 2
+    assert task.answers(output)["values"].tolist() == [[[6, 20], [6, 30]], [[6, 10], [5, 30]]]
     expected = {"loss": 5 / 8, "mae": (1 / 4 + 2 / 4 * 10) / 2, "rmse": (0.5 + 10) / 2}
     # The last values, 1, are wrong by 0 1 0 1 and 1 2 0 0.
     assert scores(task, output, batch) == pytest.approx(expected | {"skill": 1 - 3 / 5})
-    assert Forecasting(num_outputs=4, target_names=("a", "b"), target_std=(1.0, 10.0), loss="mae").loss(
-        output, batch
-    ).item() == pytest.approx(3)
+    assert Forecasting(
+        num_outputs=4, target_names=("a", "b"), target_mean=(5.0, 0.0), target_std=(1.0, 10.0), loss="mae"
+    ).loss(output, batch).item() == pytest.approx(3)
 
 
 def test_ctc_by_hand() -> None:
@@ -116,6 +117,9 @@ def test_the_edit_distance_of_known_words_and_as_torchmetrics_counts_it() -> Non
             assert char_error_rate([mine], [theirs]).item() * len(theirs) == pytest.approx(distance)
 
 
+SERIES = Forecasting(num_outputs=4, target_names="ab", target_mean=(0, 0), target_std=(1, 1))
+
+
 @pytest.mark.parametrize(
     ("task", "y", "message"),
     [
@@ -125,7 +129,7 @@ def test_the_edit_distance_of_known_words_and_as_torchmetrics_counts_it() -> Non
         (Tagging(num_outputs=2, class_names="ab"), torch.tensor([[0, -2]]), "holds -2 in row 0"),
         (MaskedLanguageModelling(vocab_size=2), torch.tensor([[-1, 2]]), "holds 2 in row 0"),
         (CTC(num_outputs=2, class_names="ab"), torch.tensor([[1, 2]]), "holds 2 in row 0"),
-        (Forecasting(num_outputs=4, target_names="ab", target_std=(1, 1)), torch.zeros(3, 2), r"float32 \[3, 2\];"),
+        (SERIES, torch.zeros(3, 2), r"float32 \[3, 2\];"),
     ],
 )  # fmt: skip
 def test_targets_that_a_task_cannot_use_are_named(task: Any, y: torch.Tensor, message: str) -> None:

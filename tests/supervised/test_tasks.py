@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from trivium.data.texts.pairs import END, PAD
+from trivium.data.texts.vocabulary import END, PAD
 from trivium.learner import construct
 from trivium.supervised.tasks.language_modelling import LanguageModelling
 from trivium.supervised.tasks.regression import Regression, require_same_shape
@@ -81,6 +81,7 @@ def test_padding_of_sequences_does_not_count() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_that_data_may_name_can_be_made_from_what_data_offer(name: str) -> None:
     offered = {"num_outputs": 2, "class_names": ("a", "b"), "target_names": ("a", "b"), "target_std": (1.0, 1.0)}
+    offered["target_mean"] = (0.0, 0.0)
     task = construct(named_task(name), **offered, vocab_size=5, input_shape=(3,))
     assert set(task.evaluates.values()) <= {"min", "max"}
 

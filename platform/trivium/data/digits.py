@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from trivium.data.images import labelled_images
 from trivium.data.source import Splits
+from trivium.data.splitting import split_rows
 
 
 def digits(
@@ -18,6 +19,8 @@ def digits(
     normalize: bool = False,
     size: int = 8,
     train_per_class: int | None = None,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Splits:
     """1,797 grey images of 8 x 8 pixels in ten classes (UCI optdigits' test set).
 
@@ -27,26 +30,24 @@ def digits(
         normalize: see `labelled_images`.
         size: pixels of a side, >= 8, to which images are enlarged by linear interpolation: 28 as MNIST's.
         train_per_class: how many images of each class are learned from, >= 1; None: all of the training split.
+        folds, fold: of a cross-validation, see `trivium.data.splitting.split_rows`.
 
     Raises:
         ValueError: a number is out of range.
     """
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
-    if not (0 < val_fraction < 1 and 0 < test_fraction < 1 and val_fraction + test_fraction < 1):
-        raise ValueError(f"val_fraction={val_fraction} and test_fraction={test_fraction} must sum to less than 1")
     if size < 8 or (train_per_class is not None and train_per_class < 1):
         raise ValueError(f"size={size} must be at least 8, train_per_class={train_per_class} at least 1, or null")
     bunch = load_digits()
     x = (bunch.images / 16.0).astype(np.float32)[:, None]
     y = bunch.target.astype(np.int64)
-    rest_x, test_x, rest_y, test_y = train_test_split(
-        x, y, test_size=test_fraction, random_state=split_seed, stratify=y
-    )
-    train_x, val_x, train_y, val_y = train_test_split(
-        rest_x, rest_y, test_size=val_fraction / (1 - test_fraction), random_state=split_seed, stratify=rest_y
-    )
+    index = split_rows(
+        len(y), val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed, strata=y.tolist(),
+        folds=folds, fold=fold,
+    )  # fmt: skip
+    train_x, val_x, test_x = (x[part] for part in index)
+    train_y, val_y, test_y = (y[part] for part in index)
     if train_per_class is not None:
         few = np.concatenate([np.flatnonzero(train_y == label)[:train_per_class] for label in range(10)])
         train_x, train_y = train_x[few], train_y[few]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from trivium.boundary.places import find_data
 from trivium.data.images import labelled_images
 from trivium.data.source import Splits
+from trivium.data.splitting import split_off, split_rows
 
 Mode = Literal["auto", "grey", "colour"]
 Folder = Path | zipfile.Path
@@ -34,6 +34,8 @@ def image_folder(
     split_seed: int = 0,
     max_per_class: int | None = None,
     normalize: bool = False,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Splits:
     """Images whose class is the name of the folder that they lie in: `path/cat/1.jpg`.
 
@@ -53,6 +55,7 @@ def image_folder(
         split_seed: which images go where; not the run's seed.
         max_per_class: the first ones of each class and split by name; None: all.
         normalize: see `trivium.data.images.labelled_images`.
+        folds, fold: of a cross-validation, see `trivium.data.splitting.split_rows`; not with folders of splits.
 
     Returns:
         Columns `x`, float32 [n, C, size, size], in memory, and `y`, int64 [n].
@@ -65,11 +68,11 @@ def image_folder(
         raise ValueError(f"size={size} must be at least 4")
     if mode not in ("auto", "grey", "colour"):
         raise ValueError(f"mode={mode} must be one of auto, grey, colour")
-    if not (0 < val_fraction < 1 and 0 < test_fraction < 1 and val_fraction + test_fraction < 1):
-        raise ValueError(f"val_fraction={val_fraction} and test_fraction={test_fraction} must sum to less than 1")
     folder = _folder(find_data(path), path)
     given = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
     split_folders = "train" in given and "test" in given
+    if split_folders and folds:
+        raise ValueError(f"folds={folds}: {folder} holds folders of splits already, {', '.join(given)}")
     roots = {name: folder / name for name in given} if split_folders else {"all": folder}
     names = _classes(next(iter(roots.values())))
     files: dict[str, list[tuple[Folder, int]]] = {}
@@ -81,16 +84,24 @@ def image_folder(
         files[split] = [(file, i) for i, name in enumerate(names) for file in _files(root / name)[:max_per_class]]
     images, labels = _decoded(files, size, mode)
 
-    def part(split: str) -> tuple[np.ndarray, np.ndarray]:
-        return images[split], labels[split]
+    def pair(split: str, index: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        return images[split][index], labels[split][index]
 
-    if not split_folders:
-        rest, test = _split(part("all"), test_fraction, split_seed, names)
-        train, val = _split(rest, val_fraction / (1 - test_fraction), split_seed, names)
-    elif "val" in files:
-        train, val, test = part("train"), part("val"), part("test")
+    if split_folders and "val" in files:
+        train, val, test = pair("train"), pair("val"), pair("test")
+    elif split_folders:
+        stay, taken = split_off(
+            val_fraction, split_seed=split_seed, strata=[names[label] for label in labels["train"]],
+            rows="different images", names="path: ",
+        )  # fmt: skip
+        train, val, test = pair("train", stay), pair("train", taken), pair("test")
     else:
-        (train, val), test = _split(part("train"), val_fraction, split_seed, names), part("test")
+        index = split_rows(
+            len(labels["all"]), val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed,
+            strata=[names[label] for label in labels["all"]], folds=folds, fold=fold, rows="different images",
+            names="path: ",
+        )  # fmt: skip
+        train, val, test = (pair("all", part) for part in index)
     return labelled_images(train, val, test, class_names=names, normalize=normalize)
 
 
@@ -180,22 +191,3 @@ def pixels(image: Image.Image, size: tuple[int, int] | None, grey: bool) -> np.n
         image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     values = np.asarray(image, np.float32) / np.float32(255)
     return values[None] if grey else values.transpose(2, 0, 1)
-
-
-def _split(
-    pair: tuple[np.ndarray, np.ndarray], fraction: float, seed: int, names: Sequence[str]
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    from sklearn.model_selection import train_test_split
-
-    images, labels = pair
-    counts = np.bincount(labels, minlength=len(names))
-    few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 3]
-    if few:
-        raise ValueError(
-            f"path: each class needs at least 3 different images, one for each split; fewer has {', '.join(few)}"
-        )
-    try:
-        rest, taken = train_test_split(np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise ValueError(f"path: the images can't be split: {error}") from error
-    return (images[rest], labels[rest]), (images[taken], labels[taken])

@@ -10,13 +10,21 @@ from trivium.data.table import from_frame
 Name = Literal["breast_cancer", "wine", "diabetes", "iris"]
 
 
-def scikit_learn(*, name: Name, val_fraction: float = 0.1, test_fraction: float = 0.2, split_seed: int = 0) -> Splits:
+def scikit_learn(
+    *,
+    name: Name,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    folds: int | None = None,
+    fold: int = 0,
+) -> Splits:
     """A table of measurements.
 
     Args:
         name: `breast_cancer` (569 tumours, malignant or benign), `wine` (178 wines of three growers), `iris`
             (150 flowers of three kinds), `diabetes` (442 patients, and how far the disease got in a year: a quantity).
-        val_fraction, test_fraction, split_seed: see `trivium.data.table.table`.
+        val_fraction, test_fraction, split_seed, folds, fold: see `trivium.data.table.table`.
 
     Raises:
         ValueError: there is no table of this name.
@@ -36,5 +44,6 @@ def scikit_learn(*, name: Name, val_fraction: float = 0.1, test_fraction: float 
     if "target_names" in bunch:
         frame = frame.assign(target=bunch.target_names[bunch.target])
     return from_frame(
-        frame, target="target", val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed
-    )
+        frame, target="target", val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed,
+        folds=folds, fold=fold,
+    )  # fmt: skip

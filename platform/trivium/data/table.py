@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from trivium.boundary.places import find_data
-from trivium.data.prepared import of_table
+from trivium.data.inputs.prepared import of_table
 from trivium.data.source import Signature, Splits, Tensors
+from trivium.data.splitting import split_rows
 
 Kind = Literal["auto", "classification", "regression"]
 DELIMITERS = (",", ";", "\t", "|")
@@ -28,6 +29,10 @@ def table(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
+    group: str | None = None,
+    time: str | None = None,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Splits:
     """A table of which one column is predicted from the others.
 
@@ -42,6 +47,10 @@ def table(
         ignore: columns that are not used.
         val_fraction, test_fraction: of the rows; stratified where there are classes.
         split_seed: which rows go where; not the run's seed.
+        group: a column whose rows with the same value (a patient's, a customer's) all go to one split; it is no input.
+        time: a column by which rows are ordered: the model learns from the earliest and is judged on the latest. It is
+            no input.
+        folds, fold: of a cross-validation, see `trivium.data.splitting.split_rows`.
 
     Returns:
         Columns `x`, float32 [n, numbers], `categories`, int64 [n, columns], if there are any, and `y`: classes,
@@ -56,10 +65,15 @@ def table(
     unknown = [name for name in ignore if name not in frame]
     if unknown:
         raise ValueError(f"ignore={unknown}: {path} has no such columns; it has {', '.join(map(str, frame))}")
+    for keyword, column in (("group", group), ("time", time)):
+        if column is not None and (column not in frame or column == target):
+            valid = ", ".join(str(name) for name in frame if name != target)
+            raise ValueError(f"{keyword}={column}: must be a column of {path} beside the target: {valid}")
     frame = frame.drop(columns=list(ignore)).dropna(subset=[target]).reset_index(drop=True)
     return from_frame(
-        frame, target=target, task=task, val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed
-    )
+        frame, target=target, task=task, val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed,
+        group=group, time=time, folds=folds, fold=fold,
+    )  # fmt: skip
 
 
 def from_frame(
@@ -70,33 +84,29 @@ def from_frame(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
+    group: str | None = None,
+    time: str | None = None,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Splits:
     """As `table`, from a pandas frame without missing targets."""
-    from sklearn.model_selection import train_test_split
-
+    if time is not None:
+        frame = frame.sort_values(time, kind="stable").reset_index(drop=True)
     y = frame[target]
     whole = pd.api.types.is_integer_dtype(y) and y.nunique() <= CLASSES_UP_TO
     classes = task == "classification" or (task == "auto" and (whole or not pd.api.types.is_numeric_dtype(y)))
     if task == "auto" and pd.api.types.is_bool_dtype(y):
         classes = True
-    rows = np.arange(len(frame))
-    strata = y.astype(str) if classes else None
-    if strata is not None and (rare := [f"{name} ({n})" for name, n in strata.value_counts().items() if n < 3]):
-        raise ValueError(
-            f"target={target}: each class needs at least 3 rows, one for each split; fewer has {', '.join(rare)}"
-        )
-    try:
-        rest, test = train_test_split(rows, test_size=test_fraction, random_state=split_seed, stratify=strata)
-        train, val = train_test_split(
-            rest,
-            test_size=val_fraction / (1 - test_fraction),
-            random_state=split_seed,
-            stratify=None if strata is None else strata.iloc[rest],
-        )
-    except ValueError as error:
-        raise ValueError(f"target={target}: the rows can't be split: {error}") from error
+    if copies := [str(name) for name in frame if name != target and frame[name].equals(y)]:
+        raise ValueError(f"target={target}: the same as {', '.join(copies)}; leave that out with ignore=[{copies[0]}]")
+    train, val, test = split_rows(
+        len(frame), val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed,
+        strata=list(y.astype(str)) if classes and time is None else None,
+        groups=None if group is None else list(frame[group].astype(str)),
+        ordered=time is not None, folds=folds, fold=fold, names=f"target={target}: ",
+    )  # fmt: skip
 
-    features = frame.drop(columns=[target])
+    features = frame.drop(columns=[name for name in (target, group, time) if name is not None])
     preparation = _fitted(features, train)
     inputs = of_table(features, preparation)
     offers: dict[str, Any] = {"input_shape": (inputs["x"].shape[1],)}
@@ -127,7 +137,7 @@ def from_frame(
 
 
 def _fitted(frame: pd.DataFrame, train: np.ndarray) -> dict[str, Any]:
-    """How the input columns are to be prepared, see `trivium.data.prepared`; from the training split's rows alone."""
+    """How input columns are prepared, see `trivium.data.inputs.prepared`; from the training split alone."""
     made: dict[str, Any] = {"numbers": {}, "categories": {}}
     for name in frame:
         column = frame[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from trivium.data.source import Signature, Source, Splits, Tensors
+from trivium.data.splitting import split_rows
 
 VAL, TEST = 0.1, 0.2  # of the rows, where the caller has not split them
 
@@ -84,23 +85,18 @@ def _targets(y: Tensor) -> Tensor:
 
 
 def _split(columns: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    from sklearn.model_selection import train_test_split
-
     classes = columns["y"] if "y" in columns and not columns["y"].is_floating_point() else None
-    strata = classes.numpy() if classes is not None and classes.ndim == 1 else None
-    rows = np.arange(len(columns["x"]))
+    strata = classes.tolist() if classes is not None and classes.ndim == 1 else None
     try:
-        rest, test = train_test_split(rows, test_size=TEST, random_state=0, stratify=strata)
-        of_rest = None if strata is None else strata[rest]
-        train, val = train_test_split(rest, test_size=VAL / (1 - TEST), random_state=0, stratify=of_rest)
+        index = split_rows(len(columns["x"]), val_fraction=VAL, test_fraction=TEST, split_seed=0, strata=strata)
     except ValueError as error:
-        raise ValueError(f"data: the rows can't be split, so hand over train, val and test: {error}") from error
+        raise ValueError(f"data: {error}; hand over train, val and test yourself") from error
 
     def part(index: np.ndarray) -> dict[str, Tensor]:
         chosen = torch.from_numpy(np.sort(index))
         return {name: column[chosen] for name, column in columns.items()}
 
-    return {"train": part(train), "val": part(val), "test": part(test)}
+    return {name: part(rows) for name, rows in index._asdict().items()}
 
 
 def _signature(parts: Mapping[str, Mapping[str, Tensor]]) -> Signature:
@@ -119,9 +115,3 @@ def _signature(parts: Mapping[str, Mapping[str, Tensor]]) -> Signature:
     number = 1 + max(int(part["y"].max()) for part in parts.values())
     offers |= {"num_outputs": number, "class_names": tuple(map(str, range(number)))}
     return Signature(task="classification" if y.ndim == 1 else "", offers=offers, preparation=preparation)
-
-
-def columns_of(given: Any) -> Sequence[Tensor]:
-    """The tensors of inputs that a caller has, prepared as `as_splits` prepares x, one for each of a model's inputs."""
-    parts = given if isinstance(given, tuple | list) and all(hasattr(p, "shape") for p in given) else (given,)
-    return [_inputs(torch.as_tensor(np.asarray(part) if not isinstance(part, Tensor) else part)) for part in parts]

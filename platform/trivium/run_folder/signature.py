@@ -182,14 +182,49 @@ def _image(value: Any) -> bool:
     )
 
 
+def _vocabulary(value: Any) -> bool:
+    """a list of texts, a text, or nothing"""
+    return (
+        value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+    )
+
+
+def _entries(value: Any) -> bool:
+    """a list of texts"""
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _size(value: Any) -> bool:
+    """a whole number from 1 to 1,000,000"""
+    return count(value) and 1 <= value <= 1_000_000
+
+
+def _tokens(value: Any) -> bool:
+    """characters, bytes, words or bpe"""
+    return value in ("characters", "bytes", "words", "bpe")
+
+
+def _series(value: Any) -> bool:
+    """columns with a mean and a std each"""
+    lists = [value.get(name) for name in ("columns", "mean", "std")]
+    return _names(lists[0]) and all(map(_numbers, lists[1:])) and len({len(items) for items in lists}) == 1
+
+
 def _task(value: Any) -> bool:
     """a text, which may be empty"""
     return isinstance(value, str)
 
 
+_TEXT = {"tokens": _tokens, "vocabulary": _vocabulary}
 _PREPARATIONS = {  # by kind, of Trivium's own data sets; a user's have kinds of their own
     "table": {"numbers": _scalings, "categories": _categories},
     "image": _image,
+    "series": _series,
+    "text": _TEXT,
+    "masked_text": _TEXT,
+    "labelled_text": {**_TEXT, "max_length": _size, "text": text},
+    "pairs": {**_TEXT, "vocabulary": _entries},
+    "tagged": {"vocabulary": _entries},
 }
 _DATA = {
     "task": _task,

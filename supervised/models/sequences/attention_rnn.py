@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trivium.data.texts.pairs import BEGIN, END, PAD
+from trivium.data.texts.vocabulary import BEGIN, END, PAD
 
 
 class AttentionRNN(nn.Module):

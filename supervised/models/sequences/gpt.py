@@ -88,48 +88,6 @@ class GPT(nn.Module):
                 cache[i : i + 1] = [kept]
         return F.linear(self.norm(y_BTD), self.embed.weight)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        prompt_BT: Tensor,
-        *,
-        num: int,
-        generator: torch.Generator,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-    ) -> Tensor:
-        """Continue texts.
-
-        Args:
-            prompt_BT: int64 [B, T], T >= 1.
-            num: tokens to add to each.
-            generator: decides what is drawn.
-            temperature: logits are divided by it; 0 takes the most probable token.
-            top_k: only the k most probable tokens may be drawn; None: all.
-
-        Returns:
-            int64 [B, T + num], the prompt included. Each token sees at most the last `context` ones.
-        """
-        text_BT = prompt_BT
-        cache: Cache = []
-        unread_BT = text_BT[:, -self.context :]
-        for _ in range(num):
-            if cache and cache[0][0].shape[2] == self.context:  # the oldest half is forgotten
-                cache, unread_BT = [], text_BT[:, -(self.context // 2 + 1) :]
-            logits_BV = self(unread_BT, cache)[:, -1]
-            unread_BT = _draw(logits_BV, generator, temperature, top_k)
-            text_BT = torch.cat([text_BT, unread_BT], dim=1)
-        return text_BT
-
-
-def _draw(logits_BV: Tensor, generator: torch.Generator, temperature: float, top_k: int | None) -> Tensor:
-    if temperature == 0:
-        return logits_BV.argmax(-1, keepdim=True)
-    if top_k is not None:
-        least_B1 = logits_BV.topk(min(top_k, logits_BV.shape[-1])).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -math.inf)
-    return torch.multinomial((logits_BV.float() / temperature).softmax(-1), 1, generator=generator)
-
 
 class Block(nn.Module):
     """Attention to what came before and an MLP four times as wide, each added to what it reads.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trivium.data.texts.pairs import BEGIN, END, PAD
+from trivium.data.texts.vocabulary import BEGIN, END, PAD
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values, float [B, N, M, H] each, of what each layer of the decoder has written."""

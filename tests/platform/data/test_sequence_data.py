@@ -14,8 +14,8 @@ from trivium.data.made_up.digit_images import digit_pairs, digit_strips
 from trivium.data.series import series
 from trivium.data.source import UNSCORED, Source
 from trivium.data.texts.masked_text import masked_text
-from trivium.data.texts.pairs import BEGIN, END, PAD
 from trivium.data.texts.tagged import tagged
+from trivium.data.texts.vocabulary import BEGIN, END, PAD
 
 
 def rows(source: Source) -> dict[str, torch.Tensor]:

@@ -83,7 +83,7 @@ def test_classes_are_named_and_stratified(frame: pd.DataFrame, tmp_path: Path) -
 def test_the_task_is_inferred_from_the_target_or_said(
     tmp_path: Path, values: list[object], task: str, found: str, names: tuple[str, ...] | None
 ) -> None:
-    frame = pd.DataFrame({"a": range(30), "y": values})
+    frame = pd.DataFrame({"a": range(1, 31), "y": values})
     data = table(path=saved(frame, tmp_path, ".csv"), target="y", task=task)  # type: ignore[arg-type]
     assert data.signature.task == found
     assert data.signature.offers.get("class_names") == names

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from trivium.data.made_up.reversal import LETTERS, reversal
-from trivium.data.texts.pairs import BEGIN, END, PAD
 from trivium.data.texts.text import Windows, text
+from trivium.data.texts.vocabulary import BEGIN, END, PAD
 
 
 def test_windows_by_hand() -> None:

@@ -8,18 +8,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trivium.cli import continuing
 from trivium.cli.arguments import accepts_checkpoint, accepts_run
+from trivium.cli.continuing import accepts_prompt
+from trivium.cli.errors import UsageError
 from trivium.cli.importing import importing_torch
 from trivium.cli.opening import check_learner, open_run
 from trivium.cli.showing import print_table
 
-HELP = "predict classes or quantities for a table's rows or for images, without the training data"
+HELP = "predict for a table's rows, images or texts, or continue a text, without the training data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     accepts_run(parser)
     parser.add_argument(
-        "input", type=os.path.expanduser, metavar="PATH", help="a .csv or .parquet table, an image, or a folder of them"
+        "input",
+        nargs="?",
+        type=os.path.expanduser,
+        metavar="PATH",
+        help="a .csv or .parquet table, an image or a .txt file, a folder of them, or - for standard input",
     )
     accepts_checkpoint(parser)
     parser.add_argument("--scores", action="store_true", help="add a column with the probability of each class")
@@ -29,14 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a .csv or .parquet file; - for standard output (default: predictions.csv in the run)",
     )
+    accepts_prompt(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Predict; returns the run, the checkpoint, the number of rows and the file."""
+    """Predict; returns the run, the checkpoint, the number of rows and the file; or the text."""
     from trivium.config.errors import ConfigError
 
-    path = Path(options.input)
-    if not path.exists():
+    if (options.input is None) == (options.prompt is None):
+        raise UsageError("predict: name either a file, a folder or -, or a text to continue with --prompt")
+    path = Path(options.input or "-")
+    if options.input not in (None, "-") and not path.exists():
         raise ConfigError([f"{path}: there is no such file or folder"])
     if options.out == "-" and options.json:
         raise ConfigError(["--out -: standard output is for --json; name a file"])
@@ -46,18 +56,28 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         opened = open_run(options)
         check_learner(opened, options, without_data=True)
         from trivium import loaded
-        from trivium.data import files
+        from trivium.data.inputs import files
 
     model = loaded.load(opened, checkpoint=options.checkpoint, trusted=options.trust)
+    if options.prompt is not None:
+        [text] = continuing.texts(model, options, num=1, seed=0)
+        if not options.json:
+            print(text)
+        return {"dir": str(opened.dir), "checkpoint": model.checkpoint, "text": text}
     if model.signature is None or "predict" not in model.abilities:
         raise ConfigError(
             [f"{opened.dir} can't predict; it can {', '.join(model.abilities) or 'do nothing of the kind'}"]
         )
     try:
-        rows, inputs = files.read_inputs(path, model.signature)
+        rows, inputs = (
+            files.read_standard_input(model.signature)
+            if options.input == "-"
+            else files.read_inputs(path, model.signature)
+        )
         table = files.with_answers(rows, model.predict(inputs), model.signature, every_class=options.scores)
     except ValueError as error:
-        raise ConfigError([f"{path}: {error}" if str(path) not in str(error) else str(error)]) from error
+        where = "standard input" if options.input == "-" else str(path)
+        raise ConfigError([f"{where}: {error}" if str(path) not in str(error) else str(error)]) from error
     result = {"dir": str(opened.dir), "checkpoint": model.checkpoint, "rows": len(table), "file": None}
     if options.out == "-":
         table.to_csv(sys.stdout, index=False)

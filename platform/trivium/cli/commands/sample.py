@@ -7,18 +7,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+from trivium.cli import continuing
 from trivium.cli.arguments import accepts_checkpoint, accepts_run, count
+from trivium.cli.continuing import accepts_prompt
 from trivium.cli.importing import importing_torch
 from trivium.cli.opening import check_learner, open_run
 from trivium.cli.showing import print_table
 
-HELP = "draw new samples from a generative model: a grid, single images or an array"
+HELP = "draw new samples from a generative model: a grid, single images, an array, or texts"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     accepts_run(parser)
     accepts_checkpoint(parser)
-    parser.add_argument("--num", type=count, default=64, metavar="N", help="how many (default: 64)")
+    parser.add_argument("--num", type=count, metavar="N", help="how many (default: 64; 1 text)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same samples (default: 0)")
     parser.add_argument(
         "--class", dest="label", type=int, metavar="K", help="of a conditional model (default: the classes in turn)"
@@ -31,10 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PLACE",
         help="FILE.png for a grid, FILE.npy for the array, DIR/ for single images (default: samples.png in the run)",
     )
+    accepts_prompt(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Sample; returns the run, the checkpoint, the seed and the files that were written."""
+    """Sample; returns the run, the checkpoint, the seed and the files that were written, or the texts."""
     with importing_torch():
         opened = open_run(options)
         check_learner(opened, options, without_data=True)
@@ -42,12 +45,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         from trivium.config.errors import ConfigError
         from trivium.data import pictures
 
+    model = loaded.load(opened, checkpoint=options.checkpoint, trusted=options.trust)
+    if "continue_text" in model.abilities:
+        texts = continuing.texts(model, options, num=options.num or 1, seed=options.seed)
+        if not options.json:
+            print("\n\n".join(texts))
+        return {"dir": str(opened.dir), "checkpoint": model.checkpoint, "seed": options.seed, "texts": texts}
     out = Path(options.out) if options.out else opened.dir / "samples.png"
     how = {name: getattr(options, name) for name in ("steps", "guidance")}
-    model = loaded.load(opened, checkpoint=options.checkpoint, trusted=options.trust)
     try:
         samples = model.sample(
-            options.num,
+            options.num or 64,
             seed=options.seed,
             label=options.label,
             **{name: value for name, value in how.items() if value is not None},

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from trivium.data.source import Signature, Splits, Tensors
-from trivium.data.texts.pairs import BEGIN, END, PAD, SPECIAL
+from trivium.data.texts.vocabulary import BEGIN, END, PAD, SPECIAL
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trivium.data.source import Signature, Splits, Tensors
-from trivium.data.texts.pairs import BEGIN, END, PAD, SPECIAL
+from trivium.data.texts.vocabulary import BEGIN, END, PAD, SPECIAL
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

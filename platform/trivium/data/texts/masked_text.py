@@ -53,6 +53,7 @@ def masked_text(
     path: str | None = None,
     context: int = 64,
     tokens: Tokens = "characters",
+    vocab_size: int = 1000,
     mask_fraction: float = 0.15,
     copies: int = 10,
     val_fraction: float = 0.1,
@@ -63,7 +64,7 @@ def masked_text(
     another token, 10 % shown as they are, as in BERT.
 
     Args:
-        path, context, tokens, val_fraction, test_fraction: see `trivium.data.texts.text.text`.
+        path, context, tokens, vocab_size, val_fraction, test_fraction: see `trivium.data.texts.text.text`.
         mask_fraction: of the tokens, how many are to be predicted, in (0, 1).
         copies: of the training split, each with other tokens hidden.
         split_seed: decides what is hidden; not the run's seed.
@@ -78,8 +79,11 @@ def masked_text(
         raise ValueError(f"mask_fraction={mask_fraction} must be above 0 and below 1")
     if copies < 1:
         raise ValueError(f"copies={copies} must be at least 1")
-    plain = text(path=path, context=context, tokens=tokens, val_fraction=val_fraction, test_fraction=test_fraction)
-    size: int = plain.signature.offers["vocab_size"]
+    plain = text(
+        path=path, context=context, tokens=tokens, vocab_size=vocab_size, val_fraction=val_fraction,
+        test_fraction=test_fraction,
+    )  # fmt: skip
+    vocabulary: int = plain.signature.offers["vocab_size"]
     generator = torch.Generator().manual_seed(split_seed)
 
     def hidden(windows: object, times: int) -> MaskedWindows:
@@ -89,13 +93,13 @@ def masked_text(
         fate = torch.full(shape, LEFT, dtype=torch.int8)
         for end, kind in ((1.0, SHOWN), (0.9, REPLACED), (0.8, HIDDEN)):
             fate[chance < mask_fraction * end] = kind
-        other = torch.randint(size, shape, generator=generator)
-        return MaskedWindows(windows.tokens, context=context, fate=fate, other=other, mask=size)
+        other = torch.randint(vocabulary, shape, generator=generator)
+        return MaskedWindows(windows.tokens, context=context, fate=fate, other=other, mask=vocabulary)
 
     signature = Signature(
         task="masked_language_modelling",
-        offers={"vocab_size": size + 1, "context": context},
-        preparation={**plain.signature.preparation, "kind": "masked_text", "mask": size},
+        offers={"vocab_size": vocabulary + 1, "context": context},
+        preparation={**plain.signature.preparation, "kind": "masked_text", "mask": vocabulary},
     )
     val = hidden(plain.val, 1)
     return Splits(hidden(plain.train, copies), val, hidden(plain.test, 1) if test_fraction else val, signature)

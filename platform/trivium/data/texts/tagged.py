@@ -5,17 +5,17 @@ from __future__ import annotations
 import io
 import keyword
 import tokenize
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from trivium.boundary.places import find_data
 from trivium.data.source import UNSCORED, Signature, Splits, Tensors
-from trivium.data.texts.pairs import PAD
+from trivium.data.splitting import split_rows
 from trivium.data.texts.text import standard_library
+from trivium.data.texts.vocabulary import PAD, UNKNOWN
 
-UNKNOWN = 1
 KINDS = ("space", "name", "keyword", "number", "string", "comment", "operator")
 
 Sentence = tuple[list[str], list[str]]
@@ -29,6 +29,8 @@ def tagged(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Splits:
     """Sequences of tokens with a tag each, from a file with one token, white space and its tag on a line and an empty
     line between two sequences (the columns of CoNLL: the first and the last one count).
@@ -39,6 +41,7 @@ def tagged(
         max_length: longer sequences are cut there.
         val_fraction, test_fraction: of the sequences; each above 0, together below 1.
         split_seed: which sequences go where; not the run's seed.
+        folds, fold: of a cross-validation, see `trivium.data.splitting.split_rows`.
 
     Returns:
         Columns `x`, int64 [n, T] (padded with 0; 1 is a token that the training split does not hold), `length`,
@@ -47,22 +50,17 @@ def tagged(
     Raises:
         ValueError: the file can't be read, a line has no tag, or there are too few sequences; names file and line.
     """
-    if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
-        raise ValueError(f"val_fraction={val_fraction} and test_fraction={test_fraction} must sum to less than 1")
     if max_length < 1:
         raise ValueError(f"max_length={max_length} must be at least 1")
     sentences = _standard_library() if path is None else _read(find_data(path), path)
-    if len(sentences) < 3:
-        raise ValueError(
-            f"path={path}: there must be at least 3 sequences, one for each split; here are {len(sentences)}"
-        )
-    order = torch.randperm(len(sentences), generator=torch.Generator().manual_seed(split_seed)).tolist()
-    num_val, num_test = (max(1, round(share * len(order))) for share in (val_fraction, test_fraction))
-    parts = order[num_val + num_test :], order[:num_val], order[num_val : num_val + num_test]
-    vocabulary = ["<pad>", "<unknown>", *sorted({t for i in parts[0] for t in sentences[i][0]})]
+    parts = split_rows(
+        len(sentences), val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed, folds=folds,
+        fold=fold, rows="sequences", names=f"path={path}: ",
+    )  # fmt: skip
+    vocabulary = ["<pad>", UNKNOWN, *sorted({t for i in parts[0] for t in sentences[i][0]})]
     tags = sorted({tag for _, own in sentences for tag in own}) if path is not None else list(KINDS)
 
-    def source(part: Sequence[int]) -> Tensors:
+    def source(part: np.ndarray) -> Tensors:
         tokens_of, tags_of = ({name: i for i, name in enumerate(names)} for names in (vocabulary, tags))
         x = torch.full((len(part), max_length), PAD)
         y = torch.full((len(part), max_length), UNSCORED)
@@ -70,7 +68,7 @@ def tagged(
         for row, i in enumerate(part):
             words, own = (items[:max_length] for items in sentences[i])
             length[row] = len(words)
-            x[row, : len(words)] = torch.tensor([tokens_of.get(word, UNKNOWN) for word in words])
+            x[row, : len(words)] = torch.tensor([tokens_of.get(word, 1) for word in words])
             y[row, : len(words)] = torch.tensor([tags_of[tag] for tag in own])
         return Tensors(x=x, length=length, y=y)
 
@@ -82,7 +80,7 @@ def tagged(
         },
         preparation={"kind": "tagged", "vocabulary": vocabulary},
     )  # fmt: skip
-    return Splits(source(parts[0]), source(parts[1]), source(parts[2]), signature)
+    return Splits(source(parts.train), source(parts.val), source(parts.test), signature)
 
 
 def _read(place: Path, path: str) -> list[Sentence]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trivium.data.inputs.texts import of_sequences, of_sources, of_texts
 from trivium.data.source import Signature
 
 
@@ -17,7 +18,9 @@ def prepared(raw: Any, signature: Signature) -> dict[str, Tensor]:
 
     Args:
         raw: an array or tensor [n, ...]; a tuple of them, one for each input; a dict of them by name; or, for a table,
-            a pandas frame with the columns that the training's had (others, and their order, do not matter). Bytes of
+            a pandas frame with the columns that the training's had (others, and their order, do not matter). For texts
+            that are classified or that others are written for, a list of them; for tagging, a list of lists of tokens;
+            for time series the values seen, [n, P, K], in their own units. Bytes of
             pictures become numbers in [0, 1], and pictures are standardised as the training's were.
 
     Returns:
@@ -27,9 +30,14 @@ def prepared(raw: Any, signature: Signature) -> dict[str, Tensor]:
         ValueError: the number of inputs, a shape, or a column is not what the training's was.
     """
     preparation = signature.preparation
-    if preparation.get("kind") == "table" and hasattr(raw, "columns"):
+    kind = preparation.get("kind")
+    if kind == "table" and hasattr(raw, "columns"):
         return of_table(raw, preparation)
-    names = signature.inputs
+    if kind in ("labelled_text", "pairs", "tagged") and isinstance(raw, list | tuple) and not _tensors(raw):
+        if kind == "tagged":
+            return of_sequences(raw, preparation, signature.offers["context"])
+        return of_texts(raw, preparation) if kind == "labelled_text" else of_sources(raw, preparation)
+    names = ("source",) if kind == "pairs" else signature.inputs
     if isinstance(raw, Mapping):
         if set(raw) != set(names):
             raise ValueError(f"the model's inputs are {', '.join(names)}; got {', '.join(map(str, raw))}")
@@ -40,11 +48,19 @@ def prepared(raw: Any, signature: Signature) -> dict[str, Tensor]:
         raise ValueError(f"the model has {len(names)} inputs, {', '.join(names)}; got {len(parts)}")
     inputs = {name: _numbers(part) for name, part in zip(names, parts, strict=True)}
     first, shape = names[0], signature.offers.get("input_shape")
-    if preparation.get("kind") == "image":
+    if kind == "series":
+        mean_K, std_K = (torch.tensor(preparation[name], dtype=torch.float64) for name in ("mean", "std"))
+        if inputs[first].shape[-1:] == mean_K.shape:
+            inputs[first] = ((torch.as_tensor(parts[0]).double() - mean_K) / std_K).float()
+    if kind == "image":
         inputs[first] = _of_images(inputs[first], parts[0], preparation)
     if shape is not None and list(inputs[first].shape[1:]) != list(shape):
         raise ValueError(f"{first} must be [n, {', '.join(map(str, shape))}]; is {list(inputs[first].shape)}")
     return inputs
+
+
+def _tensors(raw: Any) -> bool:
+    return any(hasattr(part, "shape") for part in raw)
 
 
 def _numbers(part: Any) -> Tensor:

@@ -1,0 +1,1 @@
+"""What a trained model is given: files and arrays, prepared as its training's data were."""
