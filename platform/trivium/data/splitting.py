@@ -119,16 +119,16 @@ def _shuffled(
     from sklearn import model_selection
 
     every = np.arange(number)
-    strata = None if strata is None else np.asarray(strata)
-    groups = None if groups is None else np.asarray(groups)
+    stratum_of = None if strata is None else np.asarray(strata)
+    group_of = None if groups is None else np.asarray(groups)
 
     def parted(rows: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-        if groups is not None:
+        if group_of is not None:
             by_group = model_selection.GroupShuffleSplit(1, test_size=fraction, random_state=seed)
-            rest, taken = next(by_group.split(rows, groups=groups[rows]))
+            rest, taken = next(by_group.split(rows, groups=group_of[rows]))
             return rows[rest], rows[taken]
         pair = model_selection.train_test_split(
-            rows, test_size=fraction, random_state=seed, stratify=None if strata is None else strata[rows]
+            rows, test_size=fraction, random_state=seed, stratify=None if stratum_of is None else stratum_of[rows]
         )
         return pair[0], pair[1]
 
@@ -140,7 +140,7 @@ def _shuffled(
             (True, True): model_selection.StratifiedGroupKFold,
         }
         made = kinds[strata is not None, groups is not None](folds, shuffle=True, random_state=seed)
-        rest, test = list(made.split(every, strata, groups))[fold]
+        rest, test = list(made.split(every, stratum_of, group_of))[fold]
     else:
         rest, test = parted(every, test_fraction)
     train, val = parted(rest, val_fraction / (1 - test_fraction))

@@ -120,8 +120,8 @@ def with_answers(
         return _tags(rows, answers, signature)
     elif "values" in answers and answers["values"].ndim == 3:
         ahead = answers["values"][0]
-        names = _named(signature, "target_names", ahead.shape[1])
-        return pd.DataFrame({"step": range(1, len(ahead) + 1), **{name: ahead[:, k] for k, name in enumerate(names)}})
+        series = _named(signature, "target_names", ahead.shape[1])
+        return pd.DataFrame({"step": range(1, len(ahead) + 1), **{name: ahead[:, k] for k, name in enumerate(series)}})
     elif "values" in answers:
         values = answers["values"]
         targets = _named(signature, "target_names", values.shape[1])
@@ -189,7 +189,7 @@ def _history(frame: pd.DataFrame, path: Path, signature: Signature) -> np.ndarra
         raise ValueError(f"{path} lacks {', '.join(absent)}; it has {', '.join(map(str, frame))}")
     if len(frame) < steps:
         raise ValueError(f"{path} has {len(frame)} rows; the model needs the last {steps}")
-    values = frame[columns].iloc[-steps:].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    values: np.ndarray = frame[columns].iloc[-steps:].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
         row, column = len(frame) - steps + wrong[0][0] + 1, columns[wrong[0][1]]
