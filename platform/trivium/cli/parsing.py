@@ -1,5 +1,5 @@
-"""The command line, parsed: the commands are the files in `trivium.cli.commands`. `trivium.cli.mistakes` says what was
-probably meant by one that is not valid."""
+"""The command line, parsed: the commands are the files in the folders of `trivium.cli.commands`. `trivium.cli.mistakes`
+says what was probably meant by one that is not valid."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class Command(Protocol):
 
 
 def find() -> dict[str, Command]:
-    """All commands by the names that are typed: `do_this.py` is `trivium do-this`."""
-    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-    return {name.replace("_", "-"): importlib.import_module(f"{commands.__name__}.{name}") for name in names}
+    """All commands by the names that are typed: `do_this.py` in any of the folders is `trivium do-this`."""
+    modules = pkgutil.walk_packages(commands.__path__, f"{commands.__name__}.")
+    names = {module.name.rpartition(".")[2]: module.name for module in modules if not module.ispkg}
+    return {name.replace("_", "-"): importlib.import_module(names[name]) for name in sorted(names)}
 
 
 def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:

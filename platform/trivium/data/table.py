@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from trivium.data.source import Signature, Splits, Tensors
 from trivium.data.splitting import split_rows
 
 Kind = Literal["auto", "classification", "regression"]
+log = logging.getLogger("trivium")
+COPY = "\0split"  # a column that no table has
 DELIMITERS = (",", ";", "\t", "|")
 CLASSES_UP_TO = 20  # whole numbers of more values are quantities
 
@@ -106,6 +109,12 @@ def from_frame(
         ordered=time is not None, folds=folds, fold=fold, names=f"target={target}: ",
     )  # fmt: skip
 
+    earlier = pd.concat([frame.iloc[part].assign(**{COPY: k}) for k, part in enumerate((train, val, test))])
+    again = earlier.duplicated(list(frame)) & ~earlier.duplicated([*frame, COPY])
+    if count := int(again.sum()):
+        log.warning(
+            "target=%s: %d rows of val or test occur in an earlier split too: they measure memory", target, count
+        )
     features = frame.drop(columns=[name for name in (target, group, time) if name is not None])
     preparation = _fitted(features, train)
     inputs = of_table(features, preparation)

@@ -19,6 +19,7 @@ from trivium.config.errors import Config, ConfigError
 from trivium.config.library import LEARNERS, PARTS
 
 if TYPE_CHECKING:
+    from trivium.data.source import Splits
     from trivium.learner import Learner, Run
 
 GIVEN = "trivium.python.objects.data"  # stands for a part that is given, whatever it is
@@ -66,6 +67,25 @@ def build_learner(
             raise ConfigError([_named(line, building, groups)]) from error
         raise
     return learner
+
+
+def build_data(config: Config, *, trusted: Collection[str] = EVERYTHING) -> Splits:
+    """Build the data set of a config alone, on the CPU.
+
+    Raises:
+        ConfigError: there is none, or it can't be built.
+    """
+    import torch
+
+    from trivium.data.checks import checked
+
+    groups = constructors.chosen_groups(config)
+    if "data" not in groups:
+        raise ConfigError(["data: the config names no data set"])
+    try:
+        return checked(_build(groups["data"], trusted), torch.device("cpu"))
+    except ValueError as error:
+        raise ConfigError([_named(" ".join(str(error).split()), "data", groups)]) from error
 
 
 def _named(line: str, building: str, groups: dict[str, Any]) -> str:

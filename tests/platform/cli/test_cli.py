@@ -66,7 +66,7 @@ def test_help_is_quick_and_names_every_command() -> None:
         took.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert done.returncode == 0
     assert min(took) < 0.3, took
-    files = {path.stem for path in Path(commands.__path__[0]).glob("[a-z]*.py")}
+    files = {path.stem.replace("_", "-") for path in Path(commands.__path__[0]).rglob("[a-z]*.py")}
     assert {"train", "resume", "evaluate", "play", "status", "list", "show", "doctor"} <= files
     assert set(re.findall(r"^    ([\w-]+)\s+\w", done.stdout, re.MULTILINE)) == files
 
@@ -131,7 +131,7 @@ def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str
         ("xyz", f"xyz: there is no such command; valid: {', '.join(parsing.find())}"),
         ("resume", "resume: the following arguments are required: RUN, a run folder"),
         ("help", "did you mean 'trivium --help'?"),
-        ("--json", "no command; valid: doctor, evaluate, "),
+        ("--json", "no command; valid: cross-validate, data, doctor, "),
         ("experiment=mlp_digits", "did you mean 'trivium train experiment=mlp_digits'?"),
         ("mlp_digits", "did you mean 'trivium train experiment=mlp_digits'?"),
         ("evaluate experiment=mlp_digits", "a run folder comes first: trivium evaluate RUN"),

@@ -1,0 +1,1 @@
+"""Sending commands to a Ray cluster."""

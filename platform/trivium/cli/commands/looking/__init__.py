@@ -1,0 +1,1 @@
+"""Looking at what there is: data, configs, runs, the machine."""

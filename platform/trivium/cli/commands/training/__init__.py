@@ -1,0 +1,1 @@
+"""Training: new runs, runs that go on, and runs that are compared to choose settings."""
