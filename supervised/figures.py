@@ -95,6 +95,171 @@ def residual_figure(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def curves_figure(
+    probability_NK: Tensor, target_N: Tensor, class_names: Sequence[str], *, title: str = "", width: int = 1080
+) -> np.ndarray:
+    """Three panels: the ROC curve, precision over recall, and the reliability of the probabilities.
+
+    Of two classes the curves are the second's; of more there is one for each against the rest, for the ten classes with
+    the most samples. The reliability panel shows how often predictions of a confidence are right, in 10 bins, and how
+    many there are: on the diagonal the model knows how sure it may be.
+
+    Args:
+        probability_NK: float [N, K], on any device.
+        target_N: int64 [N].
+        class_names: K names.
+        title: stands above.
+        width: of the picture, in pixels.
+
+    Returns:
+        uint8 [width / 3, width, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    probability, target = probability_NK.double().cpu(), target_N.cpu()
+    figure = Figure(figsize=(width / 100, width / 300), dpi=100, facecolor=PAPER, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    roc, precision, reliability = (figure.add_subplot(1, 3, k + 1) for k in range(3))
+    counts = target.bincount(minlength=len(class_names))
+    shown = [1] if len(class_names) == 2 else counts.argsort(descending=True)[:10].sort().values.tolist()
+    for k in shown:
+        points = curve_points(probability[:, k], target == k)
+        if points is None:
+            continue
+        name = class_names[k]
+        roc.plot(points["false_positive_rate"], points["recall"], linewidth=1.2, label=name)
+        precision.plot(points["recall"], points["precision"], linewidth=1.2, label=name)
+    roc.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
+    _panel(roc, "ROC", "false positive rate", "true positive rate")
+    _panel(precision, "precision and recall", "recall", "precision")
+    if roc.get_lines()[1:]:
+        roc.legend(fontsize=6, loc="lower right", frameon=False)
+
+    confidence, predicted = probability.max(1)
+    bins = (confidence * 10).ceil().long().sub(1).clamp(0, 9)
+    number = bins.bincount(minlength=10)
+    right = (predicted == target).double()
+    filled = number > 0
+    mean = [right.new_zeros(10).index_add(0, bins, part)[filled] / number[filled] for part in (confidence, right)]
+    reliability.bar(
+        (np.arange(10) + 0.5) / 10, (number / max(1, int(number.max()))).numpy(), width=0.09, color="#dde3e8"
+    )
+    reliability.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
+    reliability.plot(mean[0].numpy(), mean[1].numpy(), marker="o", markersize=4, color="#0b7285", linewidth=1.2)
+    _panel(reliability, "calibration (bars: how many)", "confidence", "share that is right")
+    if title:
+        figure.suptitle(title, color=INK, fontsize=11)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def curve_points(score_N: Tensor, positive_N: Tensor) -> dict[str, np.ndarray] | None:
+    """The points of the ROC curve and of precision over recall, from the highest threshold to the lowest.
+
+    Args:
+        score_N: float [N].
+        positive_N: bool [N].
+
+    Returns:
+        `recall`, `false_positive_rate` and `precision`, float64 [M] each, beginning with (0, 0, 1); M - 1 different
+        scores. None unless both kinds occur.
+    """
+    positives, negatives = int(positive_N.sum()), int((~positive_N).sum())
+    if not positives or not negatives:
+        return None
+    value, order = score_N.double().sort(descending=True)
+    last = np.append(np.diff(value.numpy()) != 0, True)  # of equal scores
+    hits = positive_N[order].long().cumsum(0).numpy()[last]
+    taken = np.flatnonzero(last) + 1
+    return {
+        "recall": np.append(0.0, hits / positives),
+        "false_positive_rate": np.append(0.0, (taken - hits) / negatives),
+        "precision": np.append(1.0, hits / taken),
+    }
+
+
+def lines_figure(lines: Sequence[tuple[str, str]], *, title: str = "", width: int = 1080) -> np.ndarray:
+    """Lines of text as a picture: a heading and what it says, cut to fit.
+
+    Args:
+        lines: pairs; line breaks and tabulators are shown as such.
+        title: stands above.
+        width: of the picture, in pixels.
+
+    Returns:
+        uint8 [H, width, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height = 0.45 + 0.42 * len(lines)
+    figure = Figure(figsize=(width / 100, height), dpi=100, facecolor=PAPER)
+    canvas = FigureCanvasAgg(figure)
+    figure.text(0.01, 1 - 0.22 / height, title, color=INK, fontsize=11, va="center")
+    fits = int(width / 7.3)
+    for i, (heading, text) in enumerate(lines):
+        top = 0.45 + 0.42 * i
+        figure.text(
+            0.01, 1 - (top + 0.08) / height, _visible(heading)[:fits], color="#0b7285", fontsize=8.5, va="center"
+        )
+        shown = _visible(text)
+        shown = shown if len(shown) <= fits else f"{shown[: fits - 4]} ..."
+        figure.text(0.01, 1 - (top + 0.25) / height, shown, color=INK, fontsize=8.5, va="center", family="monospace")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def captioned_figure(
+    image_NCHW: Tensor, captions: Sequence[str], *, columns: int = 6, title: str = "", width: int = 1080
+) -> np.ndarray:
+    """Images with a line of text below each.
+
+    Args:
+        image_NCHW: float [N, C, H, W] in [0, 1]; C is 1 or 3.
+        captions: N lines.
+        columns: images in a row.
+        title: stands above.
+        width: of the picture, in pixels.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(captions) // columns)
+    ratio = image_NCHW.shape[2] / image_NCHW.shape[3]
+    height = rows * (width / columns / 100 * ratio + 0.3) + 0.3
+    figure = Figure(figsize=(width / 100, height), dpi=100, facecolor=PAPER, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for i, caption in enumerate(captions):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        image = image_NCHW[i].clamp(0, 1).cpu().permute(1, 2, 0).numpy()
+        axes.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
+        axes.set_title(_visible(caption), fontsize=8, color=INK, y=-0.05, va="top")
+        axes.set_axis_off()
+    figure.suptitle(title, color=INK, fontsize=11)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _visible(text: str) -> str:
+    """Without line breaks, and without what matplotlib would take for mathematics."""
+    return text.replace("\n", "\u23ce").replace("\t", "\u21e5").replace("$", r"\$")
+
+
+def _panel(axes: Any, title: str, x: str, y: str) -> None:
+    axes.set_title(title, color=INK, fontsize=9)
+    axes.set_xlabel(x, color=INK, fontsize=8)
+    axes.set_ylabel(y, color=INK, fontsize=8)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.tick_params(labelsize=7, labelcolor=INK)
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)
+
+
 def _shade(share: np.ndarray, right: np.ndarray) -> np.ndarray:
     """From paper to green on the diagonal and to red beside it: float [C, C, 3]."""
     full = np.where(right[..., None], (0.05, 0.45, 0.35), (0.75, 0.15, 0.12))

@@ -27,6 +27,7 @@ from trivium.supervised.fitting import fitting_model, fitting_task
 from trivium.supervised.models.sequences.continuing import continued
 from trivium.supervised.tasks.language_modelling import LanguageModelling
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
+from trivium.supervised.worst import worst_figure
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each worker
@@ -292,7 +293,14 @@ class Supervised:
         if self._evaluated is None:
             return {}
         split, totals, rows = self._evaluated
-        return self.task.figures(totals, rows, split)
+        figures = self.task.figures(totals, rows, split)
+        if rows and hasattr(self.task, "worst"):
+            source = self.data.test if split == "test" else self.data.val
+            title = f"{split}: where the model is most wrong"
+            figures["worst"] = worst_figure(
+                self.task.worst(rows), source, self.data.signature, self.run.device, title=title
+            )
+        return figures
 
     def counters(self) -> dict[str, float]:
         return self.batches.counters()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from trivium.data.source import Batch
 from trivium.learner import Picture
-from trivium.supervised.figures import confusion_figure
+from trivium.supervised.figures import confusion_figure, curves_figure
 from trivium.supervised.metrics import (
     accuracy,
     average_precision,
@@ -25,6 +25,7 @@ from trivium.supervised.metrics import (
     roc_auc,
 )
 from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
+from trivium.supervised.worst import Worst
 
 
 class Classification:
@@ -120,4 +121,19 @@ class Classification:
         }
 
     def figures(self, totals: Totals, rows: Rows, split: str) -> dict[str, Picture]:
-        return {"confusion": confusion_figure(totals["confusion"], self.class_names, title=split)}
+        figures = {"confusion": confusion_figure(totals["confusion"], self.class_names, title=split)}
+        if rows:
+            figures["curves"] = curves_figure(rows["probability"], rows["target"], self.class_names, title=split)
+        return figures
+
+    def worst(self, rows: Rows) -> Worst:
+        """By the probability of the true class."""
+        probability_NK, target_N = rows["probability"].cpu(), rows["target"].cpu()
+        own_N = probability_NK.gather(1, target_N[:, None])[:, 0]
+
+        def caption(i: int) -> str:
+            best = int(probability_NK[i].argmax())
+            truth = f"{self.class_names[int(target_N[i])]} ({own_N[i]:.0%})"
+            return f"{truth}, said {self.class_names[best]} ({probability_NK[i, best]:.0%})"
+
+        return Worst(1 - own_N, caption)

@@ -16,6 +16,7 @@ from trivium.data.source import Batch
 from trivium.learner import Picture
 from trivium.supervised.figures import residual_figure
 from trivium.supervised.tasks.task import Rows, Totals, unlike
+from trivium.supervised.worst import Worst
 
 Loss = Literal["mse", "mae", "rmse", "huber"]
 
@@ -129,6 +130,17 @@ class Regression:
         if not rows:
             return {}
         return {"residuals": residual_figure(rows["target"], rows["prediction"], self.target_names, title=split)}
+
+    def worst(self, rows: Rows) -> Worst:
+        """By the error in standard deviations of its target."""
+        target_NK, prediction_NK = rows["target"].cpu(), rows["prediction"].cpu()
+        error_NK = ((prediction_NK - target_NK) / self.std_K).abs()
+
+        def caption(i: int) -> str:
+            k = int(error_NK[i].argmax())
+            return f"{self.target_names[k]} {target_NK[i, k]:.4g}, said {prediction_NK[i, k]:.4g}"
+
+        return Worst(error_NK.amax(1), caption)
 
 
 def require_same_shape(output: Tensor, target: Tensor) -> None:

@@ -41,6 +41,9 @@ TASKS = {
 class Task(Protocol):
     """What the output of a model means.
 
+    `worst(rows)` is optional: how wrong each sample of a final evaluation is, see `trivium.supervised.worst.Worst`, of
+    which the learner draws the worst ones.
+
     `answers(output)` is optional too: what a prediction is, tensors [B, ...] by name, from what the model returns, or,
     where the task `generates`, from what it writes.
 

@@ -172,7 +172,9 @@ def test_arrays_and_datasets_become_sources(given: Any, task: str, dtypes: tuple
     row = splits.train.batch(torch.tensor([0]))
     assert (row["x"].dtype, row["y"].dtype) == dtypes
     assert row["x"].max() <= 39
-    assert as_splits({"train": given, "val": given, "test": given}).signature.task == task
+    parts: Any = {name: getattr(splits, name).columns for name in ("train", "val", "test")}
+    again = as_splits({name: (columns["x"], columns["y"]) for name, columns in parts.items()})
+    assert (again.signature.task, len(again.test)) == (task, 8)
 
 
 # ----------------------------------------------------------------------------------------------- load

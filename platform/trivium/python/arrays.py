@@ -41,6 +41,9 @@ def as_splits(given: Any) -> Splits:
         if set(given) != {"train", "val", "test"}:
             raise ValueError(f"data: a dict must hold train, val and test; holds {', '.join(map(str, given))}")
         parts = {name: _columns(part) for name, part in given.items()}
+        for name in ("val", "test"):
+            if torch.equal(parts["train"]["x"], parts[name]["x"]):
+                raise ValueError(f"data: {name} has the rows of train; a model is judged on rows that it has not seen")
     else:
         parts = _split(_columns(given))
     train, val, test = (Tensors(**parts[name]) for name in ("train", "val", "test"))

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from trivium.cli import main
-from trivium.data.checks import checked
-from trivium.data.source import Signature, Splits, Tensors
 from trivium.data.table import table
+from trivium.python.arrays import as_splits
 
 
 def found(capsys: pytest.CaptureFixture[str], *typed: str) -> Any:
@@ -109,12 +107,8 @@ def test_rows_in_two_splits_are_warned_of(tmp_path: Path, caplog: pytest.LogCapt
     assert not caplog.text
 
 
-@pytest.mark.parametrize("other", ["the same object", "the same memory"])
-def test_splits_that_are_the_same_are_refused(other: str) -> None:
-    train = Tensors(x=torch.randn(8, 2), y=torch.arange(8) % 2)
-    test = train if other == "the same object" else Tensors(**train.columns)
-    own = Tensors(x=torch.randn(8, 2), y=torch.arange(8) % 2)
-    signature = Signature("classification", offers={"num_outputs": 2, "class_names": ("a", "b")})
-    with pytest.raises(ValueError, match="test holds the rows of train"):
-        checked(Splits(train, own, test, signature), torch.device("cpu"))
-    checked(Splits(train, own, own, signature), torch.device("cpu"))
+def test_splits_that_are_the_same_are_refused() -> None:
+    x, y = np.random.default_rng(0).normal(size=(8, 2)), np.arange(8) % 2
+    with pytest.raises(ValueError, match="test has the rows of train"):
+        as_splits({"train": (x, y), "val": (x + 1, y), "test": (x, y)})
+    as_splits({"train": (x, y), "val": (x + 1, y), "test": (x + 1, y)})

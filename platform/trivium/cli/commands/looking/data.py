@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     _require_target(typed)
     with importing_torch():
         config = compose(typed, options.config_dir)
-        from trivium.data import describing
+        from trivium.data.shown import describing
         from trivium.training import builder
 
     data = builder.build_data(config)

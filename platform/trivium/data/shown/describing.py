@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from trivium.data.checks import SPLITS, rows_of
+from trivium.data.shown.readable import readable_row
 from trivium.data.source import UNSCORED, Batch, Signature, Source, Splits, Tensors
-from trivium.data.texts.vocabulary import decoded
 
 EXAMPLES = 3
 CPU = torch.device("cpu")
@@ -106,56 +105,11 @@ def _classes(data: Splits) -> dict[str, list[int]] | None:
 
 def _examples(data: Splits) -> list[dict[str, Any]]:
     """The first rows of the training split, as what a user would recognise; none for images, which are drawn."""
-    signature = data.signature
     rows = data.train.batch(torch.arange(min(EXAMPLES, len(data.train))))
-    kind, names = signature.preparation.get("kind"), signature.offers.get("class_names", ())
     if any(values.ndim > 3 for values in rows.values()):
         return []
-    examples: list[dict[str, Any]] = []
-    for i in range(len(next(iter(rows.values())))):
-        row = {name: values[i] for name, values in rows.items()}
-        shown: dict[str, Any] = {}
-        if kind == "table":
-            shown = _table_row(row, signature.preparation)
-        for name, values in row.items():
-            if kind == "table" and name != "y":
-                continue
-            if values.dtype == torch.int64 and values.ndim == 1 and signature.preparation.get("vocabulary") is not None:
-                tags = name == "y" and signature.task == "tagging"
-                shown[name] = (
-                    " ".join(str(names[k]) for k in values.tolist() if k != UNSCORED)
-                    if tags
-                    else decoded([k for k in values.tolist() if k != UNSCORED], _written(signature))
-                )
-            elif name == "y" and values.ndim == 0 and names:
-                shown[signature.preparation.get("target", "y")] = str(names[int(values)])
-            elif values.numel() <= 12:
-                numbers = [float(f"{value:.6g}") for value in values.flatten().tolist()]
-                called = signature.preparation.get("target", "y") if name == "y" else name
-                shown[called] = numbers[0] if len(numbers) == 1 else numbers
-            else:
-                shown[name] = f"{list(values.shape)} from {float(values.min()):.4g} to {float(values.max()):.4g}"
-        examples.append(shown)
-    return examples
-
-
-def _written(signature: Signature) -> Mapping[str, Any]:
-    """How tokens become text; a sequence that is tagged is written with spaces between its tokens."""
-    preparation = signature.preparation
-    return preparation if "tokens" in preparation else {**preparation, "tokens": "words"}
-
-
-def _table_row(row: Mapping[str, Tensor], preparation: Mapping[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = {}
-    at = 0
-    for name, of in preparation["numbers"].items():
-        missing = of["missing"] and bool(row["x"][at + 1])
-        shown[name] = None if missing else float(f"{float(row['x'][at]) * of['std'] + of['mean']:.6g}")
-        at += 1 + of["missing"]
-    for k, (name, values) in enumerate(preparation["categories"].items()):
-        number = int(row["categories"][k])
-        shown[name] = values[number - 1] if number else None
-    return shown
+    number = len(next(iter(rows.values())))
+    return [readable_row({name: values[i] for name, values in rows.items()}, data.signature) for i in range(number)]
 
 
 def _repeated(data: Splits) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""What a data set is, for whoever looks at it."""
