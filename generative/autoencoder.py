@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trivium.data.batches import Batches
-from trivium.data.checks import checked, require_range, rows_of
-from trivium.data.pictures import image_grid
 from trivium.data.source import Source, Splits
+from trivium.generative.image_data import rows_above, unit_images
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import set_lr
@@ -87,9 +86,7 @@ class Autoencoder:
         if sparsity is not None and not 0 < sparsity < 1:
             raise ValueError(f"sparsity={sparsity} must lie between 0 and 1, or be null")
         self.run = run
-        self.data = checked(data, run.device)
-        require_range(self.data, "x", 0.0, 1.0, device=run.device)
-        self.input_shape = tuple(rows_of(self.data.train, run.device)["x"].shape[1:])
+        self.data, self.input_shape = unit_images(data, run)
         offers = {"input_shape": self.input_shape, "latent_dim": latent_dim, "encoded_dim": latent_dim}
         self.network = Coded(construct(model, **offers), sigmoid=sparsity is not None).to(run.device)
         self.optimizer = optimizer(self.network.parameters(), lr=lr)
@@ -195,8 +192,7 @@ class Autoencoder:
         given_BX = x_BX + self.noise_std * noise_BX
         with self.run.autocast():
             again_BX = self.network(given_BX)[0].sigmoid()
-        rows = [part for pair in zip(given_BX.split(COLUMNS), again_BX.split(COLUMNS), strict=True) for part in pair]
-        return {"reconstructions": image_grid(torch.cat(rows), columns=min(COLUMNS, shown))}
+        return {"reconstructions": rows_above([given_BX, again_BX], columns=COLUMNS)}
 
     def counters(self) -> dict[str, float]:
         return self.batches.counters()

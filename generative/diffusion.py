@@ -7,17 +7,16 @@ Shapes: B batch, X... the shape of one picture.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trivium.data.batches import Batches
-from trivium.data.checks import checked, require_range, rows_of
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
-from trivium.ema import Average
+from trivium.ema import Average, averaged
 from trivium.generative.diffusion_process import (
     Schedule,
     Target,
@@ -29,6 +28,7 @@ from trivium.generative.diffusion_process import (
     spread,
     target_of,
 )
+from trivium.generative.image_data import classes_of, labels_for, unit_images
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import set_lr
@@ -107,12 +107,8 @@ class Diffusion:
         target_of(one, one, *alpha_sigma(one, schedule), target)  # raises now, not later
         draw_times(1, times, generator=torch.Generator(), device=torch.device("cpu"))
         self.run = run
-        self.data = checked(data, run.device)
-        require_range(self.data, "x", 0.0, 1.0, device=run.device)
-        if conditional and "num_outputs" not in data.signature.offers:
-            raise ValueError("conditional=true: the data has no classes")
-        self.num_classes = int(data.signature.offers["num_outputs"]) if conditional else 0
-        self.input_shape = tuple(rows_of(self.data.train, run.device)["x"].shape[1:])
+        self.data, self.input_shape = unit_images(data, run)
+        self.num_classes = classes_of(self.data, conditional)
         self.network = construct(model, input_shape=self.input_shape, num_classes=self.num_classes).to(run.device)
         self.optimizer = optimizer(self.network.parameters(), lr=lr)
         self.scaler = run.grad_scaler()
@@ -195,12 +191,10 @@ class Diffusion:
             steps, guidance: see the constructor; None: as there.
         """
         noise_NX = torch.randn(num, *self.input_shape, generator=generator).to(self.run.device)
-        if self.num_classes and label_N is None:
-            label_N = torch.arange(num, device=self.run.device) % self.num_classes
-        label_N = None if label_N is None else label_N.to(self.run.device)
+        label_N = labels_for(num, self.num_classes, label_N, self.run.device)
         weight = self.guidance if guidance is None else guidance
         parts = []
-        with evaluating(self.network), self._averaged():
+        with evaluating(self.network), averaged(self.average):
             for i in range(0, num, EVALUATION_BATCH):
                 own = None if label_N is None else label_N[i : i + EVALUATION_BATCH]
 
@@ -216,15 +210,12 @@ class Diffusion:
                 parts.append(ddim(estimate, noise_BX, steps=steps or self.steps, schedule=self.schedule, clip=1.0))
         return (torch.cat(parts).clamp(-1, 1) + 1) / 2
 
-    def _averaged(self) -> Any:
-        return self.average.applied() if self.average else torch.no_grad()
-
     @torch.no_grad()
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         source = self.data.test if final else self.data.val
         generator = self.run.generator("diffusion evaluation")  # the same noise every time
         total, size, device = torch.zeros((), device=self.run.device), len(source), self.run.device
-        with evaluating(self.network), self._averaged():
+        with evaluating(self.network), averaged(self.average):
             for i in range(0, size, EVALUATION_BATCH):
                 index_B = torch.arange(i, min(i + EVALUATION_BATCH, size), device=device)
                 batch = source.batch(index_B)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from trivium.data.batches import Batches
-from trivium.data.checks import checked, require_range, rows_of
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
-from trivium.ema import Average
+from trivium.ema import Average, averaged
 from trivium.generative.adversarial import Loss, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
+from trivium.generative.image_data import classes_of, labels_for, unit_images
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import scheduled, set_lr
@@ -102,12 +102,8 @@ class GAN:
             )
         discriminator_loss(torch.zeros(1), torch.zeros(1), loss)  # raises now, not later
         self.run = run
-        self.data = checked(data, run.device)
-        require_range(self.data, "x", 0.0, 1.0, device=run.device)
-        if conditional and "num_outputs" not in data.signature.offers:
-            raise ValueError("conditional=true: the data has no classes")
-        self.num_classes = int(data.signature.offers["num_outputs"]) if conditional else 0
-        input_shape = tuple(rows_of(self.data.train, run.device)["x"].shape[1:])
+        self.data, input_shape = unit_images(data, run)
+        self.num_classes = classes_of(self.data, conditional)
         self.networks = construct(
             model, input_shape=input_shape, latent_dim=latent_dim, num_classes=self.num_classes
         ).to(run.device)
@@ -216,15 +212,11 @@ class GAN:
             label_N: int64 [num], of a conditional GAN; None: the classes in turn.
         """
         z_ND = torch.randn(num, self.latent_dim, generator=generator).to(self.run.device)
-        if self.num_classes and label_N is None:
-            label_N = torch.arange(num, device=self.run.device) % self.num_classes
-        label_N = None if label_N is None else label_N.to(self.run.device)
-        return self._decode(z_ND, label_N)
+        return self._decode(z_ND, labels_for(num, self.num_classes, label_N, self.run.device))
 
     def _decode(self, z_ND: Tensor, label_N: Tensor | None) -> Tensor:
         parts = []
-        applied = self.average.applied() if self.average else torch.no_grad()
-        with evaluating(self.generator), applied, self.run.autocast():
+        with evaluating(self.generator), averaged(self.average), self.run.autocast():
             for i in range(0, len(z_ND), EVALUATION_BATCH):
                 label = None if label_N is None else label_N[i : i + EVALUATION_BATCH]
                 parts.append(self.generator(z_ND[i : i + EVALUATION_BATCH], label).float())

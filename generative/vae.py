@@ -8,21 +8,23 @@ a sum over pixels and a mean over the batch, in nats. Unlike the paper: pixels i
 as probabilities (the likelihood is then not normalised, as in nearly all published figures on grey images), the KL
 term can be weighted (beta-VAE) and warmed up (arXiv:1602.02282).
 
-Shapes: B batch, K codes for each input, D latents, X... the shape of one input.
+With classes y it is the conditional VAE (Sohn et al. 2015): q(z|x, y) and p(x|z, y), and a bound on log p(x|y).
+
+Shapes: B batch, K codes for each input or classes, D latents, X... the shape of one input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trivium.data.batches import Batches
-from trivium.data.checks import checked, require_range, rows_of
 from trivium.data.pictures import image_grid
-from trivium.data.source import Source, Splits
+from trivium.data.source import Batch, Source, Splits
 from trivium.generative.elbo import (
     bernoulli_log_likelihood,
     elbo,
@@ -31,6 +33,7 @@ from trivium.generative.elbo import (
     kl_to_standard_normal,
     kl_weight,
 )
+from trivium.generative.image_data import classes_of, labels_for, rows_above, unit_images
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import set_lr
@@ -40,37 +43,49 @@ EVALUATION_BATCH = 1024  # samples per forward pass without gradients, on each w
 LOG_VAR_LIMIT = 10.0  # keeps exp(log_var) within (4.5e-5, 2.2e4): finite in fp16 too
 ACTIVE_VARIANCE = 0.01  # of a latent's mean over the data, arXiv:1509.00519
 COLUMNS, PAIRS_OF_ROWS = 8, 4  # of the figures
-SAMPLES = 64
+SAMPLES = 60
 
 
 class Network(nn.Module):
     """A coder whose code is a distribution.
 
+    With classes, the encoder is given the image plus a learned image of its class, which for a first linear layer is
+    the same as a one-hot class joined to the input, and the decoder the code joined to the one-hot class.
+
     Args:
-        coder: see `networks.coders`; encodes to 2 D numbers, decodes from D.
+        coder: see `networks.coders`; encodes to 2 D numbers, decodes from D + K.
         latent_dim: D.
+        num_classes: K; 0 for a VAE without classes.
+        input_shape: of one input; needed with classes.
     """
 
-    def __init__(self, coder: Coder, *, latent_dim: int) -> None:
+    def __init__(self, coder: Coder, *, latent_dim: int, num_classes: int = 0, input_shape: Sequence[int] = ()) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.num_classes = latent_dim, num_classes
         self.encoder, self.decoder = coder.encoder, coder.decoder
+        self.class_image = nn.Parameter(torch.zeros(num_classes, *input_shape)) if num_classes else None
 
-    def encode(self, x_BX: Tensor) -> tuple[Tensor, Tensor]:
-        """float [B, X...] -> mean and log variance of q(z|x), float32 [B, D] each."""
+    def encode(self, x_BX: Tensor, label_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """float [B, X...], int64 [B] -> mean and log variance of q(z|x, y), float32 [B, D] each."""
+        if self.class_image is not None:
+            assert label_B is not None
+            x_BX = x_BX + self.class_image[label_B]
         mean_BD, log_var_BD = self.encoder(x_BX).float().chunk(2, dim=1)
         return mean_BD, log_var_BD.clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
 
-    def decode(self, z_BD: Tensor) -> Tensor:
-        """float [B, D] -> logits of the pixels, float [B, X...]."""
+    def decode(self, z_BD: Tensor, label_B: Tensor | None = None) -> Tensor:
+        """float [B, D], int64 [B] -> logits of the pixels, float [B, X...]."""
+        if self.num_classes:
+            assert label_B is not None
+            z_BD = torch.cat([z_BD, F.one_hot(label_B, self.num_classes).to(z_BD.dtype)], dim=1)
         logits_BX: Tensor = self.decoder(z_BD)
         return logits_BX
 
-    def forward(self, x_BX: Tensor, noise_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x_BX: Tensor, noise_BD: Tensor, label_B: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the pixels, mean and log variance, for z = mean + exp(log_var / 2) noise."""
-        mean_BD, log_var_BD = self.encode(x_BX)
+        mean_BD, log_var_BD = self.encode(x_BX, label_B)
         z_BD = mean_BD + (0.5 * log_var_BD).exp() * noise_BD
-        return self.decode(z_BD), mean_BD, log_var_BD
+        return self.decode(z_BD, label_B), mean_BD, log_var_BD
 
 
 class VAE:
@@ -83,7 +98,7 @@ class VAE:
 
     Args:
         run: where it runs.
-        data: its column `x` is float32 [n, C, H, W] in [0, 1]; others are not used.
+        data: its column `x` is float32 [n, C, H, W] in [0, 1]; `y` the classes, if `conditional`.
         model: makes the coder, see `networks.coders`; is offered `input_shape`, `latent_dim` and `encoded_dim`.
         optimizer: makes the optimizer from the parameters and `lr`.
         batch_size: samples per update, over all workers.
@@ -91,6 +106,7 @@ class VAE:
         warmup_epochs: it rises over these; None: no warm-up.
         decay_epochs: it falls to 2 % of its peak along half a cosine until then; None: no fall.
         latent_dim: D, dimensions of the code z.
+        conditional: whether images are encoded and generated by class.
         beta: weight of the KL term, >= 0; 1 is the paper's (others: beta-VAE).
         kl_warmup_samples: see `kl_weight`.
         importance_samples: K of the final `log_likelihood`.
@@ -115,6 +131,7 @@ class VAE:
         warmup_epochs: float | None = None,
         decay_epochs: float | None = None,
         latent_dim: int = 16,
+        conditional: bool = False,
         beta: float = 1.0,
         kl_warmup_samples: int = 0,
         importance_samples: int = 64,
@@ -124,11 +141,13 @@ class VAE:
         if latent_dim < 1 or importance_samples < 1:
             raise ValueError(f"latent_dim={latent_dim} and importance_samples={importance_samples} must be at least 1")
         self.run = run
-        self.data = checked(data, run.device)
-        require_range(self.data, "x", 0.0, 1.0, device=run.device)
-        input_shape = tuple(rows_of(self.data.train, run.device)["x"].shape[1:])
-        coder = construct(model, input_shape=input_shape, latent_dim=latent_dim, encoded_dim=2 * latent_dim)
-        self.network = Network(coder, latent_dim=latent_dim).to(run.device)
+        self.data, input_shape = unit_images(data, run)
+        self.num_classes = classes_of(self.data, conditional)
+        read = latent_dim + self.num_classes
+        coder = construct(model, input_shape=input_shape, latent_dim=read, encoded_dim=2 * latent_dim)
+        self.network = Network(coder, latent_dim=latent_dim, num_classes=self.num_classes, input_shape=input_shape).to(
+            run.device
+        )
         self.optimizer = optimizer(self.network.parameters(), lr=lr)
         self.scaler = run.grad_scaler()
         self.batches = Batches(len(data.train), batch_size, run=run)
@@ -147,14 +166,15 @@ class VAE:
         self._figures_of: Source = self.data.val
 
     def step(self) -> dict[str, Tensor]:
-        x_BX = self.data.train.batch(self.batches.next())["x"]
+        batch = self.data.train.batch(self.batches.next())
+        x_BX, label_B = batch["x"], self._labels(batch)
         weight = kl_weight(self.batches.samples, beta=self.beta, warmup_samples=self.kl_warmup_samples)
         noise_BD = self.run.own(self._noise_for(self.batches.batch_size, self.noise))
         set_lr(self.optimizer, self._lr_at(self.batches.samples))
 
         self.optimizer.zero_grad()
         with self.run.autocast():
-            logits_BX, mean_BD, log_var_BD = self._forward(x_BX, noise_BD)
+            logits_BX, mean_BD, log_var_BD = self._forward(x_BX, noise_BD, label_B)
         log_likelihood_B = bernoulli_log_likelihood(logits_BX, x_BX)
         kl_B = kl_to_standard_normal(mean_BD, log_var_BD)
         loss = -elbo(log_likelihood_B, kl_B, beta=weight)
@@ -167,6 +187,9 @@ class VAE:
             "kl": kl_B.detach().mean(),
         }
 
+    def _labels(self, batch: Batch) -> Tensor | None:
+        return batch["y"] if self.num_classes else None
+
     def _noise_for(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return torch.randn(num_samples, self.latent_dim, generator=generator, device=self.run.device)
 
@@ -178,16 +201,17 @@ class VAE:
         self._figures_of = split = self.data.test if final else self.data.val
         num_samples = len(split)
         own = torch.arange(self.run.rank, num_samples, self.run.world_size, device=self.run.device)
-        x_BX = split.batch(own)["x"]
+        batch = split.batch(own)
+        x_BX, label_B = batch["x"], self._labels(batch)
         generator = self.run.generator("vae evaluation", device=self.run.device)  # the same noise every time
         with self.run.autocast():
-            parts = [self.network.encode(x) for x in x_BX.split(EVALUATION_BATCH)]
+            parts = [self.network.encode(x, y) for x, y in _split(x_BX, label_B)]
         mean_BD, log_var_BD = (torch.cat(part) for part in zip(*parts, strict=True))
 
         def draw() -> tuple[Tensor, Tensor]:
             noise_BD = self._noise_for(num_samples, generator)[self.run.rank :: self.run.world_size]
             z_BD = mean_BD + (0.5 * log_var_BD).exp() * noise_BD
-            log_likelihood_B = self._log_likelihood(z_BD, x_BX)
+            log_likelihood_B = self._log_likelihood(z_BD, x_BX, label_B)
             return log_likelihood_B, importance_log_weight(log_likelihood_B, z_BD, noise_BD, log_var_BD)
 
         def average(value_B: Tensor) -> float:
@@ -205,28 +229,47 @@ class VAE:
             scores["log_likelihood"] = average(importance_weighted_bound(log_weight_KB))
         return scores
 
-    def _log_likelihood(self, z_BD: Tensor, x_BX: Tensor) -> Tensor:
+    def _log_likelihood(self, z_BD: Tensor, x_BX: Tensor, label_B: Tensor | None) -> Tensor:
         parts = []
-        for z, x in zip(z_BD.split(EVALUATION_BATCH), x_BX.split(EVALUATION_BATCH), strict=True):
+        for (z, y), x in zip(_split(z_BD, label_B), x_BX.split(EVALUATION_BATCH), strict=True):
             with self.run.autocast():
-                logits = self.network.decode(z)
+                logits = self.network.decode(z, y)
             parts.append(bernoulli_log_likelihood(logits, x))
         return torch.cat(parts)
 
     @torch.no_grad()
-    def sample(self, num: int, *, generator: torch.Generator) -> Tensor:
-        """Samples of the prior: the pixels' probabilities, float32 [num, X...]; see `trivium.learner.Samples`."""
+    def sample(self, num: int, *, generator: torch.Generator, label_N: Tensor | None = None) -> Tensor:
+        """Samples of the prior: the pixels' probabilities, float32 [num, X...]; see `trivium.learner.Samples`.
+
+        Args:
+            label_N: int64 [num], of a conditional VAE; None: the classes in turn.
+        """
         z_ND = torch.randn(num, self.latent_dim, generator=generator).to(self.run.device)
+        label_N = labels_for(num, self.num_classes, label_N, self.run.device)
         with evaluating(self.network), self.run.autocast():
-            logits_NX = torch.cat([self.network.decode(part) for part in z_ND.split(EVALUATION_BATCH)])
+            logits_NX = torch.cat([self.network.decode(z, y) for z, y in _split(z_ND, label_N)])
         return logits_NX.float().sigmoid()
 
     @torch.no_grad()
     def reconstruct(self, x_BX: Tensor) -> Tensor:
-        """The decoded mean of the code; see `trivium.learner.Reconstructs`."""
+        """The decoded mean of the code; see `trivium.learner.Reconstructs`. A conditional VAE takes for each input the
+        class that explains it best, see `explained_by`."""
+        x_BX = x_BX.to(self.run.device)
         with evaluating(self.network), self.run.autocast():
-            logits_BX = self.network.decode(self.network.encode(x_BX.to(self.run.device))[0])
+            label_B = self.explained_by(x_BX).argmax(1) if self.num_classes else None
+            logits_BX = self.network.decode(self.network.encode(x_BX, label_B)[0], label_B)
         return logits_BX.float().sigmoid()
+
+    @torch.no_grad()
+    def explained_by(self, x_BX: Tensor) -> Tensor:
+        """How well each class explains inputs: the ELBO of log p(x|y) at the mean code, float32 [B, K], nats."""
+        columns = []
+        for label in range(self.num_classes):
+            label_B = torch.full((len(x_BX),), label, device=x_BX.device)
+            mean_BD, log_var_BD = self.network.encode(x_BX, label_B)
+            log_likelihood_B = bernoulli_log_likelihood(self.network.decode(mean_BD, label_B), x_BX)
+            columns.append(log_likelihood_B - kl_to_standard_normal(mean_BD, log_var_BD))
+        return torch.stack(columns, dim=1)
 
     def figures(self) -> dict[str, Picture]:
         """`samples` of the prior, the same codes each time, and `reconstructions` of the split evaluated last (val
@@ -237,15 +280,22 @@ class VAE:
     def _drawn(self) -> dict[str, Picture]:
         z_BD = self._noise_for(SAMPLES, self.run.generator("vae samples", device=self.run.device))
         shown = min(COLUMNS * PAIRS_OF_ROWS, len(self._figures_of))
-        x_BX = self._figures_of.batch(torch.arange(shown, device=self.run.device))["x"]
+        batch = self._figures_of.batch(torch.arange(shown, device=self.run.device))
+        x_BX, label_B = batch["x"], self._labels(batch)
+        classes = labels_for(SAMPLES, self.num_classes, None, self.run.device)
         with self.run.autocast():
-            sample_BX = self.network.decode(z_BD).sigmoid()
-            again_BX = self.network.decode(self.network.encode(x_BX)[0]).sigmoid()
-        rows = [part for pair in zip(x_BX.split(COLUMNS), again_BX.split(COLUMNS), strict=True) for part in pair]
+            sample_BX = self.network.decode(z_BD, classes).sigmoid()
+            again_BX = self.network.decode(self.network.encode(x_BX, label_B)[0], label_B).sigmoid()
         return {
-            "samples": image_grid(sample_BX, columns=COLUMNS),
-            "reconstructions": image_grid(torch.cat(rows), columns=min(COLUMNS, len(x_BX))),
+            "samples": image_grid(sample_BX, columns=min(self.num_classes, 10) or COLUMNS),
+            "reconstructions": rows_above([x_BX, again_BX], columns=COLUMNS),
         }
 
     def counters(self) -> dict[str, float]:
         return self.batches.counters()
+
+
+def _split(value_BX: Tensor, label_B: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Rows and their classes, `EVALUATION_BATCH` at a time."""
+    for i in range(0, len(value_BX), EVALUATION_BATCH):
+        yield value_BX[i : i + EVALUATION_BATCH], None if label_B is None else label_B[i : i + EVALUATION_BATCH]

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trivium.data.batches import Batches
-from trivium.data.checks import checked, require_range, rows_of
 from trivium.data.pictures import image_grid
 from trivium.data.source import Source, Splits
 from trivium.generative.codebook import Codebook, perplexity
+from trivium.generative.image_data import rows_above, unit_images
 from trivium.generative.metrics import coarse_features, frechet_distance
 from trivium.generative.networks.code_map import CodePrior
 from trivium.learner import Picture, Run, construct
@@ -85,9 +85,7 @@ class VQVAE:
         if beta < 0 or variance <= 0:
             raise ValueError(f"beta={beta} must not be negative and variance={variance} positive")
         self.run = run
-        self.data = checked(data, run.device)
-        require_range(self.data, "x", 0.0, 1.0, device=run.device)
-        self.input_shape = tuple(rows_of(self.data.train, run.device)["x"].shape[1:])
+        self.data, self.input_shape = unit_images(data, run)
         coder = construct(model, input_shape=self.input_shape, code_dim=code_dim)
         codebook = Codebook(num_codes=num_codes, dim=code_dim, decay=code_decay)
         prior = CodePrior(num_codes=num_codes, width=prior_width, layers=prior_layers)
@@ -206,11 +204,9 @@ class VQVAE:
         sampled = self.sample(SHOWN, generator=self.run.generator("codes samples"))
         shown = min(SHOWN // 2, len(self._figures_of))
         x_BX = self._figures_of.batch(torch.arange(shown, device=self.run.device))["x"]
-        pairs = zip(x_BX.split(COLUMNS), self.reconstruct(x_BX).split(COLUMNS), strict=True)
-        rows = torch.cat([part for pair in pairs for part in pair])
         return {
             "samples": image_grid(sampled, columns=COLUMNS),
-            "reconstructions": image_grid(rows, columns=min(COLUMNS, shown)),
+            "reconstructions": rows_above([x_BX, self.reconstruct(x_BX)], columns=COLUMNS),
         }
 
     def counters(self) -> dict[str, float]:

@@ -81,3 +81,8 @@ class Average:
         require_like(state["averages"], self._averages, "average")
         for average, loaded in zip(self._averages, state["averages"], strict=True):
             average.copy_(loaded)
+
+
+def averaged(average: Average | None) -> contextlib.AbstractContextManager[None]:
+    """The module has its averaged weights within, see `Average.applied`; its own where there is no average."""
+    return average.applied() if average else contextlib.nullcontext()

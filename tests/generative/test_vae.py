@@ -253,3 +253,34 @@ def test_data_that_no_likelihood_is_made_for_is_named(train: Tensors, message: s
     signature = Signature(inputs=tuple(train.columns)[:1])
     with pytest.raises(ValueError, match=message):
         build(Splits(train, train, train, signature))
+
+
+def test_a_conditional_vae_draws_and_recognises_classes(data: Splits) -> None:
+    vae = build(data, conditional=True, hidden=(128,), lr=5e-3)
+    for _ in range(400):
+        vae.step()
+    test = data.test.batch(torch.arange(len(data.test)))
+    means = torch.stack([test["x"][test["y"] == label].mean(0) for label in range(10)])
+    asked = torch.arange(10).repeat(20)
+    drawn = vae.sample(200, generator=torch.Generator().manual_seed(0), label_N=asked)
+    nearest = torch.cdist(drawn.flatten(1), means.flatten(1)).argmin(1)
+    assert (nearest == asked).float().mean() > 0.8
+    assert torch.equal(drawn, vae.sample(200, generator=torch.Generator().manual_seed(0)))  # the classes in turn
+    found = vae.explained_by(test["x"]).argmax(1)
+    assert (found == test["y"]).float().mean() > 0.85
+
+
+def test_the_class_reaches_both_the_encoder_and_the_decoder() -> None:
+    coder = MLPCoder(input_shape=(1, 2, 2), latent_dim=3 + 2, encoded_dim=6, hidden=(5,))
+    network = Network(coder, latent_dim=3, num_classes=2, input_shape=(1, 2, 2))
+    assert network.class_image is not None
+    nn.init.normal_(network.class_image)
+    x, z, zero, one = torch.rand(1, 1, 2, 2), torch.randn(1, 3), torch.tensor([0]), torch.tensor([1])
+    assert not torch.equal(network.encode(x, zero)[0], network.encode(x, one)[0])
+    assert not torch.equal(network.decode(z, zero), network.decode(z, one))
+
+
+def test_a_conditional_vae_needs_classes(data: Splits) -> None:
+    unlabelled = data._replace(signature=Signature(offers={"input_shape": (1, 8, 8)}))
+    with pytest.raises(ValueError, match="the data has no classes"):
+        build(unlabelled, conditional=True)
