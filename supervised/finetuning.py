@@ -68,7 +68,8 @@ def _read(place: Path, path: str, model: nn.Module) -> Mapping[str, Tensor]:
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Parameters that stay as they are. Statistics of batch normalisation still follow the data.
+    """Parameters that stay as they are. A batch normalisation all of whose own parameters are frozen also keeps its
+    statistics, and normalises by them in training too: those of new data would change what frozen layers compute.
 
     Args:
         patterns: of names of parameters, with the wildcards of shells: `features.*`, `*.bias`.
@@ -80,36 +81,55 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         for name in _fitting(parameters, pattern, "freeze"):
             parameters[name].requires_grad_(False)
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if isinstance(module, nn.modules.batchnorm._NormBase) and own and not any(p.requires_grad for p in own):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise ValueError(f"freeze={list(patterns)} leaves no parameter that can be trained")
 
 
-def parameter_groups(model: nn.Module, *, decay_norms: bool, lr_scales: Mapping[str, float]) -> Any:
+def parameter_groups(
+    model: nn.Module, *, decay_norms: bool, lr_scales: Mapping[str, float], unfreeze: Mapping[str, float]
+) -> Any:
     """What the optimizer is given: all parameters that are trained, or groups of them.
 
     Args:
         decay_norms: whether weight decay applies to parameters of one dimension too.
         lr_scales: factors of the learning rate by patterns of names, see `freeze`; the first that fits counts. A group
             of parameters has its factor as `lr_scale`.
+        unfreeze: epochs after which parameters begin to be trained, by patterns of their names; the first that fits
+            counts. A group has its number as `from_epoch`.
 
     Raises:
-        ValueError: a pattern fits no parameter, or a factor is negative.
+        ValueError: a pattern fits no parameter, or a number is negative.
     """
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for pattern, scale in lr_scales.items():
-        _fitting(dict(model.named_parameters()), pattern, "lr_scales")
-        if scale < 0:
-            raise ValueError(f"lr_scales.{pattern}={scale} must be at least 0")
-    if decay_norms and not lr_scales:
+    for keyword, numbers in (("lr_scales", lr_scales), ("unfreeze", unfreeze)):
+        for pattern, number in numbers.items():
+            _fitting(dict(model.named_parameters()), pattern, keyword)
+            if number < 0:
+                raise ValueError(f"{keyword}.{pattern}={number} must be at least 0")
+    if decay_norms and not lr_scales and not unfreeze:
         return list(named.values())
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}  # by rate, falling; beginning; without decay
     for name, parameter in named.items():
-        scale = next((s for pattern, s in lr_scales.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
-        groups.setdefault((scale, decay_norms or parameter.ndim > 1), []).append(parameter)
+        scale, begin = (_of_pattern(name, numbers, default) for numbers, default in ((lr_scales, 1.0), (unfreeze, 0.0)))
+        groups.setdefault((-scale, begin, not (decay_norms or parameter.ndim > 1)), []).append(parameter)
     return [
-        {"params": own, **({} if decays else {"weight_decay": 0.0}), **({"lr_scale": scale} if lr_scales else {})}
-        for (scale, decays), own in sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
+        {
+            "params": own,
+            **({"weight_decay": 0.0} if spared else {}),
+            **({"lr_scale": -scale} if lr_scales else {}),
+            **({"from_epoch": begin} if unfreeze else {}),
+        }
+        for (scale, begin, spared), own in sorted(groups.items())
     ]
+
+
+def _of_pattern(name: str, numbers: Mapping[str, float], default: float) -> float:
+    return next((number for pattern, number in numbers.items() if fnmatch.fnmatchcase(name, pattern)), default)
 
 
 def _fitting(parameters: Iterable[str], pattern: str, keyword: str) -> list[str]:

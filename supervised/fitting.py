@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trivium.borrowed import generators_kept
 from trivium.data.checks import SPLITS, rows_of
-from trivium.data.source import Batch, Splits
+from trivium.data.source import Batch, Splits, Tensors
 from trivium.learner import Run, construct
 from trivium.supervised.tasks.task import Task
 from trivium.untouched import buffers_kept, evaluating
@@ -61,6 +61,19 @@ def fitting_model(make: Callable[..., nn.Module], task: Task, data: Splits, run:
                 _check_output(output, name, task, batch)
             _check_loss(output, name, task, batch)
     return model
+
+
+def balancing_weights(data: Splits) -> Tensor:
+    """How often each row of the training split is drawn so that every class comes equally often: float32 [n], on the
+    CPU.
+
+    Raises:
+        ValueError: the rows are not in memory, or have no single class each.
+    """
+    y = data.train.columns.get("y") if isinstance(data.train, Tensors) else None
+    if y is None or y.dtype != torch.int64 or y.ndim != 1:
+        raise ValueError("balance=true needs rows in memory with one class each")
+    return (1 / y.cpu().bincount().float())[y.cpu()]
 
 
 def _made(make: Callable[..., Any], data: Splits) -> Any:

@@ -18,12 +18,12 @@ from trivium.data.checks import checked
 from trivium.data.source import Batch, Splits
 from trivium.ema import Average
 from trivium.learner import Picture, Run
-from trivium.schedules import Shape, set_lr
+from trivium.schedules import Plateau, Shape, set_lr
 from trivium.supervised.augmentation import ImageAugmentation
 from trivium.supervised.finetuning import begin_from as load_beginning
 from trivium.supervised.finetuning import freeze as freeze_parameters
 from trivium.supervised.finetuning import parameter_groups
-from trivium.supervised.fitting import fitting_model, fitting_task
+from trivium.supervised.fitting import balancing_weights, fitting_model, fitting_task
 from trivium.supervised.models.sequences.continuing import continued
 from trivium.supervised.tasks.language_modelling import LanguageModelling
 from trivium.supervised.tasks.task import Direction, Rows, Task, Totals, named_task
@@ -69,6 +69,13 @@ class Supervised:
             checkpoint holds all weights.
         freeze: patterns of names of parameters that stay as they are, see `trivium.supervised.finetuning.freeze`.
         lr_scales: factors of the learning rate by patterns of names of parameters, such as {features.*: 0.1}.
+        unfreeze: epochs after which parameters begin to be trained, by patterns of their names; before, the rate
+            is 0.
+        plateau_patience: with `schedule=plateau`: evaluations without a smaller loss after which the rate is divided by
+            10, down to `final_lr_ratio`; >= 1.
+        balance: whether every class is drawn equally often; an epoch is then as many draws with replacement as there
+            are samples. For one class a sample, in memory.
+        l1: times the sum of the absolute weights, biases and norms left out, is added to the loss of an update; >= 0.
 
     Raises:
         ValueError: a size does not divide among the workers or micro-batches, the batch is larger than the training
@@ -76,7 +83,7 @@ class Supervised:
             `trivium.supervised.fitting`.
     """
 
-    state: ClassVar = ("model", "average", "optimizer", "scaler", "batches")
+    state: ClassVar = ("model", "average", "optimizer", "scaler", "batches", "plateau")
     derived: ClassVar = ("_shares", "_evaluated", "_missing")
 
     def __init__(
@@ -102,6 +109,10 @@ class Supervised:
         begin_from: str | None = None,
         freeze: Sequence[str] = (),
         lr_scales: Mapping[str, float] | None = None,
+        unfreeze: Mapping[str, float] | None = None,
+        plateau_patience: int = 5,
+        balance: bool = False,
+        l1: float = 0.0,
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate={accumulate} must be at least 1")
@@ -110,6 +121,8 @@ class Supervised:
         valid.require_divisible(sizes, run.world_size)
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm={max_grad_norm} must be positive, or null for no clipping")
+        if l1 < 0 or plateau_patience < 1:
+            raise ValueError(f"l1={l1} must be at least 0 and plateau_patience={plateau_patience} at least 1")
         if not 0 <= ema < 1:
             raise ValueError(f"ema={ema} must be at least 0 and below 1")
 
@@ -128,10 +141,14 @@ class Supervised:
         self.channels_last = channels_last
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        groups = parameter_groups(self.model, decay_norms=decay_norms, lr_scales=lr_scales or {})
+        groups = parameter_groups(
+            self.model, decay_norms=decay_norms, lr_scales=lr_scales or {}, unfreeze=unfreeze or {}
+        )
         self.optimizer = optimizer(groups, lr=lr)
         self.scaler = run.grad_scaler()
-        self.batches = Batches(len(data.train), batch_size, run=run)
+        weights = balancing_weights(self.data) if balance else None
+        self.batches = Batches(len(data.train), batch_size, run=run, weights=weights)
+        self.plateau = Plateau(patience=plateau_patience, final_ratio=final_lr_ratio) if schedule == "plateau" else None
         self.average = Average(self.model, decay=ema) if ema else None
         self._forward = run.wrap(self.model)
 
@@ -139,9 +156,11 @@ class Supervised:
             lr, warmup_epochs=warmup_epochs, decay_epochs=decay_epochs, final_ratio=final_lr_ratio, shape=schedule
         )
         self._lr_at(0)  # raises now, not later
-        self._scheduled = warmup_epochs is not None or (decay_epochs is not None and schedule != "constant")
+        falls = schedule == "plateau" or (decay_epochs is not None and schedule != "constant")
+        self._scheduled = warmup_epochs is not None or falls
         self.accumulate = accumulate
         self.max_grad_norm = max_grad_norm
+        self.l1 = l1
         self.augment = augment
         self._shares: dict[int, Tensor] = {}  # by number of targets, see `_share`
         self._evaluated: tuple[str, Totals, Rows] | None = None  # for `figures`
@@ -161,10 +180,11 @@ class Supervised:
             micro_batches = self._augmented(micro_batches, self.augment)
         share = self._share(micro_batches)
         logs: dict[str, Tensor] = {}
-        lr = self._lr_at(self.batches.samples)
+        lr = self._lr_at(self.batches.samples) * (self.plateau.ratio if self.plateau else 1.0)
         set_lr(self.optimizer, lr)
         for group in self.optimizer.param_groups:
-            group["lr"] *= group.get("lr_scale", 1.0)
+            asleep = self.batches.epochs <= group.get("from_epoch", 0.0)
+            group["lr"] *= 0.0 if asleep else group.get("lr_scale", 1.0)
         if self._scheduled:
             logs["lr"] = torch.full((), lr, device=self.run.device)  # a fill; torch.tensor would wait for the device
 
@@ -177,8 +197,11 @@ class Supervised:
                 # The share is the gradient of the update's loss by this sum: dividing the loss would cost two kernels.
                 self.scaler.scale(loss).backward(share)
             losses.append(loss.detach())
-        if self.max_grad_norm is not None:
+        if self.l1 or self.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
+        if self.l1:
+            logs["l1"] = self._add_l1()
+        if self.max_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
             if self.scaler.is_enabled():  # which skips an update that overflowed: it has no norm
                 norm = torch.where(norm.isfinite(), norm, torch.nan)
@@ -190,6 +213,19 @@ class Supervised:
 
         logs["loss"] = (losses[0] if self.accumulate == 1 else torch.stack(losses).sum()) * share
         return logs
+
+    def adapt(self, scores: Mapping[str, float]) -> None:
+        """See `trivium.learner.Adapts`."""
+        if self.plateau is not None:
+            self.plateau.judge(scores["loss"])
+
+    @torch.no_grad()
+    def _add_l1(self) -> Tensor:
+        """Add the gradient of the L1 penalty, which every worker computes of the same weights; returns the penalty."""
+        weights = [p for p in self.model.parameters() if p.grad is not None and p.ndim > 1]
+        for weight in weights:
+            weight.grad.add_(weight.sign(), alpha=self.l1)  # type: ignore[union-attr]
+        return self.l1 * torch.stack([weight.abs().sum() for weight in weights]).sum()
 
     def _augmented(self, micro_batches: list[Batch], augment: ImageAugmentation) -> list[Batch]:
         """As drawn for the position in the data, for the batch of all workers, of which each takes its part."""

@@ -317,6 +317,16 @@ class Plays(Protocol):
 
 
 @runtime_checkable
+class Adapts(Protocol):
+    """A learner whose training follows its evaluations, such as a rate that falls when they no longer improve."""
+
+    def adapt(self, scores: Mapping[str, float]) -> None:
+        """Take in what `evaluate` has just returned while the run trains, the same on every worker; what comes of it
+        belongs to the state."""
+        ...
+
+
+@runtime_checkable
 class Predicts(Protocol):
     """A learner whose model answers for one input at a time."""
 

@@ -6,7 +6,7 @@ Shapes: B batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -40,11 +40,16 @@ class Classification:
         class_names: K names.
         label_smoothing: the share of each target that is spread over all classes while training (arXiv:1512.00567),
             in [0, 1).
+        class_weights: what a sample of each class counts in the training's loss, K numbers >= 0, not all 0;
+            `balanced`: in inverse proportion to how many there are, so that all classes count the same. Scores are not
+            weighted.
+        class_counts: K numbers, how many samples of each class the training split has.
         aux_weight: weight of the loss of each auxiliary output, for a model that returns (logits, *auxiliary logits) in
             training, such as GoogLeNet; >= 0.
 
     Raises:
-        ValueError: `label_smoothing` or `aux_weight` is out of range, or there are not K names.
+        ValueError: `label_smoothing`, `aux_weight` or a weight is out of range, there are not K names or weights, or
+            the data do not offer the counts that are needed to balance them.
     """
 
     evaluates: ClassVar = {"loss": "min", "accuracy": "max"}
@@ -56,6 +61,8 @@ class Classification:
         num_outputs: int,
         class_names: Sequence[str],
         label_smoothing: float = 0.0,
+        class_weights: Literal["balanced"] | Sequence[float] | None = None,
+        class_counts: Sequence[int] | None = None,
         aux_weight: float = 0.3,
     ) -> None:
         if not 0 <= label_smoothing < 1:
@@ -66,6 +73,29 @@ class Classification:
             raise ValueError(f"data: the signature offers {len(class_names)} class_names for num_outputs={num_outputs}")
         self.num_outputs, self.class_names, self.label_smoothing = num_outputs, class_names, label_smoothing
         self.aux_weight = aux_weight
+        self.weight_K = self._weights(class_weights, class_counts)
+
+    def _weights(
+        self, given: Literal["balanced"] | Sequence[float] | None, counts: Sequence[int] | None
+    ) -> Tensor | None:
+        if given is None:
+            return None
+        if given == "balanced":
+            if counts is None:
+                raise ValueError("class_weights=balanced needs data that offer class_counts")
+            number_K = torch.tensor(list(counts), dtype=torch.float64)
+            return (number_K.sum() / self.num_outputs / number_K.clamp(min=1)).float()
+        weights = torch.tensor([float(weight) for weight in given])
+        if len(weights) != self.num_outputs or not (
+            weights.isfinite().all() and (weights >= 0).all() and weights.any()
+        ):
+            raise ValueError(f"class_weights={list(given)} must be {self.num_outputs} numbers >= 0, one for each class")
+        return weights
+
+    def _weight_K(self, device: torch.device) -> Tensor | None:
+        if self.weight_K is not None and self.weight_K.device != device:
+            self.weight_K = self.weight_K.to(device)
+        return self.weight_K
 
     def wrong_target(self, rows: Batch) -> str | None:
         return unlike_classes(rows, 1, self.num_outputs, "the class of each row")
@@ -74,20 +104,26 @@ class Classification:
         shape = [len(batch["y"]), self.num_outputs]
         return unlike(output, shape, f"a logit for each of {self.num_outputs} classes")
 
-    def count(self, batch: Batch) -> int:
-        return len(batch["y"])
+    def count(self, batch: Batch) -> int | Tensor:
+        """With weights their sum, so that the loss is a weighted mean."""
+        weight_K = self._weight_K(batch["y"].device)
+        if weight_K is None:
+            return len(batch["y"])
+        if "mixed_y" in batch:
+            first, second = weight_K[batch["y"]], weight_K[batch["mixed_y"]]
+            return (batch["mixed_weight"] * first + (1 - batch["mixed_weight"]) * second).sum()
+        return weight_K[batch["y"]].sum()
 
     def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
         if isinstance(output, tuple):
             main, *auxiliary = (self.loss(logits, batch) for logits in output)
             return main + self.aux_weight * torch.stack(auxiliary).sum() if auxiliary else main
+        weight_K = self._weight_K(output.device)
+        how: dict[str, Any] = {"weight": weight_K, "label_smoothing": self.label_smoothing}
         if "mixed_y" in batch:  # see `ImageAugmentation`
-            first, second = (
-                F.cross_entropy(output, batch[name], reduction="none", label_smoothing=self.label_smoothing)
-                for name in ("y", "mixed_y")
-            )
+            first, second = (F.cross_entropy(output, batch[name], reduction="none", **how) for name in ("y", "mixed_y"))
             return (batch["mixed_weight"] * first + (1 - batch["mixed_weight"]) * second).sum()
-        return F.cross_entropy(output, batch["y"], reduction="sum", label_smoothing=self.label_smoothing)
+        return F.cross_entropy(output, batch["y"], reduction="sum", **how)
 
     def answers(self, output: Tensor) -> dict[str, Tensor]:
         """`classes`, int64 [B], and `scores`, their probabilities, float32 [B, K]."""

@@ -39,7 +39,7 @@ def test_weights_of_the_same_name_and_shape_are_taken(tmp_path: Path, caplog: py
 def test_groups_by_decay_and_rate() -> None:
     model = net()
     freeze(model, ["0.bias"])
-    groups = parameter_groups(model, decay_norms=False, lr_scales={"0.*": 0.1, "2.*": 0.5})
+    groups = parameter_groups(model, decay_norms=False, lr_scales={"0.*": 0.1, "2.*": 0.5}, unfreeze={})
     names = {id(p): name for name, p in model.named_parameters()}
     found = [([names[id(p)] for p in g["params"]], g["lr_scale"], g.get("weight_decay")) for g in groups]
     assert found == [

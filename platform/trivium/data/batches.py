@@ -25,13 +25,15 @@ class Batches:
     Args:
         num_samples: n, size of the data set, >= 1.
         batch_size: of the whole run, a multiple of the number of workers, at most n.
+        weights: float [n] >= 0, how often each sample is drawn relative to the others: an epoch is then n draws with
+            replacement. None: every sample once an epoch.
         run: gives seed, rank, world_size and the device of the indices.
 
     Raises:
         ValueError: the data set is empty or smaller than a batch, or that does not divide among the workers.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, *, run: Run) -> None:
+    def __init__(self, num_samples: int, batch_size: int, *, run: Run, weights: Tensor | None = None) -> None:
         if num_samples < 1:
             raise ValueError("the data set is empty")
         if batch_size > num_samples:
@@ -39,6 +41,7 @@ class Batches:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.samples = 0  # read so far by all workers
+        self._weights = weights
         self._share = run.share(batch_size, "batch_size")
         self._run = run
         self._order = torch.empty(0, dtype=torch.int64, device=run.device)
@@ -92,7 +95,10 @@ class Batches:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = self._run.generator("order", epoch)
-        return torch.randperm(self.num_samples, generator=generator).to(self._run.device)
+        if self._weights is None:
+            return torch.randperm(self.num_samples, generator=generator).to(self._run.device)
+        drawn = torch.multinomial(self._weights, self.num_samples, replacement=True, generator=generator)
+        return drawn.to(self._run.device)
 
     def state_dict(self) -> dict[str, Any]:
         return {"samples": self.samples}

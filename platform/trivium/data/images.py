@@ -41,6 +41,7 @@ def labelled_images(train: Pair, val: Pair, test: Pair, *, class_names: Sequence
         "input_shape": tuple(train[0].shape[1:]),
         "num_outputs": len(class_names),
         "class_names": tuple(class_names),
+        "class_counts": tuple(np.bincount(train[1], minlength=len(class_names)).tolist()),
     }
     signature = Signature(task="classification", offers=offers, preparation=preparation)
     return Splits(source(*train), source(*val), source(*test), signature)

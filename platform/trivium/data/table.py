@@ -125,7 +125,8 @@ def from_frame(
         names = sorted(y.astype(str).unique(), key=lambda name: (not whole, int(name) if whole else 0, name))
         numbers = {name: i for i, name in enumerate(names)}
         inputs["y"] = torch.tensor([numbers[value] for value in y.astype(str)])
-        offers |= {"num_outputs": len(names), "class_names": tuple(names)}
+        counts = torch.bincount(inputs["y"][torch.from_numpy(train)], minlength=len(names))
+        offers |= {"num_outputs": len(names), "class_names": tuple(names), "class_counts": tuple(counts.tolist())}
     else:
         values = y.to_numpy(np.float64)
         mean, std = float(values[train].mean()), float(values[train].std()) or 1.0

@@ -117,4 +117,6 @@ def _signature(parts: Mapping[str, Mapping[str, Tensor]]) -> Signature:
         return Signature(task="regression", offers=offers, preparation=preparation)
     number = 1 + max(int(part["y"].max()) for part in parts.values())
     offers |= {"num_outputs": number, "class_names": tuple(map(str, range(number)))}
+    if y.ndim == 1:
+        offers["class_counts"] = tuple(y.bincount(minlength=number).tolist())
     return Signature(task="classification" if y.ndim == 1 else "", offers=offers, preparation=preparation)

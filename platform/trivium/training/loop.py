@@ -22,7 +22,7 @@ from trivium.callbacks import Callback, Callbacks
 from trivium.checkpoints.folder import Checkpoints, rng_state, set_rng_state
 from trivium.checkpoints.storage import checkpoint_name
 from trivium.config.errors import Config
-from trivium.learner import Abandoned, Learner, Run, evaluates_of
+from trivium.learner import Abandoned, Adapts, Learner, Run, evaluates_of
 from trivium.parallel.averaging import make_buffers_first
 from trivium.run_folder.task import Outcome
 from trivium.tracking.tracker import Row, Tracker
@@ -264,7 +264,10 @@ class Loop:
         """Add an evaluation to the row; whether none so far was better."""
         self._agree_on_buffers()
         with rng_untouched(self.run), self.leaving():
-            values = {f"eval/{k}": float(v) for k, v in self.learner.evaluate().items()}
+            scores = {k: float(v) for k, v in self.learner.evaluate().items()}
+        values = {f"eval/{k}": v for k, v in scores.items()}
+        if isinstance(self.learner, Adapts):
+            self.learner.adapt(scores)
         row.update(values)
         self._evaluated_at = self.updates
         improved = self._monitor.judge(values, self.step)

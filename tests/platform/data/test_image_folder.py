@@ -32,7 +32,12 @@ def filled(folder: Path, count: int = 10, mode: str = "RGB") -> Path:
 def test_images_are_split_by_class_and_keep_their_pixels(tmp_path: Path) -> None:
     data = image_folder(path=str(filled(tmp_path)))
     assert [len(source) for source in data[:3]] == [14, 2, 4]
-    assert data.signature.offers == {"input_shape": (3, 6, 6), "num_outputs": 2, "class_names": ("cat", "dog")}
+    assert data.signature.offers == {
+        "input_shape": (3, 6, 6),
+        "num_outputs": 2,
+        "class_names": ("cat", "dog"),
+        "class_counts": (7, 7),
+    }
     assert [rows(source)["y"].float().mean() for source in data[:3]] == [0.5] * 3
     first = np.asarray(Image.open(tmp_path / "cat" / "0.png"), np.float32).transpose(2, 0, 1) / 255
     everything = torch.cat([rows(source)["x"] for source in data[:3]])

@@ -83,7 +83,7 @@ def labelled_text(
         inputs=("x", "length"),
         offers={
             "vocab_size": size(tokens, vocabulary, special=1), "num_outputs": len(names), "class_names": tuple(names),
-            "context": max_length,
+            "class_counts": tuple(sum(labels[i] == name for i in train) for name in names), "context": max_length,
         },
         preparation=preparation,
     )  # fmt: skip
