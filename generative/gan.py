@@ -21,7 +21,7 @@ from trivium.data.source import Splits
 from trivium.ema import Average, averaged
 from trivium.generative.adversarial import Loss, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
 from trivium.generative.image_data import classes_of, labels_for, unit_images
-from trivium.generative.metrics import coarse_features, frechet_distance
+from trivium.generative.metrics.frechet import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import scheduled, set_lr
 from trivium.untouched import evaluating
@@ -37,7 +37,7 @@ class GAN:
     Images are taken from [0, 1] to [-1, 1]. In an update the discriminator learns first, from `critic_steps` batches;
     then the generator, from the last generated images. Logs `discriminator_loss`, `generator_loss`, `real_logit`,
     `fake_logit` and penalties that are used. Evaluates to `coarse_frechet`, the Fréchet distance between generated and
-    real images at 7 x 7 pixels (see `metrics.coarse_features` for what it can't tell), and `diversity`, the standard
+    real images at 7 x 7 pixels (see `frechet.coarse_features` for what it can't tell), and `diversity`, the standard
     deviation of generated pixels over images as a share of that of real ones: far below 1, the generator has collapsed.
     The figure is `samples`: the same latents each time.
 

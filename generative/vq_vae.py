@@ -21,7 +21,7 @@ from trivium.data.pictures import image_grid
 from trivium.data.source import Source, Splits
 from trivium.generative.codebook import Codebook, perplexity
 from trivium.generative.image_data import rows_above, unit_images
-from trivium.generative.metrics import coarse_features, frechet_distance
+from trivium.generative.metrics.frechet import coarse_features, frechet_distance
 from trivium.generative.networks.code_map import CodePrior
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import set_lr

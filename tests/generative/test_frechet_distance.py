@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trivium.generative.metrics import coarse_features, frechet_distance
+from trivium.generative.metrics.frechet import coarse_features, frechet_distance
 
 
 def test_the_frechet_distance_of_gaussians_by_hand() -> None:

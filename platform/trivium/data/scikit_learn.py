@@ -1,10 +1,14 @@
-"""Small tables that scikit-learn ships: nothing to download."""
+"""Small tables and photographs that scikit-learn ships: nothing to download."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
+from trivium.data.images import labelled_images
 from trivium.data.source import Splits
+from trivium.data.splitting import split_rows
 from trivium.data.table import from_frame
 
 Name = Literal["breast_cancer", "wine", "diabetes", "iris"]
@@ -47,3 +51,35 @@ def scikit_learn(
         frame, target="target", val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed,
         folds=folds, fold=fold,
     )  # fmt: skip
+
+
+def photographs(
+    *, size: int = 32, val_fraction: float = 0.1, test_fraction: float = 0.2, split_seed: int = 0
+) -> Splits:
+    """Square patches, side by side, of two colour photographs of 640 x 427 pixels, a temple and a flower, which are
+    their classes. Patches of two splits may be neighbours, but share no pixel.
+
+    Args:
+        size: pixels of a patch's side, in [4, 128].
+        val_fraction, test_fraction, split_seed: see `trivium.data.splitting.split_rows`.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    from sklearn.datasets import load_sample_images
+
+    if not 4 <= size <= 128:
+        raise ValueError(f"size={size} must lie between 4 and 128")
+    patches, labels = [], []
+    for label, image in enumerate(load_sample_images().images):
+        rows, columns = (side // size for side in image.shape[:2])
+        cut = image[: rows * size, : columns * size].reshape(rows, size, columns, size, 3)
+        patches.append(cut.transpose(0, 2, 4, 1, 3).reshape(-1, 3, size, size))
+        labels += [label] * (rows * columns)
+    x, y = np.concatenate(patches).astype(np.float32) / np.float32(255), np.array(labels)
+    index = split_rows(
+        len(y), val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed, strata=labels,
+        rows="patches",
+    )  # fmt: skip
+    train, val, test = ((x[part], y[part]) for part in index)
+    return labelled_images(train, val, test, class_names=("temple", "flower"), normalize=False)

@@ -1,0 +1,1 @@
+"""How good generated and restored images are, measured without a download."""
