@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import itertools
 import re
 import threading
@@ -22,6 +23,14 @@ from trivium.config.library import GROUPS, LEARNERS, PARTS, Library
 from trivium.config.tree import get, has, leaves
 
 SHORT = {"algorithm": "agent.algorithm"}  # for an agent that is another library's choice of algorithms
+OPTIMIZER = "learner.optimizer"
+OPTIMIZERS = {  # short names of torch's; any other class by learner.optimizer._target_
+    name.lower(): f"torch.optim.{name}"
+    for name in (
+        "SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD", "Rprop",
+        "Adafactor",
+    )
+}  # fmt: skip
 ALONE = threading.RLock()  # what Hydra has composed, and the caches of its parsers, exist once in a process
 BUILT = (*LEARNERS, *PARTS)
 
@@ -46,6 +55,12 @@ def parse_overrides(overrides: Sequence[str], found: Found, library: Library | N
     for text, override in pairs:
         if override is None:
             continue
+        if override.key_or_group == OPTIMIZER and isinstance(override.value(), str):
+            name = str(override.value())
+            near = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1)
+            hint = f"did you mean '{OPTIMIZER}={near[0]}'?" if near else f"valid: {', '.join(OPTIMIZERS)}"
+            found.add(OPTIMIZER, f"{OPTIMIZER}={name}: no such optimizer; {hint}")
+            continue
         if override.is_sweep_override():
             key, _, value = text.partition("=")
             hint = f"; did you mean '{key}=[{value}]'?" if isinstance(valid.rule_for(key), valid.Sizes) else ""
@@ -69,6 +84,8 @@ def _override(parser: OverridesParser, text: str) -> Override | None:
 
     key, equals, value = text.partition("=")
     key = SHORT.get(key, key)
+    if key == OPTIMIZER and value.lower() in OPTIMIZERS:
+        key, value = f"{OPTIMIZER}._target_", OPTIMIZERS[value.lower()]
     if not equals:
         return read(key)
     literal = read(f"{key}=_")

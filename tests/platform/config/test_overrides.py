@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from trivium import cli
 from trivium.config import valid
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError, Found
-from trivium.config.overrides import parse_overrides
+from trivium.config.overrides import OPTIMIZERS, parse_overrides
 
 
 def value_of(text: str) -> Any:
@@ -123,6 +124,8 @@ PARTIAL_SGD = {"_target_": "torch.optim.SGD", "_partial_": True}
         (["learner.optimizer.momentum=0.9", SGD], {**PARTIAL_SGD, "momentum": 0.9}),
         (["learner.optimizer.weight_decay=1", SGD], {**PARTIAL_SGD, "weight_decay": 1}),
         (["learner.optimizer={_target_: torch.optim.SGD, momentum: 0.9}"], {**PARTIAL_SGD, "momentum": 0.9}),
+        (["learner.optimizer=sgd", "learner.optimizer.momentum=0.9"], {**PARTIAL_SGD, "momentum": 0.9}),
+        (["learner.optimizer=SGD"], PARTIAL_SGD),
         ([SGD, "~learner.optimizer.fused"], PARTIAL_SGD),  # it is gone already, and that is what was asked for
         (["experiment=vae_digits", SGD], PARTIAL_SGD),
     ],
@@ -185,3 +188,21 @@ def test_a_keyword_that_the_constructor_lacks_is_told_with_those_it_has() -> Non
     assert "'learner.optimizer.momentum'" in near
     assert "learner.optimizer.betas: there is no such key; valid: " in none
     assert "nesterov" in none
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("sdg", "did you mean 'learner.optimizer=sgd'?"), ("banana", "valid: sgd, adam, adamw, rmsprop, adagrad")],
+)
+def test_an_optimizer_that_there_is_not(name: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        compose([f"learner.optimizer={name}", "seed=x"])
+    assert said in raised.value.errors[0]
+    assert len(raised.value.errors) == 2
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_short_name_makes_an_optimizer(name: str) -> None:
+    made = compose([f"learner.optimizer={name}"])["learner"]["optimizer"]
+    kind = getattr(torch.optim, made["_target_"].rpartition(".")[2])
+    assert kind([torch.nn.Parameter(torch.zeros(2, 2))], lr=0.1).param_groups[0]["lr"] == 0.1
