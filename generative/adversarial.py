@@ -1,16 +1,20 @@
-"""The losses of generative adversarial networks, and the penalties that keep them stable.
+"""The losses of generative adversarial networks, the penalties that keep them stable, and what else their training
+shares.
 
 Each pair of losses has the discriminator's first. Logits are float [B], larger for images that look real.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from trivium.saved import require_count, require_like
+from trivium.schedules import scheduled
 
 Loss = Literal["logistic", "hinge", "least_squares", "wasserstein"]
 
@@ -83,3 +87,65 @@ def gradient_penalty(
     (gradient_BX,) = torch.autograd.grad(discriminate(point_BX).sum(), point_BX, create_graph=True)
     norm_B: Tensor = gradient_BX.float().flatten(1).norm(dim=1)
     return (norm_B - 1).square().mean()
+
+
+def fading(samples: int, decay_samples: int | None) -> float:
+    """What a learning rate is multiplied with: 1, which falls linearly to 0.05 over the second half of
+    `decay_samples`; always 1 for None."""
+    if decay_samples is None:
+        return 1.0
+    half = decay_samples // 2
+    return scheduled(max(0, samples - half), peak=1.0, shape="linear", decay=max(1, half), final_ratio=0.05)
+
+
+class ImagePool:
+    """Earlier generated images, which a discriminator is shown in place of half of the new ones so that it does not
+    forget what the generator used to make (arXiv:1612.07828).
+
+    Until the pool is full, images are kept and returned as they are; afterwards each is returned with probability 1/2,
+    or else takes the place of a random earlier one, which is returned.
+
+    Args:
+        size: images that are kept; 0: all are returned as they are.
+        shape: of one image.
+        device: where they are.
+    """
+
+    def __init__(self, size: int, shape: Sequence[int], device: torch.device) -> None:
+        self.image_NX = torch.zeros(size, *shape, device=device)
+        self.filled = 0
+
+    @torch.no_grad()
+    def query(self, image_BX: Tensor, generator: torch.Generator) -> Tensor:
+        """As many images as are given, detached.
+
+        Args:
+            image_BX: float [B, X...].
+            generator: of what is swapped, on the CPU.
+        """
+        size = len(self.image_NX)
+        image_BX = image_BX.detach().float()
+        if not size:
+            return image_BX
+        shown_BX = image_BX.clone()
+        swap_B = (torch.rand(len(image_BX), generator=generator) < 0.5).tolist()
+        place_B = torch.randint(size, (len(image_BX),), generator=generator).tolist()
+        for i, (swap, place) in enumerate(zip(swap_B, place_B, strict=True)):
+            if self.filled < size:
+                self.image_NX[self.filled] = image_BX[i]
+                self.filled += 1
+            elif swap:
+                shown_BX[i] = self.image_NX[place]
+                self.image_NX[place] = image_BX[i]
+        return shown_BX
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"images": self.image_NX, "filled": self.filled}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        filled = require_count(state["filled"], "pool.filled")
+        require_like(state["images"], self.image_NX, "pool.images")
+        if filled > len(self.image_NX):
+            raise ValueError(f"pool.filled={filled} must be at most {len(self.image_NX)}")
+        self.image_NX.copy_(state["images"])
+        self.filled = filled

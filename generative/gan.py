@@ -19,11 +19,18 @@ from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
 from trivium.ema import Average, averaged
-from trivium.generative.adversarial import Loss, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
+from trivium.generative.adversarial import (
+    Loss,
+    discriminator_loss,
+    fading,
+    generator_loss,
+    gradient_penalty,
+    r1_penalty,
+)
 from trivium.generative.image_data import classes_of, labels_for, unit_images
 from trivium.generative.metrics.frechet import coarse_features, frechet_distance
 from trivium.learner import Picture, Run, construct
-from trivium.schedules import scheduled, set_lr
+from trivium.schedules import set_lr
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 500  # images per forward pass without gradients
@@ -137,7 +144,7 @@ class GAN:
             real_BX = 2 * batch["x"] - 1
             label_B = batch["y"] if self.num_classes else None
             fake_label_B = self._draw_labels()
-            factor = self._lr_factor()
+            factor = fading(self.batches.samples, self.decay_samples)
             set_lr(self.generator_optimizer, self.lr * factor)
             set_lr(self.discriminator_optimizer, self.discriminator_lr * factor)
 
@@ -179,13 +186,6 @@ class GAN:
             self.average.update()
         logs["generator_loss"] = loss.detach()
         return logs
-
-    def _lr_factor(self) -> float:
-        if self.decay_samples is None:
-            return 1.0
-        half = self.decay_samples // 2
-        position = max(0, self.batches.samples - half)
-        return scheduled(position, peak=1.0, shape="linear", decay=max(1, half), final_ratio=0.05)
 
     def _draw(self, size: int) -> Tensor:
         shape = (self.batches.batch_size, size)

@@ -13,12 +13,15 @@ from states import same_bits, through_a_file
 
 from trivium.data.digits import digits
 from trivium.data.source import Splits
+from trivium.data.two_domains.halves import transformed_halves
 from trivium.declared import load_state_dict, state_dict, undeclared
 from trivium.generative.autoencoder import Autoencoder, jacobian_norm, kl_sparsity, squared_error
+from trivium.generative.cyclegan import CycleGAN
 from trivium.generative.diffusion import Diffusion
 from trivium.generative.gan import GAN
 from trivium.generative.networks.code_map import CodeMapCoder
 from trivium.generative.networks.coders import ConvCoder, MLPCoder
+from trivium.generative.networks.cyclegan import CycleGANNetworks
 from trivium.generative.networks.dcgan import DCGAN
 from trivium.generative.networks.srresnet import SRResNet
 from trivium.generative.networks.unet import UNet
@@ -30,6 +33,7 @@ from trivium.learner import Learner, Run
 ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0, fused=True)
 SMALL_GAN = functools.partial(DCGAN, width=4, discriminator_width=6)
 SMALL_SRRESNET = functools.partial(SRResNet, width=8, blocks=1, discriminator_width=6)
+SMALL_CYCLEGAN = functools.partial(CycleGANNetworks, width=4, blocks=1, discriminator_width=4, discriminator_layers=1)
 SMALL_UNET = functools.partial(UNet, width=8, heads=2)
 CODER = functools.partial(MLPCoder, hidden=(32,))
 
@@ -54,6 +58,7 @@ LEARNERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "srresnet": (SRGAN, {"model": SMALL_SRRESNET}),
     "srgan": (SRGAN, {"model": SMALL_SRRESNET, "scale": 4, "pixel_epochs": 0.05, "max_grad_norm": 1.0}),
+    "cyclegan": (CycleGAN, {"model": SMALL_CYCLEGAN, "decay_epochs": 0.5, "pool_size": 40, "batch_size": 16}),
     "ddpm": (Diffusion, {"model": SMALL_UNET, "steps": 3}),
     "vq-vae": (
         VQVAE,
@@ -82,6 +87,7 @@ def build(name: str, data: Splits, *, run: Run | None = None, **keywords: Any) -
     run = run or Run()
     torch.manual_seed(run.seed)
     make, settings = LEARNERS[name]
+    data = transformed_halves(source=data) if make is CycleGAN else data
     return make(run=run, data=data, **{"optimizer": ADAMW, "batch_size": 32, "lr": 1e-3, **settings, **keywords})
 
 

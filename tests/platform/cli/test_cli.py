@@ -432,7 +432,7 @@ def test_every_yaml_begins_by_saying_what_it_is(group: str, option: str) -> None
 # What Trivium gives a constructor beside its YAML.
 OFFERED_BY_DATA = {
     "input_shape", "num_outputs", "class_names", "target_names", "target_mean", "target_std", "vocab_size", "context",
-    "max_length", "cardinalities", "latent_dim", "encoded_dim", "code_dim", "num_classes",
+    "max_length", "cardinalities", "latent_dim", "encoded_dim", "code_dim", "num_classes", "scale", "other_shape",
 }  # fmt: skip
 GIVEN: dict[str, set[str]] = {
     "env": {"run", "stream", "make_env", "part", "episodes"},

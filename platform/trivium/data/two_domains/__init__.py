@@ -1,0 +1,1 @@
+"""Images of two domains, for models that translate between them."""
