@@ -17,7 +17,7 @@ from trivium.data.batches import Batches
 from trivium.data.checks import checked
 from trivium.data.source import Batch, Splits
 from trivium.ema import Average
-from trivium.learner import Picture, Run
+from trivium.learner import Picture, Run, UserCodeError
 from trivium.schedules import Plateau, Shape, set_lr
 from trivium.supervised.augmentation import ImageAugmentation
 from trivium.supervised.finetuning import begin_from as load_beginning
@@ -173,7 +173,7 @@ class Supervised:
 
     def step(self) -> dict[str, Tensor]:
         if self._missing and not self.batches.samples:
-            raise self._missing
+            raise UserCodeError(f"learner.{self._missing}") from self._missing
         index_B = self.batches.next()
         micro_batches = [self.data.train.batch(index_b) for index_b in index_B.chunk(self.accumulate)]
         if self.augment is not None:

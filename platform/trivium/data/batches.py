@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,7 +67,14 @@ class Batches:
         shape: Shape = "cosine",
     ) -> Callable[[float], float]:
         """A learning rate by the number of samples read; see `trivium.schedules.scheduled`, whose positions are given
-        in epochs here: None for no warm-up, and for no fall."""
+        in epochs here: None for no warm-up, and for no fall.
+
+        Raises:
+            ValueError: `warmup_epochs` is negative or not below `decay_epochs`.
+        """
+        if warmup_epochs is not None and not 0 <= warmup_epochs < (math.inf if decay_epochs is None else decay_epochs):
+            below = "" if decay_epochs is None else f" and below decay_epochs={decay_epochs:g}"
+            raise ValueError(f"warmup_epochs={warmup_epochs:g} must be at least 0{below}")
         return functools.partial(
             scheduled,
             peak=peak,
