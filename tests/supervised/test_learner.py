@@ -264,7 +264,7 @@ def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Split
         ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm=0\.0 must be positive"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1\.0"),
-        ({"warmup_epochs": 9 / 1257, "decay_epochs": 5 / 1257}, "warmup_epochs=9"),
+        ({"warmup_epochs": 9, "decay_epochs": 5}, "warmup_epochs=9"),
     ],
 )
 def test_wrong_values_are_named(data: Splits, keywords: dict[str, Any], message: str) -> None:
