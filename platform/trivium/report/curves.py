@@ -7,7 +7,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -16,6 +16,7 @@ RIGHT, TOP, BOTTOM = 14, 8, 34  # margins; the left one depends on the labels
 CHARACTER = 6.2  # the width of a digit of a label
 MAX_POINTS = 2000  # a longer series is thinned, to THINNED_BINS bins
 THINNED_BINS, MEAN_BINS = 500, 150
+COLOURS = 8  # of curves that are neither train nor eval, see `page.STYLE`
 
 Point = tuple[float, float | None]
 """x and y; a y of None is a gap in the curve."""
@@ -28,10 +29,12 @@ class Series:
     Attributes:
         label: its name in the legend, such as train.
         points: in the order they were logged.
+        band: x, and the lower and the upper end of what several runs span there; None for one run.
     """
 
     label: str
     points: Sequence[Point]
+    band: Sequence[tuple[float, float, float]] | None = None
 
     @property
     def known(self) -> list[tuple[float, float]]:
@@ -196,9 +199,10 @@ def panel(title: str, series: Sequence[Series], x_axis: Axis, x_name: str, best:
         x_axis: the same for all panels, so that they line up.
         best: x and y of the evaluation to mark.
     """
-    drawn = [Series(s.label, thin(s.points, THINNED_BINS)) if _is_long(s) else s for s in series if s.known]
+    drawn = [replace(s, points=thin(s.points, THINNED_BINS)) if _is_long(s) else s for s in series if s.known]
     trends = [bin_means(s.points, MEAN_BINS) if _is_long(s) else None for s in series if s.known]
-    y_axis = value_axis([y for s in drawn for _, y in s.known])
+    ends = [end for s in drawn for _, *both in s.band or () for end in both]
+    y_axis = value_axis([y for s in drawn for _, y in s.known] + ends)
     y_ticks = y_axis.ticks(5)
     labels = [tick_text(t, t if y_axis.log else y_ticks[1] - y_ticks[0]) for t in y_ticks]
     left = max(50.0, 12 + CHARACTER * max(map(len, labels)))
@@ -213,6 +217,10 @@ def panel(title: str, series: Sequence[Series], x_axis: Axis, x_name: str, best:
         return [(to_x(x), None if y is None else to_y(y)) for x, y in points]
 
     curves = "".join(
+        _band(_kind(s, i), place([(x, y) for x, y, _ in s.band]), place([(x, y) for x, _, y in s.band]))
+        for i, s in enumerate(drawn)
+        if s.band
+    ) + "".join(
         _curve(_kind(s, i), place(s.points), place(trend) if trend else None)
         for i, (s, trend) in enumerate(zip(drawn, trends, strict=True))
     )
@@ -243,13 +251,18 @@ def _curve(kind: str, points: Sequence[Point], trend: Sequence[Point] | None) ->
     return line + (f'<path class="dots {kind}" d="{dots}"/>' if with_dots else "")
 
 
+def _band(kind: str, low: Sequence[Point], high: Sequence[Point]) -> str:
+    """The area between two curves."""
+    return f'<path class="band {kind}" d="{path([*low, *reversed(high)])}Z"/>'
+
+
 def _is_long(series: Series) -> bool:
     return len(series.points) > MAX_POINTS
 
 
 def _kind(series: Series, index: int) -> str:
     """The CSS class of a series; nothing of its label reaches it."""
-    return series.label if series.label in ("train", "eval") else f"other{index % 4}"
+    return series.label if series.label in ("train", "eval") else f"other{index % COLOURS}"
 
 
 def _legend(title: str, series: Sequence[Series], best: tuple[float, float] | None, log: bool, x_name: str) -> str:

@@ -8,9 +8,11 @@ from html import escape
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2128;--soft:#5d6673;--line:#e2e5ea;--page:#fff;--box:#f6f7f9;--train:#98a1af;
---eval:#1f6feb;--best:#c2410c;--other1:#0f8a5f;--other2:#a855f7;--other3:#b7791f}
+--eval:#1f6feb;--best:#c2410c;--other1:#0f8a5f;--other2:#a855f7;--other3:#b7791f;--other4:#d6336c;--other5:#0c8599;
+--other6:#5f3dc4;--other7:#868e96}
 @media (prefers-color-scheme:dark){:root{--ink:#e4e7ec;--soft:#98a1ad;--line:#2c323a;--page:#14171b;--box:#1c2026;
---train:#7d8796;--eval:#6ea8fe;--best:#fb923c;--other1:#4ade9f;--other2:#c79bff;--other3:#e3b341}}
+--train:#7d8796;--eval:#6ea8fe;--best:#fb923c;--other1:#4ade9f;--other2:#c79bff;--other3:#e3b341;--other4:#f783ac;
+--other5:#66d9e8;--other6:#b197fc;--other7:#adb5bd}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums;-webkit-text-size-adjust:100%}
@@ -44,6 +46,8 @@ svg path{fill:none}
 .grid{stroke:currentColor;stroke-opacity:.11}.cross{stroke:currentColor;stroke-opacity:.45;visibility:hidden}
 .train{--c:var(--train)}.eval{--c:var(--eval)}
 .other0{--c:var(--train)}.other1{--c:var(--other1)}.other2{--c:var(--other2)}.other3{--c:var(--other3)}
+.other4{--c:var(--other4)}.other5{--c:var(--other5)}.other6{--c:var(--other6)}.other7{--c:var(--other7)}
+.band{fill:var(--c);fill-opacity:.14;stroke:none}
 .line{stroke:var(--c);stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}
 .dense{stroke-width:.8;opacity:.4}
 .dots{stroke:var(--c);stroke-width:4.5;stroke-linecap:round}
@@ -109,14 +113,17 @@ for (const button of document.querySelectorAll('button')) button.addEventListene
 """
 
 
-def page(title: str, body: str) -> str:
-    """A whole HTML document that loads nothing and runs SCRIPT alone, whatever may have got into the body.
+def page(title: str, body: str, *, script: str = "", style: str = "") -> str:
+    """A whole HTML document that loads nothing and runs Trivium's own scripts alone, whatever may have got into the
+    body.
 
     Args:
         title: text.
         body: HTML, already escaped.
+        script, style: more of Trivium's own, for pages of another kind.
     """
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    script = SCRIPT + script
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
@@ -125,6 +132,6 @@ def page(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
-        f'<body><main>{body}</main><div id="tip" role="status"></div><script>{SCRIPT}</script></body></html>\n'
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>\n"
+        f'<body><main>{body}</main><div id="tip" role="status"></div><script>{script}</script></body></html>\n'
     )
