@@ -85,7 +85,7 @@ def curve_of(group: Group, metric: str) -> Series | None:
     if low > high:
         return None
     steps = np.unique(np.linspace(low, high, GRID).round(6))
-    values_RN = np.stack([np.interp(steps, *map(list, zip(*points, strict=True))) for points in known])
+    values_RN = np.stack([np.interp(steps, [x for x, _ in points], [y for _, y in points]) for points in known])
     centre_N, ends_2N = interval(values_RN, interquartile=group.is_agent)
     points: list[Point] = [(float(x), float(y)) for x, y in zip(steps, centre_N, strict=True)]
     band = [(float(x), float(a), float(b)) for x, a, b in zip(steps, *ends_2N, strict=True)]
