@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trivium.config import valid
 from trivium.data.batches import Batches
 from trivium.data.checks import checked
-from trivium.data.source import Batch, Splits
+from trivium.data.source import Batch, ReadsAhead, Splits
 from trivium.ema import Average
 from trivium.learner import Picture, Run, UserCodeError
 from trivium.schedules import Plateau, Shape, set_lr
@@ -176,6 +176,8 @@ class Supervised:
             raise UserCodeError(f"learner.{self._missing}") from self._missing
         index_B = self.batches.next()
         micro_batches = [self.data.train.batch(index_b) for index_b in index_B.chunk(self.accumulate)]
+        if isinstance(self.data.train, ReadsAhead):
+            self.data.train.prefetch(self.batches.peek().chunk(self.accumulate))
         if self.augment is not None:
             micro_batches = self._augmented(micro_batches, self.augment)
         share = self._share(micro_batches)

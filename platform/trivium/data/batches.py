@@ -96,6 +96,13 @@ class Batches:
         self.samples += self.batch_size
         return self._order[begin : begin + self._share]
 
+    def peek(self) -> Tensor:
+        """What `next` will return, without taking it."""
+        read = self.samples
+        index = self.next()
+        self.samples = read
+        return index
+
     def _extend(self) -> None:
         unread = self._order[self.samples - self._start :]
         epoch = (self._start + len(self._order)) // self.num_samples

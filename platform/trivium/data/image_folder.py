@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trivium.boundary.places import find_data
+from trivium.data import images_on_disk
 from trivium.data.images import labelled_images
-from trivium.data.source import Splits
+from trivium.data.images_on_disk import ImagesOnDisk
+from trivium.data.source import Signature, Splits
 from trivium.data.splitting import split_off, split_rows
 
 Mode = Literal["auto", "grey", "colour"]
 Folder = Path | zipfile.Path
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 THREADS = 4  # decoders release the interpreter's lock
+KEPT_FIRST = ("test", "val", "train", "all")  # of an image that is in several
 SHOWN = 5  # files of a kind in an error
 
 
@@ -36,6 +40,7 @@ def image_folder(
     normalize: bool = False,
     folds: int | None = None,
     fold: int = 0,
+    cache: str | None = None,
 ) -> Splits:
     """Images whose class is the name of the folder that they lie in: `path/cat/1.jpg`.
 
@@ -56,9 +61,11 @@ def image_folder(
         max_per_class: the first ones of each class and split by name; None: all.
         normalize: see `trivium.data.images.labelled_images`.
         folds, fold: of a cross-validation, see `trivium.data.splitting.split_rows`; not with folders of splits.
+        cache: a folder for a file of all images, decoded and scaled, which is made once and read from row by row: for
+            images that do not fit in memory. It needs `size`. None: images are held in memory.
 
     Returns:
-        Columns `x`, float32 [n, C, size, size], in memory, and `y`, int64 [n].
+        Columns `x`, float32 [n, C, size, size], and `y`, int64 [n].
 
     Raises:
         ValueError: there is no such folder, it has fewer than two classes, a class has too few images for all splits,
@@ -82,27 +89,94 @@ def image_folder(
                 f"{root} holds the classes {', '.join(_classes(root))}; {folder / 'train'} {', '.join(names)}"
             )
         files[split] = [(file, i) for i, name in enumerate(names) for file in _files(root / name)[:max_per_class]]
+    every: dict[str, Any] = {
+        "val_fraction": val_fraction, "test_fraction": test_fraction, "split_seed": split_seed, "folds": folds,
+        "fold": fold,
+    }  # fmt: skip
+    if cache is not None:
+        return _on_disk(files, names, size, mode, path, cache, normalize, every)
     images, labels = _decoded(files, size, mode)
+    rows = _rows(labels, names, **every)
+    train, val, test = ((images[split][index], labels[split][index]) for split, index in rows)
+    return labelled_images(train, val, test, class_names=names, normalize=normalize)
 
-    def pair(split: str, index: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        return images[split][index], labels[split][index]
 
-    if split_folders and "val" in files:
-        train, val, test = pair("train"), pair("val"), pair("test")
-    elif split_folders:
-        stay, taken = split_off(
-            val_fraction, split_seed=split_seed, strata=[names[label] for label in labels["train"]],
-            rows="different images", names="path: ",
-        )  # fmt: skip
-        train, val, test = pair("train", stay), pair("train", taken), pair("test")
-    else:
+def _rows(
+    labels: dict[str, np.ndarray],
+    names: Sequence[str],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    folds: int | None,
+    fold: int,
+) -> list[tuple[str, np.ndarray]]:
+    """Of train, val and test, the folder's split that each is taken from and the numbers of its rows there."""
+    strata = {split: [names[label] for label in own] for split, own in labels.items()}
+    if "all" in labels:
         index = split_rows(
             len(labels["all"]), val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed,
-            strata=[names[label] for label in labels["all"]], folds=folds, fold=fold, rows="different images",
-            names="path: ",
+            strata=strata["all"], folds=folds, fold=fold, rows="different images", names="path: ",
         )  # fmt: skip
-        train, val, test = (pair("all", part) for part in index)
-    return labelled_images(train, val, test, class_names=names, normalize=normalize)
+        return [("all", part) for part in index]
+    if "val" in labels:
+        return [(split, np.arange(len(labels[split]))) for split in ("train", "val", "test")]
+    stay, taken = split_off(
+        val_fraction, split_seed=split_seed, strata=strata["train"], rows="different images", names="path: "
+    )
+    return [("train", stay), ("train", taken), ("test", np.arange(len(labels["test"])))]
+
+
+def _on_disk(
+    files: dict[str, list[tuple[Folder, int]]],
+    names: Sequence[str],
+    size: int | None,
+    mode: Mode,
+    path: str,
+    cache: str,
+    normalize: bool,
+    every: dict[str, Any],
+) -> Splits:
+    if size is None:
+        raise ValueError(f"cache={cache} needs size=<pixels of a side>")
+    grey = mode == "grey" or (mode == "auto" and all(_is_grey(file) for own in files.values() for file, _ in own))
+
+    def read(file: Folder) -> tuple[np.ndarray, bytes]:
+        result = opened(file)
+        if isinstance(result, str):
+            raise ValueError(f"images can't be decoded: {file} ({result})")
+        return (pixels(result[0], (size, size), grey) * 255).round().astype(np.uint8), result[1]
+
+    shape = (1 if grey else 3, size, size)
+    source = f"{path} {find_data(path).stat().st_size}" if find_data(path).is_file() else path
+    order = sorted(files, key=KEPT_FIRST.index)
+    listed = [(file, label, number) for number, split in enumerate(order) for file, label in files[split]]
+    decoded = images_on_disk.decode(listed, read=read, shape=shape, cache=cache, source=source)
+    rows_of = {split: np.flatnonzero(decoded.groups == number) for number, split in enumerate(order)}
+    chosen = _rows({split: decoded.labels[rows] for split, rows in rows_of.items()}, names, **every)
+    parts = [ImagesOnDisk(decoded, rows_of[split][index]) for split, index in chosen]
+    preparation: dict[str, object] = {"kind": "image", "scale": 255}
+    if normalize:
+        mean_C, std_C = images_on_disk.statistics(parts[0])
+        preparation |= {"mean": mean_C.tolist(), "std": std_C.tolist()}
+        parts = [ImagesOnDisk(part.decoded, part.rows, mean_C=mean_C, std_C=std_C) for part in parts]
+    train = parts[0]
+    counts = np.bincount(train.decoded.labels[train.rows], minlength=len(names))
+    offers = {
+        "input_shape": shape, "num_outputs": len(names), "class_names": tuple(names),
+        "class_counts": tuple(counts.tolist()),
+    }  # fmt: skip
+    signature = Signature(task="classification", offers=offers, preparation=preparation)
+    return Splits(parts[0], parts[1], parts[2], signature)
+
+
+def _is_grey(file: Folder) -> bool:
+    """By the file's header alone."""
+    try:
+        with file.open("rb") as stream, Image.open(stream) as image:
+            return image.mode in ("L", "1", "I;16")
+    except (OSError, ValueError, SyntaxError):
+        return True  # reading its pixels says what is wrong
 
 
 def _folder(place: Path, path: str) -> Folder:
@@ -140,7 +214,7 @@ def _decoded(
     kept: dict[str, list[tuple[Image.Image, int, Folder]]] = {}
     wrong: list[str] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for split in sorted(files, key=("test", "val", "train", "all").index):
+        for split in sorted(files, key=KEPT_FIRST.index):
             kept[split] = []
             for (file, label), result in zip(files[split], pool.map(opened, (f for f, _ in files[split])), strict=True):
                 if isinstance(result, str):

@@ -8,7 +8,7 @@ is to save, and a run resumes exactly whatever it reads from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -37,6 +37,15 @@ class Source(Protocol):
 
     def to(self, device: torch.device) -> Source:
         """The same rows, whose batches are on `device`."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A source that reads in the background what is asked for next."""
+
+    def prefetch(self, indices: Sequence[Tensor]) -> None:
+        """Begin to read the rows of these indices; `batch` of one of them then waits for less."""
         ...
 
 
