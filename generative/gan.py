@@ -29,6 +29,7 @@ from trivium.generative.adversarial import (
 )
 from trivium.generative.image_data import classes_of, labels_for, unit_images
 from trivium.generative.metrics.frechet import coarse_features, frechet_distance
+from trivium.generative.networks.augmentation import DRAWS, AdaptiveAugmentation
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import set_lr
 from trivium.untouched import evaluating
@@ -43,10 +44,10 @@ class GAN:
 
     Images are taken from [0, 1] to [-1, 1]. In an update the discriminator learns first, from `critic_steps` batches;
     then the generator, from the last generated images. Logs `discriminator_loss`, `generator_loss`, `real_logit`,
-    `fake_logit` and penalties that are used. Evaluates to `coarse_frechet`, the Fréchet distance between generated and
-    real images at 7 x 7 pixels (see `frechet.coarse_features` for what it can't tell), and `diversity`, the standard
-    deviation of generated pixels over images as a share of that of real ones: far below 1, the generator has collapsed.
-    The figure is `samples`: the same latents each time.
+    `fake_logit`, penalties that are used and the strength of `augmentation`. Evaluates to `coarse_frechet`, the Fréchet
+    distance between generated and real images at 7 x 7 pixels (see `frechet.coarse_features` for what it can't tell),
+    and `diversity`, the standard deviation of generated pixels over images as a share of that of real ones: far below
+    1, the generator has collapsed. The figure is `samples`: the same latents each time.
 
     Args:
         run: where it runs.
@@ -65,6 +66,8 @@ class GAN:
         r1: weight gamma of the R1 penalty; 0 for none.
         gradient_penalty: weight of WGAN-GP's penalty; 0 for none.
         ema: decay per update of the average of the generator's weights that is evaluated and sampled; 0 for none.
+        ada_target: of adaptive augmentation, see `AdaptiveAugmentation`; None: there is no augmentation.
+        ada_images: see `AdaptiveAugmentation`.
 
     Raises:
         ValueError: the batch does not divide among the workers or is larger than the training set, a number is out of
@@ -81,6 +84,7 @@ class GAN:
         "discriminator_scaler",
         "batches",
         "noise",
+        "augmentation",
     )
 
     def __init__(
@@ -101,6 +105,8 @@ class GAN:
         r1: float = 0.0,
         gradient_penalty: float = 0.0,
         ema: float = 0.998,
+        ada_target: float | None = None,
+        ada_images: int = 500_000,
     ) -> None:
         if min(r1, gradient_penalty) < 0 or latent_dim < 1 or critic_steps < 1 or not 0 <= ema < 1:
             raise ValueError(
@@ -125,6 +131,11 @@ class GAN:
         # The same on every worker, each of which draws for the whole batch and uses its slice: the update does not
         # depend on their number.
         self.noise = run.generator("gan noise", device=run.device)
+        self.augmentation = (
+            None
+            if ada_target is None
+            else AdaptiveAugmentation(target=ada_target, images=ada_images, device=run.device)
+        )
         self._generate = run.wrap(self.generator)
         self._discriminate = run.wrap(self.discriminator)
 
@@ -154,8 +165,8 @@ class GAN:
             if self.r1:
                 real_BX.requires_grad_()
             with self.run.autocast():
-                real_B = self._discriminate(real_BX, label_B)
-                fake_B = self._discriminate(fake_BX.detach(), fake_label_B)
+                real_B = self._discriminate(self._shown(real_BX), label_B)
+                fake_B = self._discriminate(self._shown(fake_BX.detach()), fake_label_B)
             loss = discriminator_loss(real_B, fake_B, self.loss)
             logs |= {"real_logit": real_B.detach().float().mean(), "fake_logit": fake_B.detach().float().mean()}
             if self.r1:
@@ -171,12 +182,15 @@ class GAN:
             self.discriminator_scaler.scale(loss).backward()
             self.discriminator_scaler.step(self.discriminator_optimizer)
             self.discriminator_scaler.update()
+            if self.augmentation:
+                self.augmentation.observe(real_B, self.run)
+                logs["augmentation"] = self.augmentation.p.clone()
             logs["discriminator_loss"] = loss.detach()
 
         self.generator_optimizer.zero_grad()
         self.discriminator.requires_grad_(False)
         with self.run.autocast():
-            fake_B = self.discriminator(fake_BX, fake_label_B)
+            fake_B = self.discriminator(self._shown(fake_BX), fake_label_B)
         loss = generator_loss(fake_B, self.loss)
         self.generator_scaler.scale(loss).backward()
         self.discriminator.requires_grad_(True)
@@ -186,6 +200,14 @@ class GAN:
             self.average.update()
         logs["generator_loss"] = loss.detach()
         return logs
+
+    def _shown(self, image_BX: Tensor) -> Tensor:
+        """What the discriminator sees of images."""
+        if self.augmentation is None:
+            return image_BX
+        shape = (self.batches.batch_size, DRAWS)
+        uniform_BU = self.run.own(torch.rand(shape, generator=self.noise, device=self.run.device))
+        return self.augmentation(image_BX, uniform_BU)
 
     def _draw(self, size: int) -> Tensor:
         shape = (self.batches.batch_size, size)
