@@ -94,12 +94,13 @@ def augmented(image_BX: Tensor, uniform_BU: Tensor, p: Tensor) -> Tensor:
     ratio = height / width  # turns are of pixels, and not of the image's stretched coordinates
     rows = [cosine, -sine * ratio, shift_B2[:, 0], sine / ratio, cosine, shift_B2[:, 1]]
     grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(image_BX.shape), align_corners=False)
-    moved_BX: Tensor = _Sampled.apply(image_BX, grid)  # type: ignore[no-untyped-call]
+    moved_BX: Tensor = _Sampled.apply(image_BX, grid)
     still_B = (gate[:, :3].sum(1) == 0).view(-1, 1, 1, 1)
     moved_BX = torch.where(still_B, image_BX, moved_BX)
     contrast_B = 2 ** (CONTRAST * normal[:, 1] * gate[:, 3])
     brightness_B = BRIGHTNESS * normal[:, 2] * gate[:, 4]
-    return moved_BX * contrast_B.view(-1, 1, 1, 1) + brightness_B.view(-1, 1, 1, 1)
+    coloured_BX: Tensor = moved_BX * contrast_B.view(-1, 1, 1, 1) + brightness_B.view(-1, 1, 1, 1)
+    return coloured_BX
 
 
 class _Sampled(torch.autograd.Function):
@@ -111,9 +112,9 @@ class _Sampled(torch.autograd.Function):
         return F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         image, grid = ctx.saved_tensors
-        return _Spread.apply(gradient, image, grid), None  # type: ignore[no-untyped-call]
+        return _Spread.apply(gradient, image, grid), None
 
 
 class _Spread(torch.autograd.Function):
@@ -130,7 +131,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (grid,) = ctx.saved_tensors
         again = F.grid_sample(gradient, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         return again, None, None

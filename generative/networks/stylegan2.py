@@ -151,10 +151,10 @@ class StyledConv(nn.Module):
         self.style = Linear(style_dim, before, bias=1.0)
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(after))
-        self.double = double
+        self.enlarges = double
 
     def forward(self, x: Tensor, w_BS: Tensor, noise_B1HW: Tensor) -> Tensor:
-        x = doubled(x) if self.double else x
+        x = doubled(x) if self.enlarges else x
         x = modulated_convolution(x, self.conv.weight * self.conv.scale, self.style(w_BS), demodulate=True)
         return activated(x + self.noise_strength * noise_B1HW.to(x.dtype) + self.bias[:, None, None])
 
