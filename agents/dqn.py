@@ -17,9 +17,8 @@ Shapes: T rows of a rollout, N envs of this worker, B batch of this worker, A ac
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import torch
@@ -41,6 +40,18 @@ from trivium.agents.rollouts.collector import Collector, episodes
 from trivium.agents.rollouts.env_runners import Begun, EnvRunners
 from trivium.agents.rollouts.making import make_collector, training_envs
 from trivium.config import valid
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import (
+    Count,
+    CountOrZero,
+    Fraction,
+    LearningRate,
+    Positive,
+    PositiveFraction,
+    PositiveOrInfinite,
+    Range,
+    Widths,
+)
 from trivium.learner import Run
 from trivium.saved import load_module
 
@@ -158,82 +169,54 @@ class DQN(Agent):
             envs.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         run: Run,
         env: Callable[..., Envs],
-        lr: float = 1e-3,
-        lr_anneal_env_steps: int | None = None,
-        buffer_size: int = 100_000,
-        batch_size: int = 64,
-        learning_starts: int = 1000,
-        train_every_env_steps: int = 8,
-        gradient_steps: int = 4,
-        gamma: float = 0.99,
-        target_update_every_env_steps: int | None = 500,
-        target_tau: float | None = None,
-        epsilon_start: float = 1.0,
-        epsilon_end: float = 0.05,
-        epsilon_anneal_env_steps: int = 10_000,
+        lr: LearningRate = 1e-3,
+        lr_anneal_env_steps: Count | None = None,
+        buffer_size: Count = 100_000,
+        batch_size: Count = 64,
+        learning_starts: CountOrZero = 1000,
+        train_every_env_steps: Count = 8,
+        gradient_steps: Count = 4,
+        gamma: Fraction = 0.99,
+        target_update_every_env_steps: Count | None = 500,
+        target_tau: PositiveFraction | None = None,
+        epsilon_start: Fraction = 1.0,
+        epsilon_end: Fraction = 0.05,
+        epsilon_anneal_env_steps: Count = 10_000,
         loss: Literal["huber", "mse"] = "huber",
-        max_grad_norm: float = 10.0,
-        hidden: Sequence[int] = (256, 256),
+        max_grad_norm: PositiveOrInfinite = 10.0,
+        hidden: Widths = (256, 256),
         images: Literal["nature", "impala"] = "nature",
         channels: Literal["first", "last"] | None = None,
         double: bool = False,
         dueling: bool = False,
         prioritized: bool = False,
-        priority_alpha: float = 0.6,
-        priority_beta: float = 0.4,
-        priority_beta_anneal_env_steps: int | None = None,
-        n_step: int = 1,
+        priority_alpha: Fraction = 0.6,
+        priority_beta: Fraction = 0.4,
+        priority_beta_anneal_env_steps: Count | None = None,
+        n_step: Count = 1,
         noisy: bool = False,
-        noisy_sigma: float = 0.5,
+        noisy_sigma: Positive = 0.5,
         categorical: bool = False,
-        num_atoms: int = 51,
+        num_atoms: Annotated[int, Range(ge=2)] = 51,
         v_min: float = -10.0,
         v_max: float = 10.0,
-        env_runners: int = 0,
-        env_timeout_s: float = 300.0,
-        eval_episodes: int = 10,
-        test_episodes: int = 100,
-        max_eval_steps: int = 100_000,
+        env_runners: CountOrZero = 0,
+        env_timeout_s: Positive = 300.0,
+        eval_episodes: Count = 10,
+        test_episodes: Count = 100,
+        max_eval_steps: Count = 100_000,
     ) -> None:
-        for name, value, low, high in (
-            ("lr", lr, 1e-12, math.inf),
-            ("lr_anneal_env_steps", lr_anneal_env_steps, 1, math.inf),
-            ("learning_starts", learning_starts, 0, math.inf),
-            ("train_every_env_steps", train_every_env_steps, 1, math.inf),
-            ("gradient_steps", gradient_steps, 1, math.inf),
-            ("gamma", gamma, 0, 1),
-            ("target_update_every_env_steps", target_update_every_env_steps, 1, math.inf),
-            ("target_tau", target_tau, 1e-12, 1),
-            ("epsilon_start", epsilon_start, 0, 1),
-            ("epsilon_end", epsilon_end, 0, 1),
-            ("epsilon_anneal_env_steps", epsilon_anneal_env_steps, 1, math.inf),
-            ("max_grad_norm", max_grad_norm, 1e-12, math.inf),
-            ("priority_alpha", priority_alpha, 0, 1),
-            ("priority_beta", priority_beta, 0, 1),
-            ("priority_beta_anneal_env_steps", priority_beta_anneal_env_steps, 1, math.inf),
-            ("n_step", n_step, 1, math.inf),
-            ("noisy_sigma", noisy_sigma, 1e-12, math.inf),
-            ("num_atoms", num_atoms, 2, math.inf),
-            ("env_runners", env_runners, 0, math.inf),
-            ("env_timeout_s", env_timeout_s, 1e-12, math.inf),
-            ("eval_episodes", eval_episodes, 1, math.inf),
-            ("test_episodes", test_episodes, 1, math.inf),
-            ("max_eval_steps", max_eval_steps, 1, math.inf),
-        ):
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"agent.{name}={value} must be in [{low:g}, {high:g}]")
         if (target_update_every_env_steps is None) == (target_tau is None):
             raise ValueError(
                 f"agent.target_update_every_env_steps={target_update_every_env_steps} and "
                 f"agent.target_tau={target_tau}: exactly one must be null"
             )
-        if loss not in ("huber", "mse"):
-            raise ValueError(f"agent.loss={loss!r} must be 'huber' or 'mse'")
         if not v_min < v_max:
             raise ValueError(f"agent.v_min={v_min} must be less than agent.v_max={v_max}")
         self.run = run

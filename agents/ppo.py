@@ -11,9 +11,8 @@ Shapes: T time, N envs of this worker, B minibatch of this worker, A see `polici
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +36,18 @@ from trivium.agents.returns import (
 from trivium.agents.rollouts.collector import Rollout, episodes
 from trivium.agents.rollouts.making import make_collector, training_envs
 from trivium.config import valid
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import (
+    Count,
+    CountOrZero,
+    Fraction,
+    LearningRate,
+    NotNegative,
+    Positive,
+    PositiveOrInfinite,
+    Range,
+    Widths,
+)
 from trivium.learner import Run
 
 
@@ -158,67 +169,44 @@ class PPO(Agent):
             minibatches.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         run: Run,
         env: Callable[..., Envs],
-        lr: float = 3e-4,
-        lr_anneal_env_steps: int | None = None,
-        num_steps: int = 128,
-        num_epochs: int = 4,
-        minibatch_size: int = 256,
-        gamma: float = 0.99,
-        gae_lambda: float = 0.95,
-        clip_coef: float = 0.2,
-        clip_anneal_env_steps: int | None = None,
-        value_clip: float | None = None,
-        target_kl: float | None = None,
-        value_coef: float = 0.5,
-        entropy_coef: float = 0.0,
-        max_grad_norm: float = 0.5,
+        lr: LearningRate = 3e-4,
+        lr_anneal_env_steps: Count | None = None,
+        num_steps: Count = 128,
+        num_epochs: Count = 4,
+        minibatch_size: Count = 256,
+        gamma: Fraction = 0.99,
+        gae_lambda: Fraction = 0.95,
+        clip_coef: Positive = 0.2,
+        clip_anneal_env_steps: Count | None = None,
+        value_clip: Positive | None = None,
+        target_kl: Positive | None = None,
+        value_coef: NotNegative = 0.5,
+        entropy_coef: NotNegative = 0.0,
+        max_grad_norm: PositiveOrInfinite = 0.5,
         normalize_advantage: bool = True,
         normalize_observation: bool = False,
         normalize_reward: bool = False,
-        hidden: Sequence[int] = (64, 64),
+        hidden: Widths = (64, 64),
         images: Literal["nature", "impala"] = "nature",
         channels: Literal["first", "last"] | None = None,
         memory: Literal["lstm", "gru"] | None = None,
-        memory_size: int = 128,
+        memory_size: Count = 128,
         std: Literal["free", "state"] = "free",
-        log_std: float = 0.0,
+        log_std: Annotated[float, Range(ge=-20, le=2)] = 0.0,
         squash: bool = False,
-        env_runners: int = 0,
-        env_timeout_s: float = 300.0,
-        eval_episodes: int = 10,
-        test_episodes: int = 100,
+        env_runners: CountOrZero = 0,
+        env_timeout_s: Positive = 300.0,
+        eval_episodes: Count = 10,
+        test_episodes: Count = 100,
         eval_deterministic: bool = True,
-        max_eval_steps: int = 100_000,
+        max_eval_steps: Count = 100_000,
     ) -> None:
-        for name, value, low, high in (
-            ("lr", lr, 1e-12, math.inf),
-            ("lr_anneal_env_steps", lr_anneal_env_steps, 1, math.inf),
-            ("num_steps", num_steps, 1, math.inf),
-            ("num_epochs", num_epochs, 1, math.inf),
-            ("gamma", gamma, 0, 1),
-            ("gae_lambda", gae_lambda, 0, 1),
-            ("clip_coef", clip_coef, 0, math.inf),
-            ("clip_anneal_env_steps", clip_anneal_env_steps, 1, math.inf),
-            ("value_clip", value_clip, 1e-12, math.inf),
-            ("target_kl", target_kl, 1e-12, math.inf),
-            ("value_coef", value_coef, 0, math.inf),
-            ("entropy_coef", entropy_coef, 0, math.inf),
-            ("max_grad_norm", max_grad_norm, 1e-12, math.inf),
-            ("memory_size", memory_size, 1, math.inf),
-            ("log_std", log_std, -20, 2),
-            ("env_runners", env_runners, 0, math.inf),
-            ("env_timeout_s", env_timeout_s, 1e-12, math.inf),
-            ("eval_episodes", eval_episodes, 1, math.inf),
-            ("test_episodes", test_episodes, 1, math.inf),
-            ("max_eval_steps", max_eval_steps, 1, math.inf),
-        ):
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"agent.{name}={value} must be in [{low:g}, {high:g}]")
         if memory is not None and run.compile:  # a graph of T unrolled steps would take longer to compile than to run
             run = dataclasses.replace(run, compile=False)
         self.run = run

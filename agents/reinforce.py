@@ -13,9 +13,8 @@ Shapes: T time, N envs of this worker, B = T * N, A see `policies`.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +29,18 @@ from trivium.agents.policies import Actions
 from trivium.agents.returns import linear_recurrence, linear_schedule
 from trivium.agents.rollouts.collector import BLOCK, Rollout
 from trivium.agents.rollouts.making import make_collector, training_envs
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import (
+    Count,
+    CountOrZero,
+    Fraction,
+    LearningRate,
+    NotNegative,
+    Positive,
+    PositiveOrInfinite,
+    Range,
+    Widths,
+)
 from trivium.learner import Run
 
 log = logging.getLogger("trivium")
@@ -105,50 +116,34 @@ class REINFORCE(Agent):
             workers.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         run: Run,
         env: Callable[..., Envs],
-        lr: float = 3e-3,
-        lr_anneal_env_steps: int | None = None,
-        gamma: float = 0.99,
+        lr: LearningRate = 3e-3,
+        lr_anneal_env_steps: Count | None = None,
+        gamma: Fraction = 0.99,
         baseline: bool = True,
-        value_coef: float = 0.5,
-        entropy_coef: float = 0.0,
-        max_grad_norm: float = 0.5,
+        value_coef: NotNegative = 0.5,
+        entropy_coef: NotNegative = 0.0,
+        max_grad_norm: PositiveOrInfinite = 0.5,
         normalize_advantage: bool = True,
-        hidden: Sequence[int] = (64, 64),
+        hidden: Widths = (64, 64),
         images: Literal["nature", "impala"] = "nature",
         channels: Literal["first", "last"] | None = None,
         std: Literal["free", "state"] = "free",
-        log_std: float = 0.0,
+        log_std: Annotated[float, Range(ge=-20, le=2)] = 0.0,
         squash: bool = False,
-        max_steps: int = 10_000,
-        env_runners: int = 0,
-        env_timeout_s: float = 300.0,
-        eval_episodes: int = 10,
-        test_episodes: int = 100,
+        max_steps: Count = 10_000,
+        env_runners: CountOrZero = 0,
+        env_timeout_s: Positive = 300.0,
+        eval_episodes: Count = 10,
+        test_episodes: Count = 100,
         eval_deterministic: bool = True,
-        max_eval_steps: int = 100_000,
+        max_eval_steps: Count = 100_000,
     ) -> None:
-        for name, value, low, high in (
-            ("lr", lr, 1e-12, math.inf),
-            ("lr_anneal_env_steps", lr_anneal_env_steps, 1, math.inf),
-            ("gamma", gamma, 0, 1),
-            ("value_coef", value_coef, 0, math.inf),
-            ("entropy_coef", entropy_coef, 0, math.inf),
-            ("max_grad_norm", max_grad_norm, 1e-12, math.inf),
-            ("log_std", log_std, -20, 2),
-            ("max_steps", max_steps, 1, math.inf),
-            ("env_runners", env_runners, 0, math.inf),
-            ("env_timeout_s", env_timeout_s, 1e-12, math.inf),
-            ("eval_episodes", eval_episodes, 1, math.inf),
-            ("test_episodes", test_episodes, 1, math.inf),
-            ("max_eval_steps", max_eval_steps, 1, math.inf),
-        ):
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"agent.{name}={value} must be in [{low:g}, {high:g}]")
         self.run = run
         envs, _ = training_envs(run, env, env_runners)
         self.lr = lr

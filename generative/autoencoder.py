@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count, LearningRate, NotNegative, Positive
 from trivium.data.batches import Batches
 from trivium.data.source import Source, Splits
 from trivium.generative.image_data import rows_above, unit_images
@@ -60,6 +62,7 @@ class Autoencoder:
     evaluates: ClassVar = {"error": "min"}
     state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -67,24 +70,17 @@ class Autoencoder:
         data: Splits,
         model: Callable[..., Coder],
         optimizer: Callable[..., torch.optim.Optimizer],
-        batch_size: int,
-        lr: float,
-        warmup_epochs: float | None = None,
-        decay_epochs: float | None = None,
-        latent_dim: int = 32,
-        noise_std: float = 0.0,
-        l1: float = 0.0,
-        sparsity: float | None = None,
-        sparsity_weight: float = 1.0,
-        contraction: float = 0.0,
+        batch_size: Count,
+        lr: LearningRate,
+        warmup_epochs: Positive | None = None,
+        decay_epochs: Positive | None = None,
+        latent_dim: Count = 32,
+        noise_std: NotNegative = 0.0,
+        l1: NotNegative = 0.0,
+        sparsity: BetweenZeroAndOne | None = None,
+        sparsity_weight: NotNegative = 1.0,
+        contraction: NotNegative = 0.0,
     ) -> None:
-        if latent_dim < 1 or min(noise_std, l1, sparsity_weight, contraction) < 0:
-            raise ValueError(
-                f"latent_dim={latent_dim} must be at least 1; noise_std={noise_std}, l1={l1}, "
-                f"sparsity_weight={sparsity_weight} and contraction={contraction} not negative"
-            )
-        if sparsity is not None and not 0 < sparsity < 1:
-            raise ValueError(f"sparsity={sparsity} must lie between 0 and 1, or be null")
         self.run = run
         self.data, self.input_shape = unit_images(data, run)
         offers = {"input_shape": self.input_shape, "latent_dim": latent_dim, "encoded_dim": latent_dim}

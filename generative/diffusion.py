@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne, LearningRate, NotNegative, Positive, PositiveOrInfinite
 from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
@@ -77,6 +79,7 @@ class Diffusion:
     evaluates: ClassVar = {"loss": "min"}
     state: ClassVar = ("network", "average", "optimizer", "scaler", "batches", "noise")
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -84,25 +87,20 @@ class Diffusion:
         data: Splits,
         model: Callable[..., nn.Module],
         optimizer: Callable[..., torch.optim.Optimizer],
-        batch_size: int,
-        lr: float,
-        warmup_epochs: float | None = None,
-        decay_epochs: float | None = None,
+        batch_size: Count,
+        lr: LearningRate,
+        warmup_epochs: Positive | None = None,
+        decay_epochs: Positive | None = None,
         conditional: bool = False,
-        label_dropout: float = 0.1,
-        guidance: float = 2.0,
-        steps: int = 50,
+        label_dropout: FractionBelowOne = 0.1,
+        guidance: NotNegative = 2.0,
+        steps: Count = 50,
         target: Target = "v",
         schedule: Schedule = "cosine",
         times: Times = "uniform",
-        max_grad_norm: float | None = 1.0,
-        ema: float = 0.995,
+        max_grad_norm: PositiveOrInfinite | None = 1.0,
+        ema: FractionBelowOne = 0.995,
     ) -> None:
-        if not 0 <= label_dropout < 1 or not 0 <= ema < 1 or steps < 1 or guidance < 0:
-            raise ValueError(
-                f"label_dropout={label_dropout} and ema={ema} must be in [0, 1), steps={steps} at least 1, "
-                f"guidance={guidance} not negative"
-            )
         one = torch.ones(1)
         target_of(one, one, *alpha_sigma(one, schedule), target)  # raises now, not later
         draw_times(1, times, generator=torch.Generator(), device=torch.device("cpu"))

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne, LearningRate, NotNegative, Positive
 from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Source, Splits
@@ -63,6 +65,7 @@ class VQVAE:
     evaluates: ClassVar = {"error": "min", "prior": "min", "perplexity": "max", "codes_used": "max"}
     state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -70,20 +73,18 @@ class VQVAE:
         data: Splits,
         model: Callable[..., nn.Module],
         optimizer: Callable[..., torch.optim.Optimizer],
-        batch_size: int,
-        lr: float,
-        warmup_epochs: float | None = None,
-        decay_epochs: float | None = None,
-        num_codes: int = 128,
-        code_dim: int = 32,
-        code_decay: float = 0.99,
-        beta: float = 0.25,
-        variance: float = 0.06,
-        prior_width: int = 64,
-        prior_layers: int = 4,
+        batch_size: Count,
+        lr: LearningRate,
+        warmup_epochs: Positive | None = None,
+        decay_epochs: Positive | None = None,
+        num_codes: Count = 128,
+        code_dim: Count = 32,
+        code_decay: FractionBelowOne = 0.99,
+        beta: NotNegative = 0.25,
+        variance: Positive = 0.06,
+        prior_width: Count = 64,
+        prior_layers: Count = 4,
     ) -> None:
-        if beta < 0 or variance <= 0:
-            raise ValueError(f"beta={beta} must not be negative and variance={variance} positive")
         self.run = run
         self.data, self.input_shape = unit_images(data, run)
         coder = construct(model, input_shape=self.input_shape, code_dim=code_dim)

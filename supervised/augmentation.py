@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import CountOrZero, FractionBelowOne, NotNegative, Range
 from trivium.data.source import Batch, Source
 
 Padding = Literal["border", "zeros", "reflection"]
@@ -47,32 +49,23 @@ class ImageAugmentation:
         ValueError: a number is out of its range, or both `mixup` and `cutmix` are given.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
-        rotate: float = 0.0,
-        zoom: float = 0.0,
-        shift: float = 0.0,
+        rotate: Annotated[float, Range(ge=0, le=180)] = 0.0,
+        zoom: FractionBelowOne = 0.0,
+        shift: NotNegative = 0.0,
         flip: bool = False,
-        brightness: float = 0.0,
-        contrast: float = 0.0,
-        erase: int = 0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
+        brightness: NotNegative = 0.0,
+        contrast: FractionBelowOne = 0.0,
+        erase: CountOrZero = 0,
+        mixup: NotNegative = 0.0,
+        cutmix: NotNegative = 0.0,
         padding: Padding = "border",
     ) -> None:
-        most = {"rotate": (rotate, 180.0), "zoom": (zoom, 0.999), "contrast": (contrast, 0.999)}
-        for name, (value, limit) in most.items():
-            if not 0 <= value <= limit:
-                raise ValueError(f"augment.{name}={value} must be in [0, {limit:g}]")
-        least = {"shift": shift, "brightness": brightness, "erase": erase, "mixup": mixup, "cutmix": cutmix}
-        for name, value in least.items():
-            if value < 0:
-                raise ValueError(f"augment.{name}={value} must be at least 0")
         if mixup and cutmix:
             raise ValueError(f"augment.mixup={mixup} and augment.cutmix={cutmix}: at most one of them may be above 0")
-        if padding not in ("border", "zeros", "reflection"):
-            raise ValueError(f"augment.padding={padding} must be one of border, zeros, reflection")
         self.rotate, self.zoom, self.shift, self.flip = rotate, zoom, shift, flip
         self.brightness, self.contrast, self.erase = brightness, contrast, erase
         self.mixup, self.cutmix, self.padding = mixup, cutmix, padding

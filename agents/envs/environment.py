@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 
 from trivium.agents.envs.classic_control import TASKS, ClassicControl
 from trivium.agents.envs.gym_envs import GymEnvs
 from trivium.agents.envs.protocol import Envs
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Range
 from trivium.learner import Run
 
 
+@checks_keywords
 def make(
     *,
     id: str,
-    num_envs: int,
+    num_envs: Annotated[int, Range(ge=1, le=1_000_000)],
     run: Run,
     stream: str,
     native: bool = True,

@@ -19,9 +19,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from trivium.agents.envs.protocol import Envs
 from trivium.agents.envs.wrapper_state import statistics_of
 from trivium.agents.evaluation.returns import EVALUATED, Evaluation
 from trivium.agents.rllib.state import pack, unpack
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, CountOrZero, Fraction, LearningRate, Widths
 from trivium.learner import Abandoned, Run
 from trivium.on_ray import cluster
 
@@ -83,41 +85,31 @@ class RLlib:
 
     evaluates = EVALUATED
 
+    @checks_keywords
     def __init__(
         self,
         *,
         run: Run,
         env: Callable[..., Envs],
-        algorithm: str = "PPO",
-        env_runners: int = 0,
-        learners: int = 0,
-        lr: float | None = None,
-        gamma: float | None = None,
-        batch_size: int | None = None,
-        hidden: Sequence[int] | None = None,
-        iteration_env_steps: int = 1000,
-        planned_env_steps: int | None = None,
+        algorithm: Literal["APPO", "DQN", "DreamerV3", "IMPALA", "PPO", "SAC"] = "PPO",
+        env_runners: CountOrZero = 0,
+        learners: CountOrZero = 0,
+        lr: LearningRate | None = None,
+        gamma: Fraction | None = None,
+        batch_size: Count | None = None,
+        hidden: Widths | None = None,
+        iteration_env_steps: Count = 1000,
+        planned_env_steps: Count | None = None,
         settings: Mapping[str, Any] = MappingProxyType({}),
-        eval_episodes: int = 10,
-        test_episodes: int = 100,
-        max_eval_steps: int = 100_000,
+        eval_episodes: Count = 10,
+        test_episodes: Count = 100,
+        max_eval_steps: Count = 100_000,
     ) -> None:
         if run.world_size > 1:
             raise ValueError(
                 f"RLlib has workers of its own: launch.workers={run.world_size} must be 1; "
                 "see agent.env_runners and agent.learners"
             )
-        for name, value, low in (
-            ("env_runners", env_runners, 0),
-            ("learners", learners, 0),
-            ("iteration_env_steps", iteration_env_steps, 1),
-            ("planned_env_steps", planned_env_steps, 1),
-            ("eval_episodes", eval_episodes, 1),
-            ("test_episodes", test_episodes, 1),
-            ("max_eval_steps", max_eval_steps, 1),
-        ):
-            if value is not None and value < low:
-                raise ValueError(f"agent.{name}={value} must be >= {low}")
         made = getattr(env, "keywords", {})
         if not isinstance(made.get("id"), str) or "num_envs" not in made:
             raise ValueError("RLlib makes its envs by their gymnasium id: choose env=gymnasium")

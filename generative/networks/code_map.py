@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, CountOrZero, Widths
 from trivium.generative.networks.coders import image_shape
 
 
@@ -30,8 +32,9 @@ class CodeMapCoder(nn.Module):
         ValueError: the pictures can't be halved so often; names the nearest sizes that can.
     """
 
+    @checks_keywords
     def __init__(
-        self, *, input_shape: Sequence[int], code_dim: int, channels: Sequence[int] = (32, 64), blocks: int = 1
+        self, *, input_shape: Sequence[int], code_dim: Count, channels: Widths = (32, 64), blocks: CountOrZero = 1
     ) -> None:
         super().__init__()
         colours, height, width = image_shape(input_shape, 2 ** len(channels))

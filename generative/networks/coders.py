@@ -16,6 +16,9 @@ from typing import Protocol
 
 from torch import nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, Widths
+
 
 class Coder(Protocol):
     """What autoencoders need of a module, see above."""
@@ -37,12 +40,11 @@ class MLPCoder(nn.Module):
         ValueError: a width is not positive.
     """
 
+    @checks_keywords
     def __init__(
-        self, *, input_shape: Sequence[int], latent_dim: int, encoded_dim: int, hidden: Sequence[int] = (256,)
+        self, *, input_shape: Sequence[int], latent_dim: Count, encoded_dim: int, hidden: Widths = (256,)
     ) -> None:
         super().__init__()
-        if any(width < 1 for width in hidden):
-            raise ValueError(f"hidden={list(hidden)} must be widths of at least 1")
         size = math.prod(input_shape)
         self.encoder = nn.Sequential(nn.Flatten(), *_layers([size, *hidden, encoded_dim]))
         self.decoder = nn.Sequential(
@@ -71,14 +73,15 @@ class ConvCoder(nn.Module):
         ValueError: the pictures can't be halved so often; names the nearest sizes that can.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
-        latent_dim: int,
+        latent_dim: Count,
         encoded_dim: int,
-        channels: Sequence[int] = (32, 64),
-        hidden: Sequence[int] = (256,),
+        channels: Widths = (32, 64),
+        hidden: Widths = (256,),
     ) -> None:
         super().__init__()
         colours, height, width = image_shape(input_shape, 2 ** len(channels))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count
 from trivium.generative.networks.coders import image_shape
 
 
@@ -33,14 +35,15 @@ class DCGAN(nn.Module):
         ValueError: the pictures are of another size; names the nearest that fit.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
-        latent_dim: int,
+        latent_dim: Count,
         num_classes: int = 0,
-        width: int = 32,
-        discriminator_width: int = 48,
+        width: Count = 32,
+        discriminator_width: Count = 48,
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()

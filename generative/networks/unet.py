@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count
 from trivium.generative.networks.coders import image_shape
 
 
@@ -31,7 +33,10 @@ class UNet(nn.Module):
         ValueError: the pictures are of another size, or `width` is no multiple of 8.
     """
 
-    def __init__(self, *, input_shape: Sequence[int], num_classes: int = 0, width: int = 32, heads: int = 4) -> None:
+    @checks_keywords
+    def __init__(
+        self, *, input_shape: Sequence[int], num_classes: int = 0, width: Count = 32, heads: Count = 4
+    ) -> None:
         super().__init__()
         channels, _, _ = image_shape(input_shape, 4)
         if width < 8 or width % 8:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import FractionBelowOne, Widths
 from trivium.supervised.models.images import begin_as_he, image_shape
 from trivium.supervised.models.weights import load_weights
 
@@ -44,20 +46,19 @@ class AlexNet(nn.Sequential):
             the weights do not fit.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         num_outputs: int,
-        channels: Sequence[int] = (64, 192, 384, 256, 256),
-        hidden: Sequence[int] = (4096, 4096),
-        dropout: float = 0.5,
+        channels: Widths = (64, 192, 384, 256, 256),
+        hidden: Widths = (4096, 4096),
+        dropout: FractionBelowOne = 0.5,
         batch_norm: bool = False,
         stem: Stem = "imagenet",
         weights: str | None = None,
     ) -> None:
-        if stem not in get_args(Stem):
-            raise ValueError(f"stem={stem} must be one of {', '.join(get_args(Stem))}")
         if len(channels) != 5:
             raise ValueError(f"channels={list(channels)} must be the maps of five convolutions")
         maps_in, height, width = image_shape(self, input_shape)

@@ -6,12 +6,14 @@ Shapes: B batch, C channels, H W pixels, O outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne, Widths
 from trivium.supervised.models.images import begin_as_he, image_shape
 from trivium.supervised.models.weights import load_weights
 
@@ -59,22 +61,21 @@ class GoogLeNet(nn.Module):
         ValueError: `stem` or `num_blocks` is out of range, the input is no image, or the weights do not fit.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         num_outputs: int,
-        width: int = 64,
-        num_blocks: Sequence[int] = (2, 5, 2),
+        width: Count = 64,
+        num_blocks: Widths = (2, 5, 2),
         stem: Stem = "imagenet",
         aux: bool = True,
-        dropout: float = 0.2,
-        aux_dropout: float = 0.7,
+        dropout: FractionBelowOne = 0.2,
+        aux_dropout: FractionBelowOne = 0.7,
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        if stem not in get_args(Stem):
-            raise ValueError(f"stem={stem} must be one of {', '.join(get_args(Stem))}")
         most = [len(blocks) for blocks in BLOCKS.values()]
         if not 1 <= len(num_blocks) <= 3 or not all(1 <= n <= m for n, m in zip(num_blocks, most, strict=False)):
             raise ValueError(f"num_blocks={list(num_blocks)} must be one to three numbers from 1 to {most}")

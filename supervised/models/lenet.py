@@ -10,6 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from trivium.config.rules.checked import checks_keywords
+
 Style = Literal["modern", "classic"]
 
 
@@ -28,10 +30,9 @@ class LeNet(nn.Module):
         ValueError: `style` is none of these, or the input is no image.
     """
 
+    @checks_keywords
     def __init__(self, *, input_shape: Sequence[int], num_outputs: int, style: Style = "modern") -> None:
         super().__init__()
-        if style not in ("modern", "classic"):
-            raise ValueError(f"style={style} must be one of modern, classic")
         if len(input_shape) != 3:
             raise ValueError(f"LeNet needs images [C, H, W]; the data has {list(input_shape)}")
         channels, height, width = input_shape

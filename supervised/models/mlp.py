@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne, Widths
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -31,24 +35,19 @@ class MLP(nn.Module):
         ValueError: `dropout`, `activation` or a width is out of range.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         num_outputs: int,
-        hidden: Sequence[int] = (128,),
-        dropout: float = 0.0,
-        activation: str = "relu",
+        hidden: Widths = (128,),
+        dropout: FractionBelowOne = 0.0,
+        activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
         cardinalities: Sequence[int] = (),
-        embedding: int = 16,
+        embedding: Count = 16,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation} must be one of {', '.join(ACTIVATIONS)}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
-        if any(width < 1 for width in hidden):
-            raise ValueError(f"hidden={list(hidden)} must be widths of at least 1")
         gain = nn.init.calculate_gain("tanh" if activation == "tanh" else "relu")
         sizes = [min(embedding, -(-n // 2)) for n in cardinalities]
         self.embeds = nn.ModuleList(nn.Embedding(n, size) for n, size in zip(cardinalities, sizes, strict=True))

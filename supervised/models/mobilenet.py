@@ -13,10 +13,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import FractionBelowOne, Positive, Widths
 from trivium.supervised.models.images import begin_as_he, image_shape
 from trivium.supervised.models.weights import load_weights
 
@@ -45,14 +47,15 @@ class MobileNetV1(nn.Sequential):
             do not fit.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         num_outputs: int,
-        channels: Sequence[int] = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024),
+        channels: Widths = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024),
         stem: Stem = "imagenet",
-        dropout: float = 0.0,
+        dropout: FractionBelowOne = 0.0,
         weights: str | None = None,
     ) -> None:
         if len(channels) < 2:
@@ -94,17 +97,17 @@ class MobileNetV2(nn.Sequential):
         (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
     )  # fmt: skip
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         num_outputs: int,
-        width_multiplier: float = 1.0,
+        width_multiplier: Positive = 1.0,
         stem: Stem = "imagenet",
-        dropout: float = 0.2,
+        dropout: FractionBelowOne = 0.2,
         weights: str | None = None,
     ) -> None:
-        _require_positive(width_multiplier)
         conv = partial(_conv, activation=nn.ReLU6)
         maps = divisible(32 * width_multiplier)
         features: list[nn.Module] = [conv(image_shape(self, input_shape)[0], maps, 3, stride=_stride(stem))]
@@ -209,20 +212,18 @@ class MobileNetV3(nn.Sequential):
             not fit.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         num_outputs: int,
         variant: Variant = "small",
-        width_multiplier: float = 1.0,
+        width_multiplier: Positive = 1.0,
         stem: Stem = "imagenet",
-        dropout: float = 0.2,
+        dropout: FractionBelowOne = 0.2,
         weights: str | None = None,
     ) -> None:
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant} must be one of {', '.join(get_args(Variant))}")
-        _require_positive(width_multiplier)
         conv = partial(_conv, norm=_norm_v3, activation=nn.Hardswish)
         maps = divisible(16 * width_multiplier)
         features: list[nn.Module] = [conv(image_shape(self, input_shape)[0], maps, 3, stride=_stride(stem))]
@@ -320,12 +321,5 @@ def _parts(features: Sequence[nn.Module], *classifier: nn.Module) -> OrderedDict
     )
 
 
-def _stride(stem: str) -> int:
-    if stem not in get_args(Stem):
-        raise ValueError(f"stem={stem} must be one of {', '.join(get_args(Stem))}")
+def _stride(stem: Stem) -> int:
     return 1 if stem == "small" else 2
-
-
-def _require_positive(width_multiplier: float) -> None:
-    if not width_multiplier > 0:
-        raise ValueError(f"width_multiplier={width_multiplier} must be above 0")

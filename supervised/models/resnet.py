@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count
 from trivium.supervised.models.images import begin_as_he, image_shape
 from trivium.supervised.models.weights import load_weights
 
@@ -52,20 +54,17 @@ class ResNet(nn.Sequential):
         ValueError: `depth` or `stem` is none of these, the input is no image, or the weights do not fit.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         num_outputs: int,
         depth: Depth = 18,
-        width: int = 64,
+        width: Count = 64,
         stem: Stem = "imagenet",
         weights: str | None = None,
     ) -> None:
-        if depth not in NUM_BLOCKS:
-            raise ValueError(f"depth={depth} must be one of {', '.join(map(str, NUM_BLOCKS))}")
-        if stem not in get_args(Stem):
-            raise ValueError(f"stem={stem} must be one of {', '.join(get_args(Stem))}")
         channels, *_ = image_shape(self, input_shape)
         block = Bottleneck if depth >= 50 else BasicBlock
         large = stem == "imagenet"

@@ -12,6 +12,8 @@ from typing import Literal
 
 from torch import nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne, Widths
 from trivium.supervised.models.images import begin_as_he, image_shape
 from trivium.supervised.models.weights import load_weights
 
@@ -51,20 +53,19 @@ class VGG(nn.Sequential):
         ValueError: `depth` is none of these, the input is no image, or the weights do not fit.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         num_outputs: int,
         depth: Depth = 16,
-        width: int = 64,
+        width: Count = 64,
         batch_norm: bool = False,
-        hidden: Sequence[int] = (4096, 4096),
-        dropout: float = 0.5,
+        hidden: Widths = (4096, 4096),
+        dropout: FractionBelowOne = 0.5,
         weights: str | None = None,
     ) -> None:
-        if depth not in NUM_CONVS:
-            raise ValueError(f"depth={depth} must be one of {', '.join(map(str, NUM_CONVS))}")
         maps_in, *size = image_shape(self, input_shape)
         features: list[nn.Module] = []
         for stage, num_convs in enumerate(NUM_CONVS[depth]):

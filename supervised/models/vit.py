@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne
 from trivium.supervised.models.images import image_shape
 from trivium.supervised.models.weights import load_weights
 
@@ -48,25 +50,23 @@ class ViT(nn.Module):
             weights do not fit.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         num_outputs: int,
-        patch_size: int = 16,
-        num_layers: int = 12,
-        width: int = 768,
-        num_heads: int = 12,
-        mlp_ratio: int = 4,
-        dropout: float = 0.0,
+        patch_size: Count = 16,
+        num_layers: Count = 12,
+        width: Count = 768,
+        num_heads: Count = 12,
+        mlp_ratio: Count = 4,
+        dropout: FractionBelowOne = 0.0,
         pool: Pool = "class",
         stem: Stem = "patch",
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, valid in (("pool", pool, get_args(Pool)), ("stem", stem, get_args(Stem))):
-            if value not in valid:
-                raise ValueError(f"{name}={value} must be one of {', '.join(valid)}")
         if width % num_heads:
             raise ValueError(f"width={width} must be a multiple of num_heads={num_heads}")
         channels, *size = image_shape(self, input_shape)

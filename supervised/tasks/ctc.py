@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
 from trivium.data.source import Batch
 from trivium.data.texts.vocabulary import PAD
 from trivium.learner import Picture
@@ -38,6 +39,7 @@ class CTC:
 
     evaluates: ClassVar = {"loss": "min", "error_rate": "min", "exact_match": "max"}
 
+    @checks_keywords
     def __init__(self, *, num_outputs: int, class_names: Sequence[str]) -> None:
         self.num_outputs, self.class_names = num_outputs, class_names
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
 from trivium.data.source import Batch
 from trivium.learner import Picture
 from trivium.supervised.tasks.task import Rows, Totals, unlike
@@ -39,6 +40,7 @@ class Forecasting:
 
     evaluates: ClassVar = {"loss": "min", "mae": "min", "rmse": "min", "skill": "max"}
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -48,8 +50,6 @@ class Forecasting:
         target_std: Sequence[float],
         loss: Loss = "mse",
     ) -> None:
-        if loss not in ("mse", "mae", "huber"):
-            raise ValueError(f"loss={loss} must be one of mse, mae, huber")
         self.num_outputs, self.target_names, self.kind = num_outputs, tuple(target_names), loss
         self.mean_K, self.std_K = torch.tensor(list(target_mean)), torch.tensor(list(target_std))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
 from trivium.data.source import UNSCORED, Batch
 from trivium.learner import Picture
 from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
@@ -28,6 +29,7 @@ class MaskedLanguageModelling:
 
     evaluates: ClassVar = {"loss": "min", "perplexity": "min", "accuracy": "max"}
 
+    @checks_keywords
     def __init__(self, *, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
 from trivium.data.source import Batch
 from trivium.learner import Picture
 from trivium.supervised.metrics import average_precision, roc_auc
@@ -32,6 +33,7 @@ class MultiLabel:
 
     evaluates: ClassVar = {"loss": "min", "accuracy": "max", "exact_match": "max", "f1": "max"}
 
+    @checks_keywords
     def __init__(self, *, num_outputs: int, class_names: Sequence[str]) -> None:
         self.num_outputs, self.class_names = num_outputs, class_names
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
 from trivium.data.source import Batch
 from trivium.learner import Picture
 from trivium.supervised.figures import residual_figure
@@ -40,6 +41,7 @@ class Regression:
 
     evaluates: ClassVar = {"loss": "min", "rmse": "min", "mae": "min", "r2": "max"}
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -49,8 +51,6 @@ class Regression:
         target_std: Sequence[float] | None = None,
         loss: Loss = "mse",
     ) -> None:
-        if loss not in ("mse", "mae", "rmse", "huber"):
-            raise ValueError(f"loss={loss} must be one of mse, mae, rmse, huber")
         self.num_outputs = num_outputs
         self.target_names = tuple(target_names or (f"target {k}" for k in range(num_outputs)))
         self.mean_K = torch.tensor(target_mean or [0.0] * num_outputs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
 from trivium.data.source import Batch
 from trivium.data.texts.vocabulary import PAD
 from trivium.learner import Picture
@@ -31,6 +32,7 @@ class SequenceToSequence:
     evaluates: ClassVar = {"loss": "min", "token_accuracy": "max", "exact_match": "max"}
     generates = True
 
+    @checks_keywords
     def __init__(self, *, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 

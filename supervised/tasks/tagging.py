@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
 from trivium.data.source import UNSCORED, Batch
 from trivium.learner import Picture
 from trivium.supervised.figures import confusion_figure
@@ -33,6 +34,7 @@ class Tagging:
 
     evaluates: ClassVar = {"loss": "min", "accuracy": "max", "f1": "max", "exact_match": "max"}
 
+    @checks_keywords
     def __init__(self, *, num_outputs: int, class_names: Sequence[str]) -> None:
         self.num_outputs, self.class_names = num_outputs, class_names
 

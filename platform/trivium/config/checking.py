@@ -9,7 +9,7 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from trivium.boundary.places import VARIABLE, find_data, is_bucket
 from trivium.config import constructors, env_ids, hints, valid
 from trivium.config.errors import Found
 from trivium.config.library import GROUPS, LEARNERS, PARTS, Library
+from trivium.config.rules.rule import Rule, show
 from trivium.config.tree import get, has, is_free, leaves
 
 UNITS = ("samples", "epochs", "env_steps", "updates", "minutes")  # of a budget
@@ -122,17 +123,25 @@ def check_values(config: dict[str, Any], reference: dict[str, Any], where: Calla
         reference: the same keys with Trivium's own values, from which types are known.
         where: names the file that a key stands in, "" for what was typed.
     """
-    for path, value, expected in _wrong(config, reference, "", own=True):
+    rules = constructors.rules_of(config)
+    for path, value, expected in _wrong(config, reference, "", rules, own=True):
         group = get(reference, path)
         near = hints.for_group(path, value, group, _not_counted(config)) if isinstance(group, dict) and group else None
         hint = f"; did you mean '{near}'?" if near else ""
-        found.add(path, f"{path}={valid.show(value)}: must be {expected}{hint}{hints.in_file(where(path))}")
+        found.add(path, f"{path}={show(value)}: must be {expected}{hint}{hints.in_file(where(path))}")
     if not found.none_in("budget"):
         found.forget(key for keys in config.get("tied_to_budget", {}).values() for key in keys)
 
 
-def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[str, Any, str]]:
+def _wrong(
+    value: Any, default: Any, path: str, rules: Mapping[str, Rule], *, own: bool
+) -> Iterator[tuple[str, Any, str]]:
     """Each wrong value with what it must be. `own`: Trivium says what the key means, not a user's constructor."""
+    if (rule := rules.get(path)) is not None:
+        if not rule.accepts(value):
+            near = rule.nearest(value)
+            yield path, value, rule.words() + (f"; did you mean '{near}'?" if near else "")
+        return
     if isinstance(default, dict) and default and not (value is None and path in (*LEARNERS, *PARTS)):
         if not isinstance(value, dict):
             yield path, value, f"a group with the keys {', '.join(k for k in default if not k.startswith('_'))}"
@@ -149,7 +158,7 @@ def _wrong(value: Any, default: Any, path: str, *, own: bool) -> Iterator[tuple[
         own = own and default != {}
         for key, item in value.items():
             below = default.get(key) if isinstance(default, dict) else None
-            yield from _wrong(item, below, f"{path}.{key}" if path else str(key), own=own)
+            yield from _wrong(item, below, f"{path}.{key}" if path else str(key), rules, own=own)
         return
     expected = valid.problem(path, value, default) if own else valid.wrong_scalar(value, default)
     if expected:
@@ -172,7 +181,7 @@ def check_paths(config: dict[str, Any], where: Callable[[str], str], found: Foun
         expected = "a file or folder" + (
             "" if place.exists() else f" that exists, here or in the folder that {VARIABLE} names"
         )
-        found.add(path, f"{path}={valid.show(value)}: must be {expected}{hints.in_file(where(path))}")
+        found.add(path, f"{path}={show(value)}: must be {expected}{hints.in_file(where(path))}")
 
 
 LEFT = (".lock", ".config.yaml")  # by a run that was killed as it began

@@ -157,7 +157,8 @@ def _compose(
         if free or is_known(v, _as_it_stands(tree), file_of(v.key_or_group), library, found):
             apply(v, tree)
     tied = _tied_to_budget(_as_it_stands(tree))
-    config: Config = _with_home(valid.with_integers({**_resolved(tree, found), **tied}))
+    resolved = {**_resolved(tree, found), **tied}
+    config: Config = _with_home(valid.converted(resolved, constructors.rules_of(resolved)))
     if config.get("name") == reference["name"] and not experiment:
         config["name"] = _name(config, choices)
     typed_project = any("tracking.project".startswith(v.key_or_group) for v in values)
@@ -329,7 +330,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
             put(tree, path, get(tree, f"budget.{unit}"))
     if {"monitor.metric", "monitor.mode"} & typed == {"monitor.metric"}:  # the mode was another metric's
         put(tree, "monitor.mode", None)
-    changed: Config = _with_direction(valid.with_integers(tree))
+    changed: Config = _with_direction(valid.converted(tree, constructors.rules_of(tree)))
     check.check_values(changed, config, lambda _: "config.yaml", found)
     check.check_paths(changed, lambda _: "config.yaml", found)
     check.check_whole(changed, found)

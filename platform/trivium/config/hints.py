@@ -18,6 +18,8 @@ import yaml
 
 from trivium.config import constructors, valid
 from trivium.config.library import GROUPS, LEARNERS, PARTS, Library
+from trivium.config.rules.rule import show
+from trivium.config.rules.signatures import stated_parameters
 from trivium.config.tree import get, has, leaves
 
 CONSTRUCTOR = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -63,7 +65,7 @@ def _names_beside(path: str, tree: dict[str, Any]) -> list[str]:
     prefix = path.rpartition(".")[0]
     parent = get(tree, prefix) if prefix else tree
     names = [str(key) for key in parent] if isinstance(parent, dict) else []
-    takes = constructors.stated_parameters(get(parent, "_target_"))
+    takes = stated_parameters(get(parent, "_target_"))
     more = [n for n in takes.names if n not in names and n not in takes.required] if takes else []
     return names + [n for n in more if constructors.is_keyword(f"{prefix}.{n}", tree)]
 
@@ -91,7 +93,7 @@ def for_group(path: str, value: Any, group: Mapping[str, Any], skip: Collection[
         return f"{path}._target_={near}" if near else None
     for key, default in group.items():
         if key not in skip and valid.problem(f"{path}.{key}", value, default) is None:
-            return f"{path}.{key}={valid.show(value)}"
+            return f"{path}.{key}={show(value)}"
     return None
 
 
@@ -126,7 +128,7 @@ def for_option(name: str, value: str, tree: dict[str, Any], library: Library, *,
 
 def no_such_option(group: str, option: Any, library: Library, file: str = "") -> tuple[str, str | None]:
     """The line for an option that a group has not got, and the nearest that it has."""
-    text, options = valid.show(option), list(library.options(group))
+    text, options = show(option), list(library.options(group))
     if re.search(r"\s[\w.]+=", text):
         several = " ".join(f"'{one}'" for one in f"{group}={text}".split())
         return f"{group}={text}: these are several, write them apart: {several}", None

@@ -20,6 +20,7 @@ from trivium.config import constructors, hints, valid
 from trivium.config.checking import is_path
 from trivium.config.errors import Found
 from trivium.config.library import GROUPS, LEARNERS, PARTS, Library
+from trivium.config.rules.rule import show
 from trivium.config.tree import get, has, leaves
 
 SHORT = {"algorithm": "agent.algorithm"}  # for an agent that is another library's choice of algorithms
@@ -149,7 +150,7 @@ def is_known(override: Override, base: dict[str, Any], file: str, library: Libra
     group, built = key.partition(".")[0], key.partition(".")[0] in BUILT
     added = override.type in (OverrideType.ADD, OverrideType.FORCE_ADD)
     if key == SHORT["algorithm"] and not has(base, key):
-        meant = f"agent=rllib algorithm={valid.show(override.value())}"
+        meant = f"agent=rllib algorithm={show(override.value())}"
         found.add(key, f"{key}: only RLlib's agent has algorithms; did you mean '{meant}'?")
         return False
     if built and not isinstance(base.get(group), dict):
@@ -172,7 +173,7 @@ def is_known(override: Override, base: dict[str, Any], file: str, library: Libra
     if override.type == OverrideType.ADD and now is not None and not isinstance(value, dict | list):
         found.add(key, f"{override.input_line}: {key} is there already; {(override.input_line or '')[1:]} changes it")
     elif override.type == OverrideType.DEL and value is not None and value != now:
-        found.add(key, f"{override.input_line}: {key} is {valid.show(now)}; ~{key} leaves it out")
+        found.add(key, f"{override.input_line}: {key} is {show(now)}; ~{key} leaves it out")
     return key not in found.lines
 
 

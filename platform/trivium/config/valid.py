@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from trivium.config.rules.rule import Rule as Stated
+from trivium.config.rules.rule import show
+
 TARGET = re.compile(r"^\s*([\w/.]+)\s*(>=|<=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
 
 
@@ -189,18 +192,14 @@ def problem(path: str, value: Any, default: Any) -> str | None:
     return None if value is None and (rule.nullable or default is None) else rule.problem(value)
 
 
-def show(value: Any) -> str:
-    """A value as one would type it in YAML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "null" if value is None else str(value)
-
-
-def with_integers(node: Any, path: str = "") -> Any:
-    """A copy of a nested dict in which whole numbers such as 1e6 are integers where only those are valid, and `.inf`,
-    which is a number in YAML but not on Hydra's command line, is one where infinity is."""
+def converted(node: Any, rules: Mapping[str, Stated], path: str = "") -> Any:
+    """A copy of a nested dict with each valid value in the type that its key's rule asks for: whole numbers such as 1e6
+    are integers where only those are valid, 1 is 1.0 where a float is expected, and `.inf`, a text on Hydra's command
+    line, is a number where infinity is valid."""
+    if path in rules:
+        return rules[path].converted(node) if rules[path].accepts(node) else node
     if isinstance(node, dict):
-        return {k: with_integers(v, f"{path}.{k}" if path else str(k)) for k, v in node.items()}
+        return {k: converted(v, rules, f"{path}.{k}" if path else str(k)) for k, v in node.items()}
     rule = rule_for(path)
     if isinstance(node, float) and node.is_integer() and isinstance(rule, Number) and rule.integer:
         return int(node)

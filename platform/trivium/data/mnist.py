@@ -12,14 +12,17 @@ import numpy as np
 
 from trivium.boundary.places import find_data
 from trivium.boundary.untrusted import read_bytes
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count
 from trivium.data.images import labelled_images
 from trivium.data.source import Splits
 
 MAX_BYTES = 1_000_000_000  # of a file, unpacked: the largest there is, EMNIST, has half
 
 
+@checks_keywords
 def mnist(
-    *, path: str, val_samples: int = 5000, normalize: bool = False, class_names: Sequence[str] | None = None
+    *, path: str, val_samples: Count = 5000, normalize: bool = False, class_names: Sequence[str] | None = None
 ) -> Splits:
     """70,000 grey images of 28 x 28 pixels from four IDX files in the folder `path`: `train-images-idx3-ubyte`,
     `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, each gzipped (`.gz`) or not.

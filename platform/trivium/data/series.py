@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from trivium.boundary.places import find_data
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count
 from trivium.data.source import Batch, Signature, Splits
 from trivium.data.table import read_frame
 
@@ -41,15 +43,16 @@ class SeriesWindows:
         return SeriesWindows(values, history=self.history, horizon=self.horizon, start=self.start, end=self.end)
 
 
+@checks_keywords
 def series(
     *,
     path: str | None = None,
     columns: Sequence[str] | None = None,
     time: str | None = None,
-    history: int = 48,
-    horizon: int = 12,
-    val_fraction: float = 0.15,
-    test_fraction: float = 0.15,
+    history: Count = 48,
+    horizon: Count = 12,
+    val_fraction: BetweenZeroAndOne = 0.15,
+    test_fraction: BetweenZeroAndOne = 0.15,
 ) -> Splits:
     """Series that are predicted from their own past, split by time: what is judged on comes last, and none of its
     values ahead is seen by an earlier split.
@@ -72,9 +75,7 @@ def series(
         ValueError: the file or a column can't be used, a value is missing, or a split is shorter than a window; names
             the file, the column and the row.
     """
-    if history < 1 or horizon < 1:
-        raise ValueError(f"history={history} and horizon={horizon} must be at least 1")
-    if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
+    if val_fraction + test_fraction >= 1:
         raise ValueError(f"val_fraction={val_fraction} and test_fraction={test_fraction} must sum to less than 1")
     frame = _made_up() if path is None else _read(path, columns, time)
     values = frame.to_numpy(np.float64)

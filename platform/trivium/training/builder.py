@@ -17,6 +17,7 @@ from trivium.config import constructors
 from trivium.config.constructors import EVERYTHING
 from trivium.config.errors import Config, ConfigError
 from trivium.config.library import LEARNERS, PARTS
+from trivium.config.rules.source import Unusable
 
 if TYPE_CHECKING:
     from trivium.data.source import Splits
@@ -129,6 +130,6 @@ def _build(node: Any, trusted: Collection[str], **extra: Any) -> Any:
         return keywords
     try:
         target = constructors.resolve(node["_target_"], trusted)
-    except constructors.Unusable as error:
+    except Unusable as error:
         raise ConfigError([f"_target_: {error}"]) from error
     return functools.partial(target, **keywords, **extra) if node.get("_partial_") else target(**keywords, **extra)

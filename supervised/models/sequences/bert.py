@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne
+
 
 class BERT(nn.Module):
     """Predicts hidden tokens; or, with `num_outputs`, something of the whole text or of each token.
@@ -30,23 +33,22 @@ class BERT(nn.Module):
         ValueError: a number is out of range, or `width` does not divide among the heads.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         vocab_size: int,
-        context: int,
+        context: Count,
         num_outputs: int | None = None,
         per_step: bool = False,
-        num_layers: int = 4,
-        width: int = 128,
-        num_heads: int = 4,
-        dropout: float = 0.1,
+        num_layers: Count = 4,
+        width: Count = 128,
+        num_heads: Count = 4,
+        dropout: FractionBelowOne = 0.1,
     ) -> None:
         super().__init__()
         if width % num_heads:
             raise ValueError(f"width={width} must be a multiple of num_heads={num_heads}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
         self.context, self.per_step = context, per_step
         self.embed = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(context, width)

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne
+
 Positions = Literal["learnt", "rotary"]
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values, float [B, N, T, H] each, of the tokens that each layer has read."""
@@ -36,24 +39,21 @@ class GPT(nn.Module):
         ValueError: a number is out of range, or `width` does not divide among the heads.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         vocab_size: int,
-        context: int,
-        num_layers: int = 4,
-        width: int = 128,
-        num_heads: int = 4,
-        dropout: float = 0.0,
+        context: Count,
+        num_layers: Count = 4,
+        width: Count = 128,
+        num_heads: Count = 4,
+        dropout: FractionBelowOne = 0.0,
         positions: Positions = "learnt",
     ) -> None:
         super().__init__()
         if width % num_heads or width // num_heads % 2:
             raise ValueError(f"width={width} must be an even multiple of num_heads={num_heads}")
-        if positions not in ("learnt", "rotary"):
-            raise ValueError(f"positions={positions} must be one of learnt, rotary")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
         self.context = context
         self.embed = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(context, width) if positions == "learnt" else None

@@ -11,6 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne
+
 Cell = Literal["rnn", "lstm", "gru"]
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -39,6 +42,7 @@ class Recurrent(nn.Module):
             `num_outputs` nor `vocab_size`, is given.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -46,19 +50,15 @@ class Recurrent(nn.Module):
         input_shape: Sequence[int] | None = None,
         vocab_size: int | None = None,
         cell: Cell = "lstm",
-        hidden_size: int = 128,
-        num_layers: int = 1,
+        hidden_size: Count = 128,
+        num_layers: Count = 1,
         bidirectional: bool = False,
-        embedding: int = 64,
-        dropout: float = 0.0,
+        embedding: Count = 64,
+        dropout: FractionBelowOne = 0.0,
         orthogonal: bool = True,
         per_step: bool = False,
     ) -> None:
         super().__init__()
-        if cell not in CELLS:
-            raise ValueError(f"cell={cell} must be one of {', '.join(CELLS)}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
         if vocab_size is not None:
             self.embed: nn.Module = nn.Embedding(vocab_size, embedding)
             size = embedding

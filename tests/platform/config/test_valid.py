@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from trivium.config import constructors, valid
+from trivium.config import valid
+from trivium.config.rules.signatures import stated_parameters
+from trivium.config.rules.source import definition
 
 
 @pytest.mark.parametrize(
@@ -78,35 +80,16 @@ def test_a_users_own_constructor_is_told_only_numbers_from_texts(
     assert valid.wrong_scalar(value, default) == expected
 
 
-def test_whole_numbers_become_integers_only_where_nothing_else_is_valid() -> None:
-    tree = {"budget": {"samples": 1e6, "epochs": 3.0}, "learner": {"lr": 1.0, "batch_size": 64.0, "x": 2.5}}
-    changed = valid.with_integers(tree)
-    assert changed == tree
-    assert type(changed["budget"]["samples"]) is int
-    assert type(changed["learner"]["batch_size"]) is int
-    assert type(changed["budget"]["epochs"]) is float
-    assert type(changed["learner"]["lr"]) is float
-    assert type(tree["budget"]["samples"]) is float
-
-
-def test_values_are_shown_as_they_are_typed() -> None:
-    assert [valid.show(v) for v in (True, None, 0.5, "x")] == ["true", "null", "0.5", "x"]
-
-
-def test_the_activations_are_those_of_the_mlp() -> None:
-    from trivium.supervised.models.mlp import ACTIVATIONS
-
-    assert valid.BY_NAME["activation"] == valid.OneOf(tuple(ACTIVATIONS))
-
-
 def test_the_algorithms_are_those_of_rllib_that_learn_from_an_env() -> None:
-    known = constructors._definition("ray.rllib.algorithms.registry", "ALGORITHMS")
-    offline = constructors._definition("trivium.agents.rllib.config", "OFFLINE")
+    known = definition("ray.rllib.algorithms.registry", "ALGORITHMS")
+    offline = definition("trivium.agents.rllib.config", "OFFLINE")
     assert known
     assert offline
     names = {key.value for key in known[1].value.keys}  # type: ignore[attr-defined]
     names -= set(ast.literal_eval(offline[1].value))  # type: ignore[attr-defined]
-    assert valid.BY_PATH["agent.algorithm"] == valid.OneOf(tuple(sorted(names, key=str.upper)))
+    stated = stated_parameters("trivium.agents.rllib.learner.RLlib")
+    assert stated
+    assert stated.rules["algorithm"].choices == tuple(sorted(names, key=str.upper))
 
 
 def test_the_buckets_are_those_that_arrow_knows() -> None:

@@ -18,6 +18,8 @@ from trivium.config import constructors
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
 from trivium.config.library import listed_targets
+from trivium.config.rules import signatures
+from trivium.config.rules.source import Unusable
 from trivium.learner import Run
 from trivium.training.builder import build_learner, check_learner
 
@@ -136,7 +138,7 @@ def test_a_name_that_is_not_listed_is_refused(evil: Path, config: dict[str, Any]
 
 @pytest.mark.parametrize("name", [n for n in NAMES if isinstance(n, str)])
 def test_resolve_itself_refuses(evil: Path, name: str) -> None:
-    with pytest.raises(constructors.Unusable):
+    with pytest.raises(Unusable):
         constructors.resolve(name, ())
     assert marks(evil) == set()
 
@@ -239,7 +241,7 @@ def test_what_a_constructor_says_of_its_keyword_is_said_of_the_dotted_key(config
 @pytest.mark.parametrize("name", sorted(listed_targets()))
 def test_the_source_tells_what_the_signature_tells(name: str) -> None:
     """Reading source is a shortcut; it must never differ from Python's own answer."""
-    read = constructors._read(*name.rpartition(".")[::2])
+    read = signatures.read(*name.rpartition(".")[::2])
     assert read is not None, "it could be read when this was written; if it no longer can, mistakes are told later"
     import inspect
 
@@ -290,7 +292,7 @@ def test_a_users_module_that_can_not_be_used(
     name = f"mine_{abs(hash(source))}"
     Path(f"{name}.py").write_text(source)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    with pytest.raises(constructors.Unusable, match=pattern):
+    with pytest.raises(Unusable, match=pattern):
         constructors.parameters(f"{name}.net")
 
 

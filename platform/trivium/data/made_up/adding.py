@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, Range, Seed
 from trivium.data.source import Signature, Splits, Tensors
 
 
-def adding(*, num_samples: int = 50_000, length: int = 50, val_samples: int = 2000, split_seed: int = 0) -> Splits:
+@checks_keywords
+def adding(
+    *,
+    num_samples: Count = 50_000,
+    length: Annotated[int, Range(ge=2)] = 50,
+    val_samples: Count = 2000,
+    split_seed: Seed = 0,
+) -> Splits:
     """Sequences of random numbers in [0, 1), of which one in each half is marked; the target is the sum of the two.
 
     Always answering 1 gives a squared error of 1/6 = 0.167, which a network that forgets does not fall below.
@@ -24,10 +35,6 @@ def adding(*, num_samples: int = 50_000, length: int = 50, val_samples: int = 20
     Raises:
         ValueError: a number is out of range.
     """
-    if length < 2:
-        raise ValueError(f"length={length} must be at least 2")
-    if num_samples < 1 or val_samples < 1:
-        raise ValueError(f"num_samples={num_samples} and val_samples={val_samples} must be at least 1")
     generator = torch.Generator().manual_seed(split_seed)
 
     def made(count: int) -> Tensors:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, Seed
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.data.texts.vocabulary import BEGIN, END, PAD, SPECIAL
 
@@ -25,7 +27,8 @@ FORMS: tuple[Callable[[datetime.date], str], ...] = (
 FIRST, LAST = datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)
 
 
-def dates(*, num_samples: int = 20_000, val_samples: int = 1000, split_seed: int = 0) -> Splits:
+@checks_keywords
+def dates(*, num_samples: Count = 20_000, val_samples: Count = 1000, split_seed: Seed = 0) -> Splits:
     """Days between 1900 and 2099 in six forms (`3 May 1990`, `May 3, 1990`, `3.5.1990`, `5/3/1990`, `3 May 1990`,
     `May 3 1990` with short months), and the same as YYYY-MM-DD. No day of one split occurs in another.
 
@@ -41,8 +44,6 @@ def dates(*, num_samples: int = 20_000, val_samples: int = 1000, split_seed: int
     Raises:
         ValueError: a number of samples is below 1.
     """
-    if num_samples < 1 or val_samples < 1:
-        raise ValueError(f"num_samples={num_samples} and val_samples={val_samples} must be at least 1")
     generator = torch.Generator().manual_seed(split_seed)
     days = torch.randperm((LAST - FIRST).days + 1, generator=generator).tensor_split([58_000, 65_000])
     letters = sorted(set("".join(MONTHS) + "0123456789 .,/-"))

@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, CountOrZero, Seed
 from trivium.data.source import Signature, Splits, Tensors
 
 NAMES = tuple("0123456789")
 
 
-def digit_pairs(*, num_samples: int = 8000, val_samples: int = 1000, split_seed: int = 0) -> Splits:
+@checks_keywords
+def digit_pairs(*, num_samples: Count = 8000, val_samples: Count = 1000, split_seed: Seed = 0) -> Splits:
     """Two digits side by side, and which digits occur: one or two of ten labels.
 
     No digit of one split occurs in another.
@@ -27,7 +30,6 @@ def digit_pairs(*, num_samples: int = 8000, val_samples: int = 1000, split_seed:
     Raises:
         ValueError: a number of samples is below 1.
     """
-    _require_counts(num_samples, val_samples)
 
     def made(images: Tensor, classes: Tensor, count: int, generator: torch.Generator) -> Tensors:
         chosen = torch.randint(len(images), (count, 2), generator=generator)
@@ -42,13 +44,14 @@ def digit_pairs(*, num_samples: int = 8000, val_samples: int = 1000, split_seed:
     return _splits(made, num_samples, val_samples, split_seed, signature)
 
 
+@checks_keywords
 def digit_strips(
     *,
-    num_samples: int = 8000,
-    val_samples: int = 500,
-    max_digits: int = 5,
-    max_gap: int = 4,
-    split_seed: int = 0,
+    num_samples: Count = 8000,
+    val_samples: Count = 500,
+    max_digits: Count = 5,
+    max_gap: CountOrZero = 4,
+    split_seed: Seed = 0,
 ) -> Splits:
     """A row of 1 to `max_digits` digits with gaps of unknown width, read column by column, and the number that they
     form: a small handwriting recogniser for CTC.
@@ -69,9 +72,6 @@ def digit_strips(
     Raises:
         ValueError: a number is out of range.
     """
-    _require_counts(num_samples, val_samples)
-    if max_digits < 1 or max_gap < 0:
-        raise ValueError(f"max_digits={max_digits} must be at least 1, max_gap={max_gap} at least 0")
     steps = max_digits * (8 + max_gap)
 
     def made(images: Tensor, classes: Tensor, count: int, generator: torch.Generator) -> Tensors:
@@ -110,8 +110,3 @@ def _splits(made, num_samples: int, val_samples: int, split_seed: int, signature
     )
     train, val, test = (made(x, y, count, generator) for x, y, count in parts)
     return Splits(train, val, test, signature)
-
-
-def _require_counts(num_samples: int, val_samples: int) -> None:
-    if num_samples < 1 or val_samples < 1:
-        raise ValueError(f"num_samples={num_samples} and val_samples={val_samples} must be at least 1")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, Seed
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.data.texts.vocabulary import BEGIN, END, PAD, SPECIAL
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
+@checks_keywords
 def reversal(
-    *, num_samples: int = 50_000, max_length: int = 12, split_seed: int = 0, val_samples: int = 1000
+    *, num_samples: Count = 50_000, max_length: Count = 12, split_seed: Seed = 0, val_samples: Count = 1000
 ) -> Splits:
     """Random words of 1 to `max_length` letters and the same words reversed.
 

@@ -1,0 +1,1 @@
+"""One rule for each keyword: what values it may have, stated by its annotation in the signature."""
