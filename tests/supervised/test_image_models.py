@@ -298,7 +298,7 @@ def test_auxiliary_losses_count_by_their_weight() -> None:
     main, first, second = (F.cross_entropy(x, batch["y"], label_smoothing=0.1) * 4 for x in logits)
     torch.testing.assert_close(task.loss(tuple(logits), batch), main + 0.5 * (first + second))
     torch.testing.assert_close(task.loss((logits[0],), batch), main)
-    with pytest.raises(ValueError, match=r"aux_weight=-1 must be at least 0"):
+    with pytest.raises(ValueError, match=r"aux_weight=-1: must be a number >= 0"):
         Classification(num_outputs=3, class_names="abc", aux_weight=-1)
 
 

@@ -78,7 +78,7 @@ def test_accumulating_micro_batches_equals_one_large_batch(data: Splits) -> None
 
 def test_two_workers_average_to_the_gradient_of_the_whole_batch(data: Splits) -> None:
     def gradient(run: Run) -> torch.Tensor:
-        classifier = build(data, run=run, optimizer=torch.optim.SGD, lr=0.0)
+        classifier = build(data, run=run, optimizer=torch.optim.SGD, lr=1e-3)
         index = classifier.batches.next()
         F.cross_entropy(classifier.model(data.train.batch(index)["x"]), data.train.batch(index)["y"]).backward()
         return torch.cat([p.grad.flatten() for p in classifier.model.parameters() if p.grad is not None])
@@ -261,8 +261,8 @@ def test_an_update_that_overflows_in_fp16_is_skipped_and_has_no_norm(data: Split
     [
         ({"accumulate": 3}, "accumulate=3 must divide learner.batch_size = 64"),
         ({"accumulate": 0}, "accumulate=0"),
-        ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
-        ({"max_grad_norm": 0.0}, r"max_grad_norm=0\.0 must be positive"),
+        ({"batch_size": 0}, "batch_size=0: must be an integer >= 1"),
+        ({"max_grad_norm": 0.0}, r"max_grad_norm=0\.0: must be a number > 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1\.0"),
         ({"warmup_epochs": 9, "decay_epochs": 5}, "warmup_epochs=9"),
     ],

@@ -32,8 +32,8 @@ def test_dropout_works_in_training_only() -> None:
 
 
 def test_wrong_values_are_named() -> None:
-    with pytest.raises(ValueError, match="activation=rleu must be one of relu, gelu, silu, tanh"):
-        MLP(input_shape=(4,), num_outputs=2, activation="rleu")
+    with pytest.raises(ValueError, match="activation=rleu: must be one of relu, gelu, silu, tanh"):
+        MLP(input_shape=(4,), num_outputs=2, activation="rleu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="dropout=1"):
         MLP(input_shape=(4,), num_outputs=2, dropout=1.0)
     with pytest.raises(ValueError, match=r"hidden=\[8, 0\]"):

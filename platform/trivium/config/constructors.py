@@ -15,7 +15,7 @@ from typing import Any
 
 from trivium.config.library import LEARNERS, PARTS, Library, listed_targets
 from trivium.config.rules.foreign import foreign_rules
-from trivium.config.rules.rule import Rule, refused
+from trivium.config.rules.rule import Rule
 from trivium.config.rules.signatures import Parameters, read, stated, stated_parameters
 from trivium.config.rules.source import Unusable, mentioned, no_such_name, parsed
 from trivium.config.tree import get, has
@@ -78,8 +78,6 @@ def _bind(node: dict[str, Any], path: str, given: Collection[str], takes: Parame
             near = difflib.get_close_matches(str(key), takes.names, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(takes.names)}"
             yield f"{path}.{key}", f"{target} takes no such keyword; {hint}"
-        elif key in takes.rules and not takes.rules[key].accepts(node[key]):
-            yield f"{path}.{key}", refused(f"{path}.{key}", node[key], takes.rules[key]).removeprefix(f"{path}.{key}: ")
     for name in given:
         if not takes.takes_any and name not in takes.names:
             yield f"{path}.{name}", f"{target} takes no {name}; choose {name}=null"

@@ -38,8 +38,8 @@ class Range:
         """`> 0 and <= 1`; empty where every finite number is valid."""
         signs = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
         bounds = [f"{sign} {bound:,}" for sign, bound in signs if bound is not None and math.isfinite(bound)]
-        infinite = [".inf is valid too"] if math.inf in (self.ge, self.le) else []
-        return ", ".join(filter(None, [" and ".join(bounds), *infinite]))
+        infinite = ["(.inf too)"] if math.inf in (self.ge, self.le) else []
+        return " ".join(filter(None, [" and ".join(bounds), *infinite]))
 
 
 @dataclass(frozen=True)

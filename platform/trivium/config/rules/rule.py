@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from trivium.config.rules.kinds import Form, Range
 
 ANY = Range()
+_PLURALS = {"an integer": "integers", "a number": "numbers", "a text": "texts"}
 
 
 class Kind(Protocol):
@@ -94,8 +95,11 @@ class Items:
     def words(self) -> str:
         if self.rule is None:
             return "a list"
-        example = " such as [64,64]," if self.rule.accepts(64) else ""
-        return f"a list,{example} each item {self.rule.words()}"
+        each = self.rule.words()
+        for one, several in _PLURALS.items():
+            if each.startswith(one):
+                return f"a list of {several}{each[len(one) :]}" + (", such as [64,64]" if self.rule.accepts(64) else "")
+        return f"a list, each item {each}"
 
 
 @dataclass(frozen=True)

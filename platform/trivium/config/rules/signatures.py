@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from trivium.config.rules.annotations import rule_of
 from trivium.config.rules.rule import Rule
 from trivium.config.rules.source import Unusable, assigned, binds, definition, mentioned, no_such_name, parsed
 
+_UNCHANGING = ("trivium", "torch")  # packages whose source nobody edits while a process runs
 CHECKED = "checks_keywords"  # the only decorator that leaves a signature as it is written
 
 
@@ -38,6 +40,17 @@ def read(module_name: str, attribute: str) -> Parameters | None:
     Raises:
         Unusable: there is no such module, it has a syntax error, or the name occurs nowhere in it.
     """
+    if module_name.partition(".")[0] in _UNCHANGING:
+        return _read_once(module_name, attribute)
+    return _read(module_name, attribute)
+
+
+@functools.cache
+def _read_once(module_name: str, attribute: str) -> Parameters | None:
+    return _read(module_name, attribute)
+
+
+def _read(module_name: str, attribute: str) -> Parameters | None:
     found = definition(module_name, attribute)
     if found:
         return _keywords(found[1], found[0])

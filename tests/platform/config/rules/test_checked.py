@@ -49,7 +49,7 @@ def test_every_wrong_keyword_is_named_in_a_line() -> None:
     assert str(raised.value).splitlines() == [
         "memory=ltsm: must be one of lstm, gru, null; did you mean 'lstm'?",
         "gamma=1.5: must be a number >= 0 and <= 1",
-        "hidden=[0]: must be a list, such as [64,64], each item an integer >= 1",
+        "hidden=[0]: must be a list of integers >= 1, such as [64,64]",
     ]
     with pytest.raises(ValueError, match=r"^size=0: must be an integer >= 1$"):
         data(size=0)
