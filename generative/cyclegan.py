@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, CountOrZero, LearningRate, NotNegative, Positive
 from trivium.data.batches import Batches
 from trivium.data.checks import rows_of
 from trivium.data.source import Source, Splits
@@ -83,6 +85,7 @@ class CycleGAN:
         "swaps",
     )
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -90,16 +93,14 @@ class CycleGAN:
         data: Splits,
         model: Callable[..., Any],
         optimizer: Callable[..., torch.optim.Optimizer],
-        batch_size: int,
-        lr: float,
-        discriminator_lr: float | None = None,
-        decay_epochs: float | None = None,
-        cycle: float = 10.0,
-        identity: float = 0.5,
-        pool_size: int = 50,
+        batch_size: Count,
+        lr: LearningRate,
+        discriminator_lr: LearningRate | None = None,
+        decay_epochs: Positive | None = None,
+        cycle: NotNegative = 10.0,
+        identity: NotNegative = 0.5,
+        pool_size: CountOrZero = 50,
     ) -> None:
-        if min(cycle, identity, pool_size) < 0:
-            raise ValueError(f"cycle={cycle}, identity={identity} and pool_size={pool_size} must not be negative")
         self.run = run
         self.data, input_shape = unit_images(data, run, "x", "other")
         other_shape = tuple(rows_of(self.data.train, run.device)["other"].shape[1:])

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, LearningRate, Positive, PositiveOrInfinite
 from trivium.data.batches import Batches
 from trivium.data.source import Source, Splits
 from trivium.generative.adversarial import discriminator_loss, generator_loss
@@ -83,6 +85,7 @@ class SRGAN:
         "batches",
     )
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -90,15 +93,15 @@ class SRGAN:
         data: Splits,
         model: Callable[..., nn.Module],
         optimizer: Callable[..., torch.optim.Optimizer],
-        batch_size: int,
-        lr: float,
-        discriminator_lr: float | None = None,
-        warmup_epochs: float | None = None,
-        decay_epochs: float | None = None,
+        batch_size: Count,
+        lr: LearningRate,
+        discriminator_lr: LearningRate | None = None,
+        warmup_epochs: Positive | None = None,
+        decay_epochs: Positive | None = None,
         scale: Literal[2, 4] = 2,
         pixel_epochs: float | None = None,
         adversarial: float = 1e-3,
-        max_grad_norm: float | None = None,
+        max_grad_norm: PositiveOrInfinite | None = None,
     ) -> None:
         if scale not in (2, 4) or adversarial < 0 or (pixel_epochs is not None and pixel_epochs < 0):
             raise ValueError(

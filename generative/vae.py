@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, CountOrZero, LearningRate, NotNegative, Positive
 from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Batch, Source, Splits
@@ -119,6 +121,7 @@ class VAE:
     evaluates: ClassVar = {"elbo": "max", "reconstruction": "min", "kl": None, "active_units": "max"}
     state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -126,20 +129,16 @@ class VAE:
         data: Splits,
         model: Callable[..., Coder],
         optimizer: Callable[..., torch.optim.Optimizer],
-        batch_size: int,
-        lr: float,
-        warmup_epochs: float | None = None,
-        decay_epochs: float | None = None,
-        latent_dim: int = 16,
+        batch_size: Count,
+        lr: LearningRate,
+        warmup_epochs: Positive | None = None,
+        decay_epochs: Positive | None = None,
+        latent_dim: Count = 16,
         conditional: bool = False,
-        beta: float = 1.0,
-        kl_warmup_samples: int = 0,
-        importance_samples: int = 64,
+        beta: NotNegative = 1.0,
+        kl_warmup_samples: CountOrZero = 0,
+        importance_samples: Count = 64,
     ) -> None:
-        if beta < 0 or kl_warmup_samples < 0:
-            raise ValueError(f"beta={beta} and kl_warmup_samples={kl_warmup_samples} must not be negative")
-        if latent_dim < 1 or importance_samples < 1:
-            raise ValueError(f"latent_dim={latent_dim} and importance_samples={importance_samples} must be at least 1")
         self.run = run
         self.data, input_shape = unit_images(data, run)
         self.num_classes = classes_of(self.data, conditional)

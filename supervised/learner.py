@@ -13,6 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from trivium.config import valid
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import (
+    Count,
+    Fraction,
+    FractionBelowOne,
+    LearningRate,
+    NotNegative,
+    Positive,
+    PositiveOrInfinite,
+)
 from trivium.data.batches import Batches
 from trivium.data.checks import checked
 from trivium.data.source import Batch, ReadsAhead, Splits
@@ -86,6 +96,7 @@ class Supervised:
     state: ClassVar = ("model", "average", "optimizer", "scaler", "batches", "plateau")
     derived: ClassVar = ("_shares", "_evaluated", "_missing")
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -93,38 +104,32 @@ class Supervised:
         data: Splits,
         model: Callable[..., nn.Module],
         optimizer: Callable[..., torch.optim.Optimizer],
-        batch_size: int,
-        lr: float,
+        batch_size: Count,
+        lr: LearningRate,
         task: Callable[..., Task] | None = None,
         schedule: Shape = "cosine",
-        warmup_epochs: float | None = None,
-        decay_epochs: float | None = None,
-        final_lr_ratio: float = 0.0,
-        accumulate: int = 1,
-        max_grad_norm: float | None = None,
-        ema: float = 0.0,
+        warmup_epochs: Positive | None = None,
+        decay_epochs: Positive | None = None,
+        final_lr_ratio: Fraction = 0.0,
+        accumulate: Count = 1,
+        max_grad_norm: PositiveOrInfinite | None = None,
+        ema: FractionBelowOne = 0.0,
         decay_norms: bool = True,
         channels_last: bool = False,
         augment: ImageAugmentation | None = None,
         begin_from: str | None = None,
         freeze: Sequence[str] = (),
-        lr_scales: Mapping[str, float] | None = None,
+        lr_scales: Mapping[str, NotNegative] | None = None,
         unfreeze: Mapping[str, float] | None = None,
         plateau_patience: int = 5,
         balance: bool = False,
-        l1: float = 0.0,
+        l1: NotNegative = 0.0,
     ) -> None:
-        if accumulate < 1:
-            raise ValueError(f"accumulate={accumulate} must be at least 1")
         run.share(batch_size, "learner.batch_size")
         sizes = {"learner.accumulate": accumulate, "learner.batch_size": batch_size}
         valid.require_divisible(sizes, run.world_size)
-        if max_grad_norm is not None and max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm={max_grad_norm} must be positive, or null for no clipping")
         if l1 < 0 or plateau_patience < 1:
             raise ValueError(f"l1={l1} must be at least 0 and plateau_patience={plateau_patience} at least 1")
-        if not 0 <= ema < 1:
-            raise ValueError(f"ema={ema} must be at least 0 and below 1")
 
         self.run = run
         self.data = checked(data, run.device)

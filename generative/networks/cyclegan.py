@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, CountOrZero
 from trivium.generative.networks.coders import image_shape
 
 
@@ -31,15 +33,16 @@ class CycleGANNetworks(nn.Module):
         ValueError: the images are of another size, or the domains' sizes differ.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         other_shape: Sequence[int],
-        width: int = 32,
+        width: Count = 32,
         halvings: int = 1,
-        blocks: int = 3,
-        discriminator_width: int = 32,
+        blocks: CountOrZero = 3,
+        discriminator_width: Count = 32,
         discriminator_layers: int = 2,
     ) -> None:
         super().__init__()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, CountOrZero
 from trivium.generative.networks.coders import image_shape
 from trivium.generative.networks.dcgan import Discriminator
 
@@ -33,14 +35,15 @@ class SRResNet(nn.Module):
         ValueError: the images are of another size, or a number is out of range.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
         scale: int,
-        width: int = 32,
-        blocks: int = 4,
-        discriminator_width: int = 32,
+        width: Count = 32,
+        blocks: CountOrZero = 4,
+        discriminator_width: Count = 32,
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()

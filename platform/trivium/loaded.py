@@ -15,6 +15,7 @@ from trivium import borrowed
 from trivium.boundary.untrusted import Refused
 from trivium.config import constructors
 from trivium.config.errors import ConfigError
+from trivium.config.rules.source import Unusable
 from trivium.data.inputs.prepared import prepared
 from trivium.data.source import Signature
 from trivium.data.texts.vocabulary import decoded, encoded
@@ -192,7 +193,7 @@ def load(place: Path | str | Opened, *, checkpoint: str = "best", trusted: Colle
         try:
             kind = constructors.resolve(run.config["agent"]["_target_"], trusted)
             given["env"] = kind.env_of(described["spaces"])  # type: ignore[attr-defined]
-        except (constructors.Unusable, ValueError) as error:
+        except (Unusable, ValueError) as error:
             raise ConfigError([f"{run.dir}: {signature.NAME}: {error}"]) from error
     agent = run.config.get("agent") or {}
     keywords = {"env_runners": 0} if "spaces" in described and "env_runners" in agent else {}

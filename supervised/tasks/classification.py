@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import FractionBelowOne, NotNegative
 from trivium.data.source import Batch
 from trivium.learner import Picture
 from trivium.supervised.figures import confusion_figure, curves_figure
@@ -55,20 +57,17 @@ class Classification:
     evaluates: ClassVar = {"loss": "min", "accuracy": "max"}
     auxiliary: ClassVar = True
 
+    @checks_keywords
     def __init__(
         self,
         *,
         num_outputs: int,
         class_names: Sequence[str],
-        label_smoothing: float = 0.0,
+        label_smoothing: FractionBelowOne = 0.0,
         class_weights: Literal["balanced"] | Sequence[float] | None = None,
         class_counts: Sequence[int] | None = None,
-        aux_weight: float = 0.3,
+        aux_weight: NotNegative = 0.3,
     ) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and below 1")
-        if aux_weight < 0:
-            raise ValueError(f"aux_weight={aux_weight} must be at least 0")
         if len(class_names) != num_outputs:
             raise ValueError(f"data: the signature offers {len(class_names)} class_names for num_outputs={num_outputs}")
         self.num_outputs, self.class_names, self.label_smoothing = num_outputs, class_names, label_smoothing

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count, CountOrZero, Range, Seed
 from trivium.data.images import labelled_images
 from trivium.data.source import Splits
 from trivium.data.splitting import split_rows
 
 
+@checks_keywords
 def digits(
     *,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne = 0.2,
+    split_seed: Seed = 0,
     normalize: bool = False,
-    size: int = 8,
-    train_per_class: int | None = None,
-    folds: int | None = None,
-    fold: int = 0,
+    size: Annotated[int, Range(ge=8)] = 8,
+    train_per_class: Count | None = None,
+    folds: Annotated[int, Range(ge=2)] | None = None,
+    fold: CountOrZero = 0,
 ) -> Splits:
     """1,797 grey images of 8 x 8 pixels in ten classes (UCI optdigits' test set).
 
@@ -37,8 +42,6 @@ def digits(
     """
     from sklearn.datasets import load_digits
 
-    if size < 8 or (train_per_class is not None and train_per_class < 1):
-        raise ValueError(f"size={size} must be at least 8, train_per_class={train_per_class} at least 1, or null")
     bunch = load_digits()
     x = (bunch.images / 16.0).astype(np.float32)[:, None]
     y = bunch.target.astype(np.int64)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, CountOrZero, Range, Seed
 from trivium.data.images import labelled_images
 from trivium.data.source import Splits
 from trivium.data.splitting import split_rows
@@ -14,14 +16,15 @@ from trivium.data.table import from_frame
 Name = Literal["breast_cancer", "wine", "diabetes", "iris"]
 
 
+@checks_keywords
 def scikit_learn(
     *,
     name: Name,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    folds: int | None = None,
-    fold: int = 0,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne = 0.2,
+    split_seed: Seed = 0,
+    folds: Annotated[int, Range(ge=2)] | None = None,
+    fold: CountOrZero = 0,
 ) -> Splits:
     """A table of measurements.
 
@@ -41,8 +44,6 @@ def scikit_learn(
         "iris": datasets.load_iris,
         "diabetes": datasets.load_diabetes,
     }
-    if name not in loaders:
-        raise ValueError(f"name={name} must be one of {', '.join(loaders)}")
     bunch = loaders[name](as_frame=True)
     frame = bunch.frame
     if "target_names" in bunch:
@@ -53,8 +54,13 @@ def scikit_learn(
     )  # fmt: skip
 
 
+@checks_keywords
 def photographs(
-    *, size: int = 32, val_fraction: float = 0.1, test_fraction: float = 0.2, split_seed: int = 0
+    *,
+    size: Annotated[int, Range(ge=4, le=128)] = 32,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne = 0.2,
+    split_seed: Seed = 0,
 ) -> Splits:
     """Square patches, side by side, of two colour photographs of 640 x 427 pixels, a temple and a flower, which are
     their classes. Patches of two splits may be neighbours, but share no pixel.
@@ -68,8 +74,6 @@ def photographs(
     """
     from sklearn.datasets import load_sample_images
 
-    if not 4 <= size <= 128:
-        raise ValueError(f"size={size} must lie between 4 and 128")
     patches, labels = [], []
     for label, image in enumerate(load_sample_images().images):
         rows, columns = (side // size for side in image.shape[:2])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
 from trivium.boundary.places import find_data
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, CountOrZero, Range, Seed
 from trivium.data.inputs.prepared import of_table
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.data.splitting import split_rows
@@ -23,19 +25,20 @@ DELIMITERS = (",", ";", "\t", "|")
 CLASSES_UP_TO = 20  # whole numbers of more values are quantities
 
 
+@checks_keywords
 def table(
     *,
     path: str,
     target: str,
     task: Kind = "auto",
     ignore: Sequence[str] = (),
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne = 0.2,
+    split_seed: Seed = 0,
     group: str | None = None,
     time: str | None = None,
-    folds: int | None = None,
-    fold: int = 0,
+    folds: Annotated[int, Range(ge=2)] | None = None,
+    fold: CountOrZero = 0,
 ) -> Splits:
     """A table of which one column is predicted from the others.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count
 from trivium.data.texts.vocabulary import BEGIN, END, PAD
 
 
@@ -25,7 +27,8 @@ class AttentionRNN(nn.Module):
         ValueError: `hidden_size` is odd.
     """
 
-    def __init__(self, *, vocab_size: int, max_length: int, hidden_size: int = 128, embedding: int = 64) -> None:
+    @checks_keywords
+    def __init__(self, *, vocab_size: int, max_length: int, hidden_size: Count = 128, embedding: Count = 64) -> None:
         super().__init__()
         if hidden_size % 2:
             raise ValueError(f"hidden_size={hidden_size} must be even: half of it reads in each direction")

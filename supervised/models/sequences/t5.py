@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne
 from trivium.data.texts.vocabulary import BEGIN, END, PAD
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -37,21 +39,20 @@ class T5(nn.Module):
         ValueError: a number is out of range, or `width` does not divide among the heads.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         vocab_size: int,
         max_length: int,
-        num_layers: int = 2,
-        width: int = 64,
-        num_heads: int = 4,
-        dropout: float = 0.0,
+        num_layers: Count = 2,
+        width: Count = 64,
+        num_heads: Count = 4,
+        dropout: FractionBelowOne = 0.0,
     ) -> None:
         super().__init__()
         if width % num_heads:
             raise ValueError(f"width={width} must be a multiple of num_heads={num_heads}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
         self.max_length = max_length
         self.embed = nn.Embedding(vocab_size, width)
         self.encoder_bias = Distances(num_heads, both_ways=True)

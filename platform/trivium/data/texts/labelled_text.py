@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from trivium.boundary.places import find_data
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count, CountOrZero, Range, Seed
 from trivium.data.inputs.texts import of_texts
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.data.splitting import split_rows
@@ -16,6 +19,7 @@ from trivium.data.texts.text import standard_library_modules
 from trivium.data.texts.vocabulary import UNKNOWN, Tokens, fitted, size
 
 
+@checks_keywords
 def labelled_text(
     *,
     path: str | None = None,
@@ -24,12 +28,12 @@ def labelled_text(
     tokens: Tokens = "bytes",
     vocab_size: int = 20_000,
     max_length: int = 128,
-    train_per_class: int | None = None,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    folds: int | None = None,
-    fold: int = 0,
+    train_per_class: Count | None = None,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne = 0.2,
+    split_seed: Seed = 0,
+    folds: Annotated[int, Range(ge=2)] | None = None,
+    fold: CountOrZero = 0,
 ) -> Splits:
     """A table with a column of texts and one of their classes; or a folder of .txt files for each class. A text that
     occurs more than once goes to one split.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count, Seed
 from trivium.data.source import UNSCORED, Batch, Signature, Splits
 from trivium.data.texts.text import Tokens, Windows, text
 
@@ -48,17 +50,18 @@ class MaskedWindows:
         return MaskedWindows(tokens, context=self.windows.context, fate=fate, other=other, mask=self.mask)
 
 
+@checks_keywords
 def masked_text(
     *,
     path: str | None = None,
-    context: int = 64,
+    context: Count = 64,
     tokens: Tokens = "characters",
     vocab_size: int = 1000,
-    mask_fraction: float = 0.15,
-    copies: int = 10,
-    val_fraction: float = 0.1,
-    test_fraction: float | None = None,
-    split_seed: int = 0,
+    mask_fraction: BetweenZeroAndOne = 0.15,
+    copies: Count = 10,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne | None = None,
+    split_seed: Seed = 0,
 ) -> Splits:
     """A text file, of whose tokens 15 % are to be predicted: 80 % of these are hidden by a mask, 10 % replaced by
     another token, 10 % shown as they are, as in BERT.
@@ -75,10 +78,6 @@ def masked_text(
     Raises:
         ValueError: see `trivium.data.texts.text.text`; or `mask_fraction` or `copies` is out of range.
     """
-    if not 0 < mask_fraction < 1:
-        raise ValueError(f"mask_fraction={mask_fraction} must be above 0 and below 1")
-    if copies < 1:
-        raise ValueError(f"copies={copies} must be at least 1")
     plain = text(
         path=path, context=context, tokens=tokens, vocab_size=vocab_size, val_fraction=val_fraction,
         test_fraction=test_fraction,

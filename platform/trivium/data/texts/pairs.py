@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
 from trivium.boundary.places import find_data
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, CountOrZero, Range, Seed
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.data.splitting import split_rows
 from trivium.data.table import read_frame
 from trivium.data.texts.vocabulary import BEGIN, END, PAD, SPECIAL, UNKNOWN, encoded, fitted
 
 
+@checks_keywords
 def pairs(
     *,
     path: str,
@@ -22,11 +25,11 @@ def pairs(
     tokens: Literal["characters", "words"] = "characters",
     vocab_size: int = 20_000,
     max_length: int = 64,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    folds: int | None = None,
-    fold: int = 0,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne = 0.2,
+    split_seed: Seed = 0,
+    folds: Annotated[int, Range(ge=2)] | None = None,
+    fold: CountOrZero = 0,
 ) -> Splits:
     """A table with two columns of texts, which share one vocabulary. Sources that occur more than once all go to one
     split.

@@ -6,11 +6,14 @@ import io
 import keyword
 import tokenize
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from trivium.boundary.places import find_data
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count, CountOrZero, Range, Seed
 from trivium.data.source import UNSCORED, Signature, Splits, Tensors
 from trivium.data.splitting import split_rows
 from trivium.data.texts.text import standard_library
@@ -22,15 +25,16 @@ Sentence = tuple[list[str], list[str]]
 """Tokens, and a tag for each."""
 
 
+@checks_keywords
 def tagged(
     *,
     path: str | None = None,
-    max_length: int = 64,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    folds: int | None = None,
-    fold: int = 0,
+    max_length: Count = 64,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne = 0.2,
+    split_seed: Seed = 0,
+    folds: Annotated[int, Range(ge=2)] | None = None,
+    fold: CountOrZero = 0,
 ) -> Splits:
     """Sequences of tokens with a tag each, from a file with one token, white space and its tag on a line and an empty
     line between two sequences (the columns of CoNLL: the first and the last one count).
@@ -50,8 +54,6 @@ def tagged(
     Raises:
         ValueError: the file can't be read, a line has no tag, or there are too few sequences; names file and line.
     """
-    if max_length < 1:
-        raise ValueError(f"max_length={max_length} must be at least 1")
     sentences = _standard_library() if path is None else _read(find_data(path), path)
     parts = split_rows(
         len(sentences), val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed, folds=folds,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from trivium.boundary.places import find_data
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count
 from trivium.data.source import Batch, Signature, Splits
 from trivium.data.texts.vocabulary import encoded, fitted, size
 
@@ -45,15 +47,16 @@ class Windows:
         return Windows(self.tokens.to(device), context=self.context, stride=self.stride)
 
 
+@checks_keywords
 def text(
     *,
     path: str | None = None,
-    context: int = 64,
+    context: Count = 64,
     tokens: Tokens = "characters",
     vocab_size: int = 1000,
-    stride: int | None = None,
-    val_fraction: float = 0.1,
-    test_fraction: float | None = None,
+    stride: Count | None = None,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne | None = None,
 ) -> Splits:
     """A text file, its beginning to learn from, its end to judge on.
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 
 from trivium.boundary.places import find_data
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Range, Seed
 from trivium.data.image_folder import SHOWN, SUFFIXES, THREADS, Mode, opened, pixels
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.data.splitting import split_rows
 
 
+@checks_keywords
 def two_folders(
     *,
     path: str,
     other_path: str,
-    size: int,
+    size: Annotated[int, Range(ge=4)],
     mode: Mode = "auto",
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    split_seed: int = 0,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne = 0.1,
+    split_seed: Seed = 0,
 ) -> Splits:
     """Images of two domains that do not belong together in pairs: all that lie in two folders and in folders below.
 
@@ -43,10 +47,6 @@ def two_folders(
         ValueError: a number is out of range, a folder is not there or holds fewer than 3 different images, or an image
             can't be decoded; names the files.
     """
-    if size < 4:
-        raise ValueError(f"size={size} must be at least 4")
-    if mode not in ("auto", "grey", "colour"):
-        raise ValueError(f"mode={mode} must be one of auto, grey, colour")
     opened_of = {name: _opened(find_data(place), name) for name, place in (("path", path), ("other_path", other_path))}
     everything = [image for images in opened_of.values() for image in images]
     grey = mode == "grey" or (mode == "auto" and all(image.mode in ("L", "1", "I;16") for image in everything))

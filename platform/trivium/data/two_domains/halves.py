@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Seed
 from trivium.data.source import Signature, Source, Splits, Tensors
 
 Transform = Literal["invert", "edges", "dilate"]
 
 
-def transformed_halves(*, source: Splits, transform: Transform = "dilate", split_seed: int = 0) -> Splits:
+@checks_keywords
+def transformed_halves(*, source: Splits, transform: Transform = "dilate", split_seed: Seed = 0) -> Splits:
     """Domain A is one half of the training images, domain B the transformed other half: a model sees no image in both.
 
     Validation and test images are in both domains: the row of B is the transform of the row of A, so that what a model
