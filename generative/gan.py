@@ -15,6 +15,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne, LearningRate, NotNegative, Positive
 from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
@@ -87,6 +89,7 @@ class GAN:
         "augmentation",
     )
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -94,17 +97,17 @@ class GAN:
         data: Splits,
         model: Callable[..., nn.Module],
         optimizer: Callable[..., torch.optim.Optimizer],
-        batch_size: int,
-        lr: float,
-        discriminator_lr: float | None = None,
-        decay_epochs: float | None = None,
-        latent_dim: int = 64,
+        batch_size: Count,
+        lr: LearningRate,
+        discriminator_lr: LearningRate | None = None,
+        decay_epochs: Positive | None = None,
+        latent_dim: Count = 64,
         conditional: bool = False,
         loss: Loss = "logistic",
-        critic_steps: int = 1,
-        r1: float = 0.0,
-        gradient_penalty: float = 0.0,
-        ema: float = 0.998,
+        critic_steps: Count = 1,
+        r1: NotNegative = 0.0,
+        gradient_penalty: NotNegative = 0.0,
+        ema: FractionBelowOne = 0.998,
         ada_target: float | None = None,
         ada_images: int = 500_000,
     ) -> None:

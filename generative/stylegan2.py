@@ -16,6 +16,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, FractionBelowOne, LearningRate, NotNegative
 from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
@@ -84,6 +86,7 @@ class StyleGAN2:
         "augmentation",
     )
 
+    @checks_keywords
     def __init__(
         self,
         *,
@@ -91,18 +94,18 @@ class StyleGAN2:
         data: Splits,
         model: Callable[..., nn.Module],
         optimizer: Callable[..., torch.optim.Optimizer],
-        batch_size: int,
-        lr: float,
-        discriminator_lr: float | None = None,
-        latent_dim: int = 64,
+        batch_size: Count,
+        lr: LearningRate,
+        discriminator_lr: LearningRate | None = None,
+        latent_dim: Count = 64,
         conditional: bool = False,
-        r1: float = 0.01,
+        r1: NotNegative = 0.01,
         r1_every: int = 16,
         path_length: float = 0.0,
         path_length_every: int = 4,
         mixing: float = 0.0,
         truncation: float = 1.0,
-        ema: float = 0.998,
+        ema: FractionBelowOne = 0.998,
         ada_target: float | None = None,
         ada_images: int = 500_000,
     ) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import Count, Widths
 from trivium.generative.networks.coders import image_shape
 
 GAIN = math.sqrt(2)  # keeps the variance of activations after a leaky ReLU
@@ -40,13 +42,14 @@ class StyleGAN2Networks(nn.Module):
         ValueError: the images are of another size; names the nearest that fit.
     """
 
+    @checks_keywords
     def __init__(
         self,
         *,
         input_shape: Sequence[int],
-        latent_dim: int,
+        latent_dim: Count,
         num_classes: int = 0,
-        channels: Sequence[int] = (128, 64, 32),
+        channels: Widths = (128, 64, 32),
         mapping_layers: int = 2,
         group: int = 4,
     ) -> None:

@@ -8,12 +8,14 @@ import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trivium.boundary.places import find_data
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count, CountOrZero, Range, Seed
 from trivium.data import images_on_disk
 from trivium.data.images import labelled_images
 from trivium.data.images_on_disk import ImagesOnDisk
@@ -28,18 +30,19 @@ KEPT_FIRST = ("test", "val", "train", "all")  # of an image that is in several
 SHOWN = 5  # files of a kind in an error
 
 
+@checks_keywords
 def image_folder(
     *,
     path: str,
-    size: int | None = None,
+    size: Annotated[int, Range(ge=4)] | None = None,
     mode: Mode = "auto",
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    max_per_class: int | None = None,
+    val_fraction: BetweenZeroAndOne = 0.1,
+    test_fraction: BetweenZeroAndOne = 0.2,
+    split_seed: Seed = 0,
+    max_per_class: Count | None = None,
     normalize: bool = False,
-    folds: int | None = None,
-    fold: int = 0,
+    folds: Annotated[int, Range(ge=2)] | None = None,
+    fold: CountOrZero = 0,
     cache: str | None = None,
 ) -> Splits:
     """Images whose class is the name of the folder that they lie in: `path/cat/1.jpg`.
@@ -71,10 +74,6 @@ def image_folder(
         ValueError: there is no such folder, it has fewer than two classes, a class has too few images for all splits,
             an image can't be decoded, or sizes differ without `size`; names the files.
     """
-    if size is not None and size < 4:
-        raise ValueError(f"size={size} must be at least 4")
-    if mode not in ("auto", "grey", "colour"):
-        raise ValueError(f"mode={mode} must be one of auto, grey, colour")
     folder = _folder(find_data(path), path)
     given = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
     split_folders = "train" in given and "test" in given
