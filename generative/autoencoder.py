@@ -169,6 +169,12 @@ class Autoencoder:
         return scores
 
     @torch.no_grad()
+    def encode(self, x_BX: Tensor) -> Tensor:
+        """The codes, float32 [B, D]; see `trivium.learner.Encodes`."""
+        with evaluating(self.network), self.run.autocast():
+            return self.network(x_BX.to(self.run.device))[1].float()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
     def reconstruct(self, x_BX: Tensor) -> Tensor:
         """See `trivium.learner.Reconstructs`."""
         with evaluating(self.network), self.run.autocast():

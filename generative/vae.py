@@ -250,6 +250,14 @@ class VAE:
         return logits_NX.float().sigmoid()
 
     @torch.no_grad()
+    def encode(self, x_BX: Tensor) -> Tensor:
+        """The means of the codes, float32 [B, D]; see `trivium.learner.Encodes`. Classes as for `reconstruct`."""
+        x_BX = x_BX.to(self.run.device)
+        with evaluating(self.network), self.run.autocast():
+            label_B = self.explained_by(x_BX).argmax(1) if self.num_classes else None
+            return self.network.encode(x_BX, label_B)[0]
+
+    @torch.no_grad()
     def reconstruct(self, x_BX: Tensor) -> Tensor:
         """The decoded mean of the code; see `trivium.learner.Reconstructs`. A conditional VAE takes for each input the
         class that explains it best, see `explained_by`."""

@@ -162,6 +162,12 @@ class VQVAE:
         return torch.cat(parts).clamp(0, 1)
 
     @torch.no_grad()
+    def encode(self, x_BX: Tensor) -> Tensor:
+        """The maps of codes, int64 [B, h, w]; see `trivium.learner.Encodes`."""
+        with evaluating(self.network), self.run.autocast():
+            return self.network(x_BX.to(self.run.device))[2]  # type: ignore[no-any-return]
+
+    @torch.no_grad()
     def reconstruct(self, x_BX: Tensor) -> Tensor:
         """The decoded codes of pictures, float32 [B, C, H, W] in [0, 1]; see `trivium.learner.Reconstructs`."""
         with evaluating(self.network), self.run.autocast():

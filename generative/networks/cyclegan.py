@@ -30,7 +30,7 @@ class CycleGANNetworks(nn.Module):
         discriminator_layers: their convolutions of stride 2, see `PatchDiscriminator`.
 
     Raises:
-        ValueError: the images are of another size, or the domains' sizes differ.
+        ValueError: the images are of another size or too small, or the domains' sizes differ.
     """
 
     @checks_keywords
@@ -49,6 +49,11 @@ class CycleGANNetworks(nn.Module):
         (a, *size), (b, *other_size) = image_shape(input_shape, 2**halvings), image_shape(other_shape, 2**halvings)
         if size != other_size:
             raise ValueError(f"images of {size[0]} x {size[1]} pixels, the others {other_size[0]} x {other_size[1]}")
+        if min(size) < 3 * 2**discriminator_layers:
+            raise ValueError(
+                f"images of {size[0]} x {size[1]} pixels: discriminator_layers={discriminator_layers} needs at least "
+                f"{3 * 2**discriminator_layers}"
+            )
         self.forth = Generator(a, b, width, halvings, blocks)
         self.back = Generator(b, a, width, halvings, blocks)
         self.discriminator_a = PatchDiscriminator(a, discriminator_width, discriminator_layers)

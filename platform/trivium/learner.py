@@ -373,6 +373,33 @@ class Continues(Protocol):
 
 
 @runtime_checkable
+class Encodes(Protocol):
+    """A learner whose model writes inputs as codes."""
+
+    def encode(self, x_BX: Tensor) -> Tensor:
+        """float32 [B, X...] on the CPU, as the data are -> codes [B, ...], numbers or, of a codebook, int64 indices."""
+        ...
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """A learner whose model translates images between two domains."""
+
+    def translate(self, x_BX: Tensor, *, back: bool = False) -> Tensor:
+        """float32 [B, C, H, W] in [0, 1] on the CPU -> images of the second domain, or with `back` of the first."""
+        ...
+
+
+@runtime_checkable
+class Upscales(Protocol):
+    """A learner whose model enlarges images."""
+
+    def upscale(self, x_BX: Tensor) -> Tensor:
+        """float32 [B, C, h, w] in [0, 1] on the CPU, of any size -> larger ones."""
+        ...
+
+
+@runtime_checkable
 class Reconstructs(Protocol):
     """A learner whose model encodes inputs and restores them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Collection
 from pathlib import Path
@@ -19,7 +20,18 @@ from trivium.config.rules.source import Unusable
 from trivium.data.inputs.prepared import prepared
 from trivium.data.source import Signature
 from trivium.data.texts.vocabulary import decoded, encoded
-from trivium.learner import Acts, Continues, Learner, Policy, Predicts, Reconstructs, Samples
+from trivium.learner import (
+    Acts,
+    Continues,
+    Encodes,
+    Learner,
+    Policy,
+    Predicts,
+    Reconstructs,
+    Samples,
+    Translates,
+    Upscales,
+)
 from trivium.run_folder import signature
 from trivium.run_folder.place import Opened, open_run
 from trivium.trained import load_learner
@@ -44,7 +56,15 @@ class Trained:
     @property
     def abilities(self) -> tuple[str, ...]:
         """The names of the methods below that this model has."""
-        of = {"predict": Predicts, "sample": Samples, "reconstruct": Reconstructs, "act": Acts}
+        of = {
+            "predict": Predicts,
+            "sample": Samples,
+            "reconstruct": Reconstructs,
+            "encode": Encodes,
+            "translate": Translates,
+            "upscale": Upscales,
+            "act": Acts,
+        }
         can = [name for name, protocol in of.items() if isinstance(self.learner, protocol)]
         texts = self.signature is not None and self.signature.task == "language_modelling"
         return (*can, "continue_text") if texts and isinstance(self.learner, Continues) else tuple(can)
@@ -153,6 +173,67 @@ class Trained:
             raise self._cannot("reconstruct")
         inputs: Tensor = next(iter(prepared(x, self.signature).values()))
         return torch.cat([self.learner.reconstruct(part).cpu() for part in inputs.split(CHUNK)]).numpy()
+
+    def anomaly(self, x: Any) -> np.ndarray:
+        """How unlike the training's inputs [n, ...] are: the mean squared error of what an autoencoder makes of each,
+        float32 [n], in the units of the data.
+
+        Raises:
+            TypeError, ValueError: see `reconstruct`.
+        """
+        again = self.reconstruct(x)
+        inputs = next(iter(prepared(x, self.signature).values())).numpy()  # type: ignore[arg-type]
+        error: np.ndarray = ((again - inputs) ** 2).reshape(len(again), -1).mean(1)
+        return error
+
+    def encode(self, x: Any) -> np.ndarray:
+        """The codes of inputs [n, ...], which are prepared as the training's were: [n, ...].
+
+        Raises:
+            TypeError: the model does not encode.
+            ValueError: see `predict`.
+        """
+        if not isinstance(self.learner, Encodes) or self.signature is None:
+            raise self._cannot("encode")
+        inputs: Tensor = next(iter(prepared(x, self.signature).values()))
+        return torch.cat([self.learner.encode(part).cpu() for part in inputs.split(CHUNK)]).numpy()
+
+    def translate(self, x: Any, *, back: bool = False) -> np.ndarray:
+        """Images of the other domain: float32 [n, C, H, W] in [0, 1].
+
+        Args:
+            x: images of the first domain, or with `back` of the second.
+
+        Raises:
+            TypeError: the model does not translate.
+            ValueError: see `predict`.
+        """
+        if not isinstance(self.learner, Translates) or self.signature is None:
+            raise self._cannot("translate")
+        about = self.signature
+        if back and "other_shape" in about.offers:
+            offers = {**about.offers, "input_shape": about.offers["other_shape"]}
+            about = dataclasses.replace(about, offers=offers)
+        inputs: Tensor = next(iter(prepared(x, about).values()))
+        parts = [self.learner.translate(part, back=back).cpu() for part in inputs.split(CHUNK)]
+        return torch.cat(parts).numpy()
+
+    def upscale(self, x: Any) -> np.ndarray:
+        """Images [n, C, h, w] of any size, in [0, 1] or bytes, enlarged: float32 [n, C, scale h, scale w].
+
+        Raises:
+            TypeError: the model does not enlarge images.
+            ValueError: the images have another number of channels than the training's.
+        """
+        if not isinstance(self.learner, Upscales) or self.signature is None:
+            raise self._cannot("upscale")
+        channels = self.signature.offers["input_shape"][0]
+        shape = list(np.shape(x))
+        if len(shape) != 4 or shape[1] != channels:
+            raise ValueError(f"x must be images [n, {channels}, height, width]; is {shape}")
+        offers = {**self.signature.offers, "input_shape": tuple(shape[1:])}
+        inputs = next(iter(prepared(x, dataclasses.replace(self.signature, offers=offers)).values()))
+        return self.learner.upscale(inputs).cpu().numpy()
 
     def act(self, observation: Any, *, deterministic: bool = True) -> Any:
         """The action for one observation, as the env gives and takes them. The memory, if there is one, goes on until

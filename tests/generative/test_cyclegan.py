@@ -153,6 +153,11 @@ def test_wrong_values_are_named(data: Splits, keywords: dict[str, Any], message:
         build(data, **keywords)
 
 
+def test_images_too_small_for_the_discriminator_are_named(data: Splits) -> None:
+    with pytest.raises(ValueError, match="8 x 8 pixels: discriminator_layers=2 needs at least 12"):
+        build(data, model=CycleGANNetworks)
+
+
 def test_data_of_one_domain_are_refused() -> None:
     with pytest.raises(ValueError, match="no column other"):
         build(digits())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +45,14 @@ def image_grid(image_NCHW: Tensor, *, columns: int, width: int = 480) -> np.ndar
     return grid
 
 
-def write(image_NCHW: np.ndarray, place: Path, *, folder: bool = False) -> list[str]:
+def write(image_NCHW: np.ndarray, place: Path, *, folder: bool = False, above: np.ndarray | None = None) -> list[str]:
     """Write images as one grid, as an array, or one by one.
 
     Args:
         image_NCHW: float32 [N, C, H, W] in [0, 1]; C is 1 (grey) or 3, except for an array.
         place: a `.png` file for a grid, a `.npy` file for the array, or a folder for single images `000.png`, ...
         folder: whether the place is a folder, if it does not exist yet.
+        above: images of the same shapes, of which a grid shows each row above the row that belongs to it; None: none.
 
     Returns:
         The files' paths.
@@ -70,13 +72,27 @@ def write(image_NCHW: np.ndarray, place: Path, *, folder: bool = False) -> list[
         digits = max(3, len(str(len(image) - 1)))
         files = []
         for i, one_CHW in enumerate(image):
-            pixels_HWC = one_CHW.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-            files.append(str(place / f"{i:0{digits}}.png"))
-            Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC).save(files[-1])
+            files.append(write_one(one_CHW.numpy(), place / f"{i:0{digits}}.png"))
         return files
     if place.suffix != ".png":
         raise ValueError(f"{place}: valid are FILE.png for a grid, FILE.npy for the array, DIR/ for single images")
     place.parent.mkdir(parents=True, exist_ok=True)
     columns = math.ceil(math.sqrt(len(image)))
+    if above is not None:
+        pairs = zip(torch.from_numpy(above).split(columns), image.split(columns), strict=True)
+        image = torch.cat([row for pair in pairs for row in _filled(pair, columns)])
     Image.fromarray(image_grid(image, columns=columns, width=max(480, columns * image.shape[3]))).save(place)
     return [str(place)]
+
+
+def write_one(image_CHW: np.ndarray, place: Path) -> str:
+    """Write one image, float32 [C, H, W] in [0, 1], as a .png file; returns its path."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    pixels_HWC = torch.from_numpy(image_CHW).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC).save(place)
+    return str(place)
+
+
+def _filled(rows: Sequence[Tensor], columns: int) -> list[Tensor]:
+    """Rows of images with black ones after them, so that each row has all columns."""
+    return [torch.cat([row, row.new_zeros(columns - len(row), *row.shape[1:])]) for row in rows]

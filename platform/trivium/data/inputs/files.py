@@ -49,22 +49,36 @@ def read_inputs(path: Path, signature: Signature) -> tuple[pd.DataFrame, Any]:
         return pd.DataFrame(), _history(read_frame(path), path, signature)
     if kind != "image":
         raise ValueError(f"{path}: data of the kind {kind} are not read from files; use trivium.load(RUN).predict")
+    shape = signature.offers.get("input_shape", ())
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"{path}: the training's images were {list(shape)}; files are read as 1 or 3 channels")
+    channels, height, width = shape
+    files, images = zip(*read_images(path, grey=channels == 1, size=(width, height)), strict=True)
+    return pd.DataFrame({"file": [str(file) for file in files]}), np.stack(images)
+
+
+def read_images(path: Path, *, grey: bool, size: tuple[int, int] | None = None) -> list[tuple[Path, np.ndarray]]:
+    """An image, or those of a folder and of folders below it by name: the file and float32 [C, H, W] in [0, 1].
+
+    Args:
+        grey: one channel in place of three.
+        size: (width, height) that images are scaled and cropped to; None: each has its own.
+
+    Raises:
+        ValueError: there is no image, or one can't be decoded.
+    """
     files = [path]
     if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if not files:
         raise ValueError(f"{path} holds no image ({', '.join(SUFFIXES)})")
-    shape = signature.offers.get("input_shape", ())
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise ValueError(f"{path}: the training's images were {list(shape)}; files are read as 1 or 3 channels")
-    channels, height, width = shape
     images = []
     for file in files:
         image = opened(file)
         if isinstance(image, str):
             raise ValueError(f"{file} can't be decoded: {image}")
-        images.append(pixels(image[0], (width, height), grey=channels == 1))
-    return pd.DataFrame({"file": [str(file) for file in files]}), np.stack(images)
+        images.append((file, pixels(image[0], size, grey=grey)))
+    return images
 
 
 def read_standard_input(signature: Signature) -> tuple[pd.DataFrame, Any]:
