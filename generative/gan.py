@@ -30,6 +30,7 @@ from trivium.generative.adversarial import (
     r1_penalty,
 )
 from trivium.generative.image_data import classes_of, labels_for, unit_images
+from trivium.generative.metrics import collapse
 from trivium.generative.metrics.frechet import coarse_features, frechet_distance
 from trivium.generative.networks.augmentation import DRAWS, AdaptiveAugmentation
 from trivium.learner import Picture, Run, construct
@@ -49,7 +50,8 @@ class GAN:
     `fake_logit`, penalties that are used and the strength of `augmentation`. Evaluates to `coarse_frechet`, the Fréchet
     distance between generated and real images at 7 x 7 pixels (see `frechet.coarse_features` for what it can't tell),
     and `diversity`, the standard deviation of generated pixels over images as a share of that of real ones: far below
-    1, the generator has collapsed. The figure is `samples`: the same latents each time.
+    1, the generator has collapsed; and `discriminator_accuracy` on held-out and generated images. Signs of collapse are
+    warned of, see `metrics.collapse`. The figure is `samples`: the same latents each time.
 
     Args:
         run: where it runs.
@@ -76,7 +78,7 @@ class GAN:
             range, or the data or the model is not what it must be.
     """
 
-    evaluates: ClassVar = {"coarse_frechet": "min", "diversity": None}
+    evaluates: ClassVar = {"coarse_frechet": "min", "diversity": None, "discriminator_accuracy": None}
     state: ClassVar = (
         "networks",
         "average",
@@ -251,12 +253,31 @@ class GAN:
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         source = self.data.test if final else self.data.val
         count = min(FINAL_IMAGES if final else EVALUATION_IMAGES, len(source))
-        real = source.batch(torch.arange(count, device=self.run.device))["x"]
-        fake = self.sample(count, generator=self.run.generator("gan evaluation"))
-        return {
+        batch = source.batch(torch.arange(count, device=self.run.device))
+        real, fake = batch["x"], self.sample(count, generator=self.run.generator("gan evaluation"))
+        scores = {
             "coarse_frechet": frechet_distance(coarse_features(fake), coarse_features(real)),
             "diversity": float(fake.std(0).mean() / real.std(0).mean()),
+            "discriminator_accuracy": self._accuracy(real, fake, batch["y"] if self.num_classes else None),
         }
+        # A Wasserstein critic's scores have no threshold.
+        accuracy = {} if self.loss == "wasserstein" else {"accuracy": scores["discriminator_accuracy"]}
+        if self.run.rank == 0:
+            collapse.warn(self.batches, diversity=scores["diversity"], **accuracy)
+        return scores
+
+    def _accuracy(self, real_NX: Tensor, fake_NX: Tensor, label_N: Tensor | None) -> float:
+        """How many held-out and generated images the discriminator tells right."""
+        fake_label_N = labels_for(len(fake_NX), self.num_classes, None, self.run.device)
+        logits = []
+        with evaluating(self.discriminator), self.run.autocast():
+            for image_NX, classes_N in ((real_NX, label_N), (fake_NX, fake_label_N)):
+                parts = []
+                for i in range(0, len(image_NX), EVALUATION_BATCH):
+                    classes_B = None if classes_N is None else classes_N[i : i + EVALUATION_BATCH]
+                    parts.append(self.discriminator(2 * image_NX[i : i + EVALUATION_BATCH] - 1, classes_B))
+                logits.append(torch.cat(parts))
+        return collapse.accuracy_of(*logits, threshold=0.5 if self.loss == "least_squares" else 0.0)
 
     def figures(self) -> dict[str, Picture]:
         image = self.sample(SHOWN, generator=self.run.generator("gan samples"))

@@ -24,6 +24,7 @@ from trivium.data.source import Splits
 from trivium.ema import Average, averaged
 from trivium.generative.adversarial import discriminator_loss, generator_loss, r1_penalty
 from trivium.generative.image_data import classes_of, labels_for, rows_above, unit_images
+from trivium.generative.metrics import collapse
 from trivium.generative.metrics.frechet import coarse_features, frechet_distance
 from trivium.generative.networks.augmentation import DRAWS, AdaptiveAugmentation
 from trivium.generative.networks.stylegan2 import Generator, path_lengths
@@ -294,9 +295,12 @@ class StyleGAN2:
         count = min(FINAL_IMAGES if final else EVALUATION_IMAGES, len(source))
         real = source.batch(torch.arange(count, device=self.run.device))["x"]
         fake = self.sample(count, generator=self.run.generator("stylegan2 evaluation"))
+        diversity = float(fake.std(0).mean() / real.std(0).mean())
+        if self.run.rank == 0:
+            collapse.warn(self.batches, diversity=diversity)
         return {
             "coarse_frechet": frechet_distance(coarse_features(fake), coarse_features(real)),
-            "diversity": float(fake.std(0).mean() / real.std(0).mean()),
+            "diversity": diversity,
         }
 
     @torch.no_grad()

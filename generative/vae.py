@@ -36,6 +36,7 @@ from trivium.generative.elbo import (
     kl_weight,
 )
 from trivium.generative.image_data import classes_of, labels_for, rows_above, unit_images
+from trivium.generative.metrics import collapse
 from trivium.generative.networks.coders import Coder
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import set_lr
@@ -223,6 +224,8 @@ class VAE:
         centre_D = self.run.sum(mean_BD.sum(0)) / num_samples
         variance_D = self.run.sum((mean_BD - centre_D).square().sum(0)) / num_samples
         scores["active_units"] = float((variance_D > ACTIVE_VARIANCE).sum())
+        if self.run.rank == 0:
+            collapse.warn(self.batches, active_share=scores["active_units"] / self.latent_dim)
         if final:
             log_weight_KB = torch.stack([log_weight_B, *(draw()[1] for _ in range(self.importance_samples - 1))])
             scores["log_likelihood"] = average(importance_weighted_bound(log_weight_KB))

@@ -23,6 +23,7 @@ from trivium.data.pictures import image_grid
 from trivium.data.source import Source, Splits
 from trivium.generative.codebook import Codebook, perplexity
 from trivium.generative.image_data import rows_above, unit_images
+from trivium.generative.metrics import collapse
 from trivium.generative.metrics.frechet import coarse_features, frechet_distance
 from trivium.generative.networks.code_map import CodePrior
 from trivium.learner import Picture, Run, construct
@@ -198,6 +199,8 @@ class VQVAE:
             "perplexity": float(perplexity(count_K)),
             "codes_used": float((count_K > 0).sum()),
         }
+        if self.run.rank == 0:
+            collapse.warn(self.batches, used_share=scores["codes_used"] / len(count_K))
         if final:
             count = min(FINAL_IMAGES, size)
             sampled = self.sample(count, generator=self.run.generator("codes test"))

@@ -62,6 +62,7 @@ def test_the_same_seed_gives_the_same_samples_and_a_class_is_chosen(run: Path) -
     [
         (["--class", "12"], "label=12"),
         (["--steps", "5"], "steps"),
+        (["--truncation", "0.5"], "truncation"),
         (["--out", "a.jpg"], "a.jpg"),
         (["--checkpoint", "step-000000000001"], "step-000000000001"),
     ],

@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=count, metavar="N", help="of a diffusion model (default: as configured)")
     parser.add_argument("--guidance", type=float, metavar="W", help="of a conditional diffusion model")
     parser.add_argument(
+        "--truncation",
+        type=float,
+        metavar="PSI",
+        help="of a StyleGAN2: how far styles are from their mean, 1: all the way",
+    )
+    parser.add_argument(
         "--out",
         type=os.path.expanduser,
         metavar="PLACE",
@@ -52,7 +58,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             print("\n\n".join(texts))
         return {"dir": str(opened.dir), "checkpoint": model.checkpoint, "seed": options.seed, "texts": texts}
     out = Path(options.out) if options.out else opened.dir / "samples.png"
-    how = {name: getattr(options, name) for name in ("steps", "guidance")}
+    how = {name: getattr(options, name) for name in ("steps", "guidance", "truncation")}
     try:
         samples = model.sample(
             options.num or 64,

@@ -1,0 +1,78 @@
+"""Signs that a generative model has collapsed, by what its evaluation measures, and the setting to try.
+
+A model that has hardly begun looks collapsed without being so: until it has seen its data once, and `LEAST_IMAGES`,
+nothing is reported.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from torch import Tensor
+
+from trivium.data.batches import Batches
+
+log = logging.getLogger("trivium")
+
+LEAST_EPOCHS, LEAST_IMAGES = 1.0, 20_000
+LEAST_DIVERSITY = 0.3  # of generated pixels, as a share of the data's; trained GANs have 0.8 to 1.1
+MOST_ACCURACY = 0.995  # of a discriminator
+LEAST_ACTIVE, LEAST_USED = 0.1, 0.25  # shares of latents, of codes
+
+Sign = Literal["mode collapse", "overpowering discriminator", "posterior collapse", "dead codes"]
+REMEDIES: dict[Sign, str] = {
+    "mode collapse": "try learner.r1=1, a smaller learner.discriminator_lr, or learner.conditional=true",
+    "overpowering discriminator": "try a smaller learner.discriminator_lr, learner.r1=1, or learner.ada_target=0.6",
+    "posterior collapse": "try a smaller learner.beta, or learner.kl_warmup_samples of several epochs",
+    "dead codes": "try fewer learner.num_codes, or a smaller learner.code_decay",
+}
+
+
+def signs(
+    batches: Batches,
+    *,
+    diversity: float | None = None,
+    accuracy: float | None = None,
+    active_share: float | None = None,
+    used_share: float | None = None,
+) -> list[Sign]:
+    """What a model shows of collapse.
+
+    Args:
+        batches: what it has learnt from.
+        diversity: the standard deviation of generated pixels over images, as a share of that of real ones.
+        accuracy: see `accuracy_of`.
+        active_share: of latents whose mean depends on the input.
+        used_share: of codes that held-out images use.
+    """
+    if batches.epochs < LEAST_EPOCHS or batches.samples < LEAST_IMAGES:
+        return []
+    found: list[Sign] = []
+    if diversity is not None and diversity < LEAST_DIVERSITY:
+        found.append("mode collapse")
+    if accuracy is not None and accuracy > MOST_ACCURACY:
+        found.append("overpowering discriminator")
+    if active_share is not None and active_share < LEAST_ACTIVE:
+        found.append("posterior collapse")
+    if used_share is not None and used_share < LEAST_USED:
+        found.append("dead codes")
+    return found
+
+
+def warn(batches: Batches, **measured: float) -> None:
+    """Log a warning for each of the `signs`, with what was measured and the setting to try."""
+    for sign in signs(batches, **measured):
+        values = ", ".join(f"{name} {value:.3g}" for name, value in measured.items())
+        log.warning(f"after {batches.epochs:.3g} epochs there is a sign of {sign} ({values}): {REMEDIES[sign]}")
+
+
+def accuracy_of(real_B: Tensor, fake_B: Tensor, threshold: float) -> float:
+    """The share of images that a discriminator tells right, as a mean over real and generated ones: 0.5 by chance.
+
+    Args:
+        real_B, fake_B: its logits.
+        threshold: above which a logit means "real": 0, or 0.5 for least squares.
+    """
+    right = (real_B.float() > threshold).float().mean() + (fake_B.float() <= threshold).float().mean()
+    return float(right / 2)
