@@ -277,7 +277,7 @@ class GAN:
                     classes_B = None if classes_N is None else classes_N[i : i + EVALUATION_BATCH]
                     parts.append(self.discriminator(2 * image_NX[i : i + EVALUATION_BATCH] - 1, classes_B))
                 logits.append(torch.cat(parts))
-        return collapse.accuracy_of(*logits, threshold=0.5 if self.loss == "least_squares" else 0.0)
+        return collapse.accuracy_of(logits[0], logits[1], 0.5 if self.loss == "least_squares" else 0.0)
 
     def figures(self) -> dict[str, Picture]:
         image = self.sample(SHOWN, generator=self.run.generator("gan samples"))
