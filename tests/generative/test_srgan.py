@@ -94,7 +94,7 @@ def test_the_second_stage_begins_where_it_should_and_sharpens(data: Splits) -> N
 
 
 def test_the_generators_step_leaves_the_discriminator_alone(data: Splits) -> None:
-    learner = build(data, pixel_epochs=0, discriminator_lr=0.0)
+    learner = build(data, pixel_epochs=0)
     learner.discriminator_lr = 0.0
     for group in learner.discriminator_optimizer.param_groups:
         group["lr"] = 0.0

@@ -113,7 +113,7 @@ def test_workers_with_half_of_each_batch_make_the_same_update(data: Splits) -> N
     sgd = functools.partial(torch.optim.SGD)
 
     def gradient(run: Run) -> torch.Tensor:
-        vae = build(data, run=run, optimizer=sgd, lr=0.0)
+        vae = build(data, run=run, optimizer=sgd, lr=1e-9)
         for _ in range(3):
             vae.step()
         return torch.cat([p.grad.flatten() for p in vae.network.parameters() if p.grad is not None])
@@ -225,7 +225,7 @@ def test_it_learns_in_every_precision(data: Splits, precision: Any) -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
+        ({"batch_size": 0}, "batch_size=0"),
         ({"beta": -1.0}, r"beta=-1\.0"),
         ({"kl_warmup_samples": -1}, "kl_warmup_samples=-1"),
         ({"latent_dim": 0}, "latent_dim=0"),
