@@ -11,6 +11,7 @@ Shapes: T time, N envs of this worker, B = T * N, A see `policies`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -31,8 +32,9 @@ from trivium.agents.returns import (
     linear_schedule,
     live_mean,
     normalized,
+    squared_error,
 )
-from trivium.agents.rollouts.collector import Rollout, episodes
+from trivium.agents.rollouts.collector import InProgress, Rollout, episodes
 from trivium.agents.rollouts.making import make_collector, training_envs
 from trivium.config.rules.checked import checks_keywords
 from trivium.config.rules.kinds import (
@@ -49,22 +51,18 @@ from trivium.config.rules.kinds import (
 from trivium.learner import Run
 
 
-def policy_gradient_loss(log_prob_B: Tensor, advantage_B: Tensor, live_B: Tensor | None = None) -> Tensor:
-    """-mean(log pi(a) A), 0-d: its gradient is that of the expected return, negated.
+def policy_gradient_loss(log_prob_B: Tensor, advantage_B: Tensor) -> Tensor:
+    """-log pi(a) A, float32 [B]: the gradient of its mean is that of the expected return, negated.
 
     Args:
         log_prob_B: float32 [B], log pi(a).
         advantage_B: float32 [B], A, constants.
-        live_B: bool [B], see `live_mean`, which the mean is.
+
+    Raises:
+        ValueError: the tensors differ in shape.
     """
-    check_shapes(log_prob_B=log_prob_B, advantage_B=advantage_B, live_B=live_B)
-    return -live_mean(log_prob_B * advantage_B, live_B)
-
-
-def value_loss(value_B: Tensor, return_B: Tensor, live_B: Tensor | None = None) -> Tensor:
-    """mean((V - R)^2), 0-d; both float32 [B], the returns constants; `live_B` see `policy_gradient_loss`."""
-    check_shapes(value_B=value_B, return_B=return_B, live_B=live_B)
-    return live_mean((value_B - return_B).square(), live_B)
+    check_shapes(log_prob_B=log_prob_B, advantage_B=advantage_B)
+    return -(log_prob_B * advantage_B)
 
 
 class A2C(Agent):
@@ -83,7 +81,7 @@ class A2C(Agent):
         num_steps: T, steps of each env in a rollout.
         gamma: discount, in [0, 1].
         gae_lambda: see `gae`; 1 gives the n-step returns of the paper.
-        value_coef: weight of `value_loss`, >= 0.
+        value_coef: weight of the critic's squared error, >= 0.
         entropy_coef: weight of the entropy bonus, >= 0.
         max_grad_norm: gradients are scaled down to this global norm; > 0, inf for never.
         normalize_advantage: in each rollout, see `normalized`.
@@ -158,9 +156,9 @@ class A2C(Agent):
             std=std,
             log_std=log_std,
         ).to(run.device)
-        self.flat = Flat(self.net)
-        self.acting = Acting(run, self.flat, deterministic=eval_deterministic)
-        self.optimizer = Optimizer(self.flat.theta, kind=optimizer, eps=1e-5, fp16=run.precision == "fp16")
+        self.flat = Flat(self.net, run)
+        self.acting = Acting(self.flat, deterministic=eval_deterministic)
+        self.optimizer = Optimizer(self.flat.theta, kind=optimizer, eps=1e-5)
         self.normaliser = Normaliser(
             run=run, encoder=self.net.encoder, num_envs=num_envs, rewards=normalize_reward, gamma=gamma
         )
@@ -176,7 +174,7 @@ class A2C(Agent):
         self.evaluation = Evaluation(
             run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
         )
-        self._update = run.compiled(self._update)  # type: ignore[method-assign]
+        self._compiled_update = run.compiled(self._update)
 
     def step(self) -> dict[str, Tensor]:
         collector = self.collector
@@ -184,64 +182,47 @@ class A2C(Agent):
             (), linear_schedule(self.lr, 0.0, collector.env_steps, self.lr_anneal_env_steps), device=self.run.device
         )
         rollout = collector.collect(self.actions.noise(self.num_steps, collector.num_envs, self.act_rng))
-        reward_TN = self.normaliser.reward(rollout.reward, rollout.ended, rollout.live)
-        metrics, collector.return_N, collector.length_N = self._update(
-            rollout, reward_TN, collector.return_N, collector.length_N, lr
-        )
-        self.normaliser.observe(rollout.obs.flatten(0, 1), rollout.live)
+        reward_TN = self.normaliser.reward(rollout)
+        metrics, collector.in_progress = self._compiled_update(rollout, reward_TN, collector.in_progress, lr)
+        self.normaliser.observe(rollout)
         return metrics | {"lr": lr}
 
     @torch.no_grad()
     def _update(
-        self, rollout: Rollout, reward_TN: Tensor, return_N: Tensor, length_N: Tensor, lr: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """One update; its metrics, and what came so far of the episodes in progress, see `episodes`.
-
-        Args:
-            reward_TN: as the agent is to see them.
-        """
+        self, rollout: Rollout, reward_TN: Tensor, in_progress: InProgress, lr: Tensor
+    ) -> tuple[dict[str, Tensor], InProgress]:
+        """One update, by rewards as the agent is to see them; its metrics, and see `episodes`."""
         gradient_P, metrics = self.flat.gradient(self._loss, rollout, reward_TN)
-        gradient_P = self.optimizer.unscaled(self.run.mean(gradient_P))
-        gradient_P, metrics["grad_norm"] = clipped(gradient_P, self.max_grad_norm)
+        gradient_P, grad_norm = clipped(self.run.mean(gradient_P), self.max_grad_norm)
         self.optimizer.step(gradient_P, lr)
-        of_episodes, return_N, length_N = episodes(
-            rollout.reward, rollout.ended, return_N, length_N, live_TN=rollout.live
-        )
-        return metrics | of_episodes, return_N, length_N
+        of_episodes, in_progress = episodes(rollout.reward, rollout.ended, in_progress, rollout.live)
+        return metrics | of_episodes | {"grad_norm": grad_norm}, in_progress
 
     def _loss(self, theta: Tensor, rollout: Rollout, reward_TN: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with self.run.autocast():
-            policy, value_B, _ = self.flat(theta, rollout.obs.flatten(0, 1))
-            with torch.no_grad():
-                _, next_value_B, _ = self.flat(theta, rollout.next_obs.flatten(0, 1), policy=False)
-        log_prob_B, entropy_B = policy.log_prob_and_entropy(rollout.kept[0].flatten(0, 1))
+        policy, value_B, _ = self.flat(theta, rollout.obs.flatten(0, 1))
+        with torch.no_grad():
+            _, next_value_B, _ = self.flat(theta, rollout.next_obs.flatten(0, 1), policy=False)
+        log_prob_B, entropy_B = policy.log_prob_and_entropy(rollout.action.flatten(0, 1))
+
         value_TN, next_value_TN = value_B.detach().view_as(reward_TN), next_value_B.detach().view_as(reward_TN)
-        advantage_TN = gae(
-            reward_TN,
-            value_TN,
-            next_value_TN,
-            rollout.terminated,
-            rollout.ended,
-            gamma=self.gamma,
-            lam=self.gae_lambda,
-        )
+        ends = rollout.terminated, rollout.ended
+        advantage_TN = gae(reward_TN, value_TN, next_value_TN, *ends, gamma=self.gamma, lam=self.gae_lambda)
         return_TN = advantage_TN + value_TN
         if self.normalize_advantage:
             advantage_TN = normalized(advantage_TN, rollout.live)
 
-        live_B = rollout.live.flatten() if rollout.live is not None else None
-        policy_loss = policy_gradient_loss(log_prob_B, advantage_TN.flatten(), live_B)
-        critic_loss = value_loss(value_B, return_TN.flatten(), live_B)
-        entropy = live_mean(entropy_B, live_B)
-        loss = policy_loss + self.value_coef * critic_loss - self.entropy_coef * entropy
-        metrics = {
+        mean = partial(live_mean, live=None if rollout.live is None else rollout.live.flatten())
+        policy_loss = mean(policy_gradient_loss(log_prob_B, advantage_TN.flatten()))
+        value_loss = mean(squared_error(value_B, return_TN.flatten()))
+        entropy = mean(entropy_B)
+        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        return loss, {
             "loss": loss.detach(),
             "policy_loss": policy_loss.detach(),
-            "value_loss": critic_loss.detach(),
+            "value_loss": value_loss.detach(),
             "entropy": entropy.detach(),
             "explained_variance": explained_variance(value_TN, return_TN, rollout.live),
         }
-        return loss * self.optimizer.scale if self.optimizer.fp16 else loss, metrics
 
     def state_dict(self) -> dict[str, Any]:
         return {

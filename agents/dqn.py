@@ -31,7 +31,7 @@ from trivium.agents.evaluation.acting import EpsilonGreedy
 from trivium.agents.evaluation.returns import Evaluation
 from trivium.agents.networks.q_networks import QNetwork
 from trivium.agents.optim.flat import Flat, Optimizer, clipped
-from trivium.agents.replay import Batch, Priorities, Replay, Transitions
+from trivium.agents.replay import Batch, Priorities, Replay
 from trivium.agents.returns import (
     check_shapes,
     linear_schedule,
@@ -272,12 +272,12 @@ class DQN(Agent):
             num_atoms=num_atoms if categorical else None,
         ).to(run.device)
         self.target_net = copy.deepcopy(self.net)
-        self.target_flat = Flat(self.target_net)
+        self.target_flat = Flat(self.target_net, run)
         self.target_net.requires_grad_(False)
-        self.flat = Flat(self.net)
-        self.optimizer = Optimizer(self.flat.theta, kind="adam", fp16=run.precision == "fp16")
+        self.flat = Flat(self.net, run)
+        self.optimizer = Optimizer(self.flat.theta, kind="adam")
         self.atom_K = torch.linspace(v_min, v_max, num_atoms, device=run.device)
-        self.acting = EpsilonGreedy(run, self.flat, self.atom_K if categorical else None)
+        self.acting = EpsilonGreedy(self.flat, self.atom_K if categorical else None)
         self.collector = make_collector(
             run=run,
             env=env,
@@ -298,7 +298,7 @@ class DQN(Agent):
         self.evaluation = Evaluation(
             run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
         )
-        self._updates = run.compiled(self._updates)  # type: ignore[method-assign]
+        self._compiled_updates = run.compiled(self._updates)
         # One graph of several updates; priorities must be known before the next one.
         self.block = 1 if prioritized else max(n for n in range(1, 9) if gradient_steps % n == 0)
 
@@ -321,81 +321,14 @@ class DQN(Agent):
         lr = torch.full((), linear_schedule(self.lr, 0.0, env_steps, self.lr_anneal_env_steps), device=device)
         noise_G3Z = self.net.noise(3 * self.gradient_steps, self.noise_rng).unflatten(0, (-1, 3))
         updates = []
-        for index, weight, batch, noise_U3Z in self._blocks(noise_G3Z):
-            of_updates, error = self._updates(batch, weight, noise_U3Z, lr)
+        for (index, weight, batch), noise_U3Z in zip(self._batches(), noise_G3Z.split(self.block), strict=True):
+            of_updates, error = self._compiled_updates(batch, weight, noise_U3Z, lr)
             updates.append(of_updates)
             if self.priorities is not None:
                 self.priorities.update(index, error)
         means = torch.cat(updates).mean(0)
         metrics |= dict(zip(("loss", "q_mean", "grad_norm"), means.unbind(), strict=True))
         return metrics | {"lr": lr, "epsilon": torch.full((), self.epsilon(env_steps), device=device)}
-
-    def _blocks(self, noise_G3Z: Tensor) -> Iterator[tuple[Tensor, Tensor, Batch, Tensor]]:
-        """For each block of U updates the indices and weights [U * B], what they are of, and noise [U, 3, Z]."""
-        number, device = self.block * self.batch_size, self.run.device
-        if self.priorities is None:  # what is drawn does not depend on the updates: all at once is cheaper
-            index = self.replay.sample(self.gradient_steps * self.batch_size, self.replay_rng)
-            batch = self.replay.batch(index, num_steps=self.n_step, gamma=self.gamma)
-            weight = torch.ones(number, device=device)
-            parts = zip(*(tensor.split(number) for tensor in (index, *batch)), noise_G3Z.split(self.block), strict=True)
-            for index_B, *tensors, noise_U3Z in parts:
-                yield index_B, weight, Batch(*tensors), noise_U3Z
-            return
-        for noise_U3Z in noise_G3Z.split(1):
-            index_B = self.priorities.sample(number, self.replay_rng)
-            weight_B = self.priorities.weights(index_B, len(self.replay), beta=self.beta)
-            yield index_B, weight_B, self.replay.batch(index_B, num_steps=self.n_step, gamma=self.gamma), noise_U3Z
-
-    @torch.no_grad()
-    def _updates(self, batch: Batch, weight: Tensor, noise_U3Z: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """So many updates, of equal parts of the batch [U * B, ...]; loss, mean Q and gradient norm of each, float32
-        [U, 3], and the errors of the transitions, [U * B]."""
-        metrics, errors = [], []
-        parts = zip(*(tensor.chunk(len(noise_U3Z)) for tensor in (weight, *batch)), noise_U3Z.unbind(), strict=True)
-        for weight_B, *tensors, noise_3Z in parts:
-            one = Batch(*tensors)
-            target = self._target(one, noise_3Z)
-            gradient_P, (loss, q_mean, error_B) = self.flat.gradient(self._loss, one, weight_B, target, noise_3Z[0])
-            gradient_P = self.optimizer.unscaled(self.run.mean(gradient_P))
-            gradient_P, grad_norm = clipped(gradient_P, self.max_grad_norm)
-            self.optimizer.step(gradient_P, lr)
-            if self.target_tau is not None:
-                self.target_flat.theta.lerp_(self.flat.theta, self.target_tau)
-            metrics.append(torch.stack((loss, q_mean, grad_norm)))
-            errors.append(error_B)
-        return torch.stack(metrics), torch.cat(errors)
-
-    def _loss(
-        self, theta: Tensor, batch: Batch, weight_B: Tensor, target: Tensor, noise_Z: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """The loss; and itself, the mean Q and the error of each transition, detached."""
-        with self.run.autocast():
-            output = self.flat(theta, batch.obs, noise_Z)
-        output = output[torch.arange(len(output), device=output.device), batch.action]
-        if self.categorical:
-            log_prob_BK = output.log_softmax(1)
-            loss_B = error_B = categorical_loss(log_prob_BK, target)
-            q_B = (log_prob_BK.exp() * self.atom_K).sum(1)
-        else:
-            loss_B = td_loss(output, target, self.loss)
-            q_B, error_B = output, target - output
-        loss = (weight_B * loss_B).mean()
-        scaled = loss * self.optimizer.scale if self.optimizer.fp16 else loss
-        return scaled, (loss.detach(), q_B.mean().detach(), error_B.detach())
-
-    def _target(self, batch: Batch, noise_3Z: Tensor) -> Tensor:
-        """What Q(obs, action) should be: float32 [B], or with atoms a distribution, float32 [B, K]."""
-        with self.run.autocast():
-            output = self.target_flat(self.target_flat.theta, batch.next_obs, noise_3Z[1])
-            online_q_BA = None
-            if self.double:
-                online = self.flat(self.flat.theta, batch.next_obs, noise_3Z[2])
-                online_q_BA = self.acting.q(batch.next_obs, online)
-        action_B = next_action(self.acting.q(batch.next_obs, output), online_q_BA)
-        output = output[torch.arange(len(output), device=output.device), action_B]
-        if self.categorical:
-            return categorical_projection(output.softmax(1), batch.return_, batch.discount, self.atom_K)
-        return td_target(batch.return_, batch.discount, output)
 
     def _collect(self) -> dict[str, Tensor]:
         """`train_every_env_steps` transitions into the buffer, more in the first step; the metrics of episodes."""
@@ -406,19 +339,14 @@ class DQN(Agent):
         every = self.target_update_every_env_steps
         if every is not None and collector.env_steps // every > began_at // every:
             self.target_flat.theta.copy_(self.flat.theta)
-
+        # Without the observations, which may be large: the buffer has them.
         rewards, ended, live = zip(*parts, strict=True)
-        metrics, collector.return_N, collector.length_N = episodes(
-            torch.cat(rewards),
-            torch.cat(ended),
-            collector.return_N,
-            collector.length_N,
-            live_TN=None if live[0] is None else torch.cat(live),
-        )
+        live_TN = None if live[0] is None else torch.cat(live)
+        metrics, collector.in_progress = episodes(torch.cat(rewards), torch.cat(ended), collector.in_progress, live_TN)
         return metrics
 
     def _rollout(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """T rows into the buffer: rewards, where episodes ended, and `Rollout.live`, [T, N] each."""
+        """T rows into the buffer; their rewards, where episodes ended, and `Rollout.live`, [T, N] each."""
         if isinstance(self.collector, Collector):
             rollout = self.collector.collect(*self._exploration())
         else:  # runners go on while this worker learns, with the weights from before it does
@@ -426,20 +354,72 @@ class DQN(Agent):
                 self.ahead = self.collector.begin(self._exploration())
             rollout = self.collector.finish(self.ahead)
             self.ahead = self.collector.begin(self._exploration())
-        index = self.replay.add(
-            Transitions(
-                rollout.obs,
-                rollout.kept[0],
-                rollout.reward,
-                rollout.terminated,
-                rollout.truncated,
-                rollout.next_obs,
-            ),
-            rollout.live,
-        )
+        index = self.replay.add(rollout)
         if self.priorities is not None:
-            self.priorities.add(index, rollout.live.flatten() if rollout.live is not None else None)
+            self.priorities.add(index, rollout.live)
         return rollout.reward, rollout.ended, rollout.live
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+        """For each block of U updates the indices, int64 [U * B], their weights and what they are of."""
+        look_ahead = {"num_steps": self.n_step, "gamma": self.gamma}
+        if self.priorities is None:  # what is drawn does not depend on the updates: all at once is cheaper
+            size = self.block * self.batch_size
+            index = self.replay.sample(self.gradient_steps * self.batch_size, self.replay_rng)
+            weight = torch.ones(size, device=self.run.device)
+            columns = (tensor.split(size) for tensor in (index, *self.replay.batch(index, **look_ahead)))
+            for index_B, *tensors in zip(*columns, strict=True):
+                yield index_B, weight, Batch(*tensors)
+            return
+        for _ in range(self.gradient_steps):
+            index_B = self.priorities.sample(self.batch_size, self.replay_rng)
+            weight_B = self.priorities.weights(index_B, len(self.replay), beta=self.beta)
+            yield index_B, weight_B, self.replay.batch(index_B, **look_ahead)
+
+    @torch.no_grad()
+    def _updates(self, batch: Batch, weight: Tensor, noise_U3Z: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """U updates, of equal parts of the batch [U * B, ...]; loss, mean Q and gradient norm of each, float32 [U, 3],
+        and the errors of the transitions, [U * B]."""
+        metrics, errors = [], []
+        parts = zip(*(tensor.chunk(len(noise_U3Z)) for tensor in (weight, *batch)), noise_U3Z.unbind(), strict=True)
+        for weight_B, *tensors, noise_3Z in parts:
+            one = Batch(*tensors)
+            target = self._target(one, noise_3Z)
+            gradient_P, (loss, q_mean, error_B) = self.flat.gradient(self._loss, one, weight_B, target, noise_3Z[0])
+            gradient_P, grad_norm = clipped(self.run.mean(gradient_P), self.max_grad_norm)
+            self.optimizer.step(gradient_P, lr)
+            if self.target_tau is not None:
+                self.target_flat.theta.lerp_(self.flat.theta, self.target_tau)
+            metrics.append(torch.stack((loss, q_mean, grad_norm)))
+            errors.append(error_B)
+        return torch.stack(metrics), torch.cat(errors)
+
+    def _target(self, batch: Batch, noise_3Z: Tensor) -> Tensor:
+        """What Q(obs, action) should be: float32 [B], or with atoms a distribution, float32 [B, K]."""
+        output = self.target_flat(self.target_flat.theta, batch.next_obs, noise_3Z[1])
+        online_q_BA = None
+        if self.double:
+            online_q_BA = self.acting.q(batch.next_obs, self.flat(self.flat.theta, batch.next_obs, noise_3Z[2]))
+        action_B = next_action(self.acting.q(batch.next_obs, output), online_q_BA)
+        output = output[torch.arange(len(output), device=output.device), action_B]
+        if self.categorical:
+            return categorical_projection(output.softmax(1), batch.return_, batch.discount, self.atom_K)
+        return td_target(batch.return_, batch.discount, output)
+
+    def _loss(
+        self, theta: Tensor, batch: Batch, weight_B: Tensor, target: Tensor, noise_Z: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """The loss; and itself, the mean Q and the error of each transition, detached."""
+        output = self.flat(theta, batch.obs, noise_Z)
+        output = output[torch.arange(len(output), device=output.device), batch.action]
+        if self.categorical:
+            log_prob_BK = output.log_softmax(1)
+            loss_B = error_B = categorical_loss(log_prob_BK, target)
+            q_B = (log_prob_BK.exp() * self.atom_K).sum(1)
+        else:
+            loss_B = td_loss(output, target, self.loss)
+            q_B, error_B = output, target - output
+        loss = (weight_B * loss_B).mean()
+        return loss, (loss.detach(), q_B.mean().detach(), error_B.detach())
 
     def _exploration(self) -> tuple[Tensor, ...]:
         """The noise of the next rollout; see `EpsilonGreedy`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -32,8 +33,10 @@ from trivium.agents.returns import (
     linear_schedule,
     live_mean,
     normalized,
+    squared_error,
+    where_live,
 )
-from trivium.agents.rollouts.collector import Rollout, episodes
+from trivium.agents.rollouts.collector import InProgress, Rollout, episodes
 from trivium.agents.rollouts.making import make_collector, training_envs
 from trivium.config import valid
 from trivium.config.rules.checked import checks_keywords
@@ -51,54 +54,46 @@ from trivium.config.rules.kinds import (
 from trivium.learner import Run
 
 
-def clipped_surrogate_loss(
-    ratio_B: Tensor, advantage_B: Tensor, clip_coef: float | Tensor, live_B: Tensor | None = None
-) -> Tensor:
-    """-mean(min(r A, clip(r, 1 - eps, 1 + eps) A)), equation 7 of arXiv:1707.06347.
+def clipped_surrogate_loss(ratio_B: Tensor, advantage_B: Tensor, clip_coef: float | Tensor) -> Tensor:
+    """-min(r A, clip(r, 1 - eps, 1 + eps) A), float32 [B], equation 7 of arXiv:1707.06347.
 
     Args:
         ratio_B: float32 [B], r = pi(a) / pi_old(a) > 0.
         advantage_B: float32 [B], A, constants.
         clip_coef: eps, >= 0.
-        live_B: bool [B], see `live_mean`, which the mean is.
 
-    Returns:
-        0-d.
+    Raises:
+        ValueError: the tensors differ in shape.
     """
-    check_shapes(ratio_B=ratio_B, advantage_B=advantage_B, live_B=live_B)
+    check_shapes(ratio_B=ratio_B, advantage_B=advantage_B)
     clipped_B = ratio_B.clamp(1 - clip_coef, 1 + clip_coef)  # type: ignore[arg-type]  # numbers or tensors, both do
-    return -live_mean(torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B), live_B)
+    return -torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B)
 
 
-def value_loss(value_B: Tensor, return_B: Tensor, live_B: Tensor | None = None) -> Tensor:
-    """mean((V - R)^2), 0-d; both float32 [B], the returns constants; `live_B` see `clipped_surrogate_loss`."""
-    check_shapes(value_B=value_B, return_B=return_B, live_B=live_B)
-    return live_mean((value_B - return_B).square(), live_B)
+def clipped_value_loss(value_B: Tensor, old_value_B: Tensor, return_B: Tensor, clip_coef: float) -> Tensor:
+    """max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2), of the authors' code (it did not help in
+    arXiv:2006.05990); all float32 [B], V_old and the returns constants.
 
-
-def clipped_value_loss(
-    value_B: Tensor, old_value_B: Tensor, return_B: Tensor, clip_coef: float, live_B: Tensor | None = None
-) -> Tensor:
-    """mean(max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2)), 0-d, of the authors' code (it did not help in
-    arXiv:2006.05990); all float32 [B], V_old and the returns constants; `live_B` see `clipped_surrogate_loss`.
+    Raises:
+        ValueError: the tensors differ in shape.
 
     Example:
         V=3, V_old=0, R=4, eps=1 -> max(1, 9) = 9.
     """
-    check_shapes(value_B=value_B, old_value_B=old_value_B, return_B=return_B, live_B=live_B)
+    check_shapes(value_B=value_B, old_value_B=old_value_B, return_B=return_B)
     clipped_B = old_value_B + (value_B - old_value_B).clamp(-clip_coef, clip_coef)
-    return live_mean(torch.maximum((value_B - return_B).square(), (clipped_B - return_B).square()), live_B)
+    return torch.maximum(squared_error(value_B, return_B), squared_error(clipped_B, return_B))
 
 
-def approx_kl(log_ratio_B: Tensor, live_B: Tensor | None = None) -> Tensor:
-    """KL(pi_old || pi) in nats, estimated from samples of pi_old as mean(r - 1 - log r), 0-d, never negative
-    (joschu.net/blog/kl-approx.html); `log_ratio_B` is log r, float32 [B]; `live_B` see `clipped_surrogate_loss`."""
-    return live_mean(log_ratio_B.expm1() - log_ratio_B, live_B)
+def approx_kl(log_ratio_B: Tensor) -> Tensor:
+    """r - 1 - log r, float32 [B], never negative; its mean over samples of pi_old estimates KL(pi_old || pi) in nats
+    (joschu.net/blog/kl-approx.html). `log_ratio_B` is log r, float32 [B]."""
+    return log_ratio_B.expm1() - log_ratio_B
 
 
-def clip_fraction(ratio_B: Tensor, clip_coef: float | Tensor, live_B: Tensor | None = None) -> Tensor:
-    """The fraction of ratios further than eps from 1, 0-d in [0, 1]; see `clipped_surrogate_loss`."""
-    return live_mean(((ratio_B - 1).abs() > clip_coef).float(), live_B)
+def clip_fraction(ratio_B: Tensor, clip_coef: float | Tensor) -> Tensor:
+    """1 where a ratio is further than eps from 1, else 0: float32 [B]; see `clipped_surrogate_loss`."""
+    return ((ratio_B - 1).abs() > clip_coef).float()
 
 
 class Batch(NamedTuple):
@@ -107,8 +102,9 @@ class Batch(NamedTuple):
     Args:
         obs, action: what was done in which situation.
         log_prob, advantage, return_, value: float32, log pi_old(a), A, V target, V_old.
-        begins: bool, an episode begins with this step.
         live: see `Rollout`.
+        memory: what a network with a memory needs to go through whole rollouts: float32 [N, M], its state before them,
+            and bool [T, N], where an episode begins; without a memory nothing. See `ActorCritic.forward`.
     """
 
     obs: Tensor
@@ -117,8 +113,18 @@ class Batch(NamedTuple):
     advantage: Tensor
     return_: Tensor
     value: Tensor
-    begins: Tensor
-    live: Tensor | None = None
+    live: Tensor | None
+    memory: tuple[Tensor, ...] = ()
+
+    def take(self, index_B: Tensor) -> Batch:
+        """A minibatch of a rollout: the steps of these indices, int64 [B] below T * N; with a memory the whole
+        rollouts of these envs."""
+        *columns, memory = self
+        if not memory:
+            return Batch(*(None if x is None else x.flatten(0, 1)[index_B] for x in columns))
+        state_NM, begins_TN = memory
+        rows = (None if x is None else x[:, index_B].flatten(0, 1) for x in columns)
+        return Batch(*rows, memory=(state_NM[index_B], begins_TN[:, index_B]))
 
 
 METRICS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
@@ -149,7 +155,7 @@ class PPO(Agent):
         value_clip: clip the value's change too, see `clipped_value_loss`; None: do not.
         target_kl: no further epoch over a rollout when `approx_kl` of one, its mean over the minibatches and workers,
             was larger; in nats, > 0. None: all epochs.
-        value_coef: weight of `value_loss`, >= 0.
+        value_coef: weight of the critic's squared error, >= 0.
         entropy_coef: weight of the entropy bonus, >= 0.
         max_grad_norm: gradients are scaled down to this global norm; > 0, inf for never.
         normalize_advantage: see `normalized`.
@@ -245,9 +251,9 @@ class PPO(Agent):
             std=std,
             log_std=log_std,
         ).to(run.device)
-        self.flat = Flat(self.net)
-        self.acting = Acting(run, self.flat, deterministic=eval_deterministic)
-        self.optimizer = Optimizer(self.flat.theta, kind="adam", eps=1e-5, fp16=run.precision == "fp16")
+        self.flat = Flat(self.net, run)
+        self.acting = Acting(self.flat, deterministic=eval_deterministic)
+        self.optimizer = Optimizer(self.flat.theta, kind="adam", eps=1e-5)
         self.normaliser = Normaliser(
             run=run, encoder=self.net.encoder, num_envs=num_envs, rewards=normalize_reward, gamma=gamma
         )
@@ -265,124 +271,100 @@ class PPO(Agent):
         self.evaluation = Evaluation(
             run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
         )
-        self._advantages = run.compiled(self._advantages)  # type: ignore[method-assign]
-        self._updates = run.compiled(self._updates)  # type: ignore[method-assign]
+        self._compiled_advantages = run.compiled(self._advantages)
+        self._compiled_updates = run.compiled(self._updates)
         # One graph of several updates, but of no more than compile in reasonable time.
         self.block = max(n for n in range(1, 9) if self.num_minibatches % n == 0)
 
     def step(self) -> dict[str, Tensor]:
-        env_steps, device = self.collector.env_steps, self.run.device
+        collector, device = self.collector, self.run.device
         # As tensors: another value is not another graph. By a fill: torch.tensor would wait for the device.
         scheduled = (
-            linear_schedule(self.lr, 0.0, env_steps, self.lr_anneal_env_steps),
-            linear_schedule(self.clip_coef, 0.0, env_steps, self.clip_anneal_env_steps),
+            linear_schedule(self.lr, 0.0, collector.env_steps, self.lr_anneal_env_steps),
+            linear_schedule(self.clip_coef, 0.0, collector.env_steps, self.clip_anneal_env_steps),
         )
         lr, clip_coef = (torch.full((), value, device=device) for value in scheduled)
-        collector = self.collector
-        state_NM, begins_N = collector.state_NM, collector.begins_N
-        rollout = collector.collect(self.actions.noise(self.num_steps, len(begins_N), self.act_rng))
-        reward_TN = self.normaliser.reward(rollout.reward, rollout.ended, rollout.live)
-        batch, metrics, collector.return_N, collector.length_N = self._advantages(
-            rollout, reward_TN, state_NM, begins_N, collector.return_N, collector.length_N
+
+        before = collector.state_NM, collector.begins_N
+        rollout = collector.collect(self.actions.noise(self.num_steps, collector.num_envs, self.act_rng))
+        reward_TN = self.normaliser.reward(rollout)
+        batch, metrics, collector.in_progress = self._compiled_advantages(
+            rollout, reward_TN, *before, collector.in_progress
         )
+        number = collector.num_envs * (1 if batch.memory else self.num_steps)  # of what minibatches are made of
         updates = []
         for epoch in range(self.num_epochs):
-            for index in self._minibatches().split(self.block):
-                updates.append(self._updates(batch, state_NM, index, lr, clip_coef))
+            order = torch.randperm(number, generator=self.shuffle_rng, device=device)
+            for index in order.view(self.num_minibatches, -1).split(self.block):
+                updates.append(self._compiled_updates(batch, index, lr, clip_coef))
             if self.target_kl is not None and epoch + 1 < self.num_epochs:
                 kl = torch.cat(updates[-(self.num_minibatches // self.block) :])[:, METRICS.index("approx_kl")].mean()
                 if self.run.mean(kl) > self.target_kl:
                     break
-        self.normaliser.observe(rollout.obs.flatten(0, 1), rollout.live)
+        self.normaliser.observe(rollout)
         means = torch.cat(updates).mean(0)
         return dict(zip(METRICS, means.unbind(), strict=True)) | metrics | {"lr": lr}
 
-    def _minibatches(self) -> Tensor:
-        """A new order of what minibatches are made of, int64 [minibatches, B]: transitions, or with a memory envs."""
-        number = len(self.collector.begins_N) * (1 if self.net.memory is not None else self.num_steps)
-        order = torch.randperm(number, generator=self.shuffle_rng, device=self.run.device)
-        return order.view(self.num_minibatches, -1)
-
-    @torch.no_grad()
-    def _updates(self, batch: Batch, state_NM: Tensor, index: Tensor, lr: Tensor, clip_coef: Tensor) -> Tensor:
-        """One update for each row of indices; their `METRICS`, float32 [updates, 6]."""
-        metrics = []
-        for index_B in index.unbind():
-            minibatch, memory = self._take(batch, state_NM, index_B)
-            gradient_P, of_loss = self.flat.gradient(self._loss, minibatch, memory, clip_coef)
-            gradient_P = self.optimizer.unscaled(self.run.mean(gradient_P))
-            gradient_P, _ = clipped(gradient_P, self.max_grad_norm)
-            self.optimizer.step(gradient_P, lr)
-            metrics.append(of_loss)
-        return torch.stack(metrics)
-
-    def _take(self, batch: Batch, state_NM: Tensor, index_B: Tensor) -> tuple[Batch, tuple[Tensor, ...]]:
-        """A minibatch, [B, ...] each, and what a memory needs to go through it: its state, and where episodes begin."""
-        columns = [tensor for tensor in batch if tensor is not None]
-        if self.net.memory is None:
-            return Batch(*(tensor.flatten(0, 1)[index_B] for tensor in columns)), ()
-        rows = [tensor[:, index_B] for tensor in columns]
-        return Batch(*(tensor.flatten(0, 1) for tensor in rows)), (state_NM[index_B], Batch(*rows).begins)
-
-    def _loss(
-        self, theta: Tensor, minibatch: Batch, memory: tuple[Tensor, ...], clip_coef: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of a minibatch and its `METRICS`, float32 [6]."""
-        live_B = minibatch.live
-        advantage_B = normalized(minibatch.advantage, live_B) if self.normalize_advantage else minibatch.advantage
-        with self.run.autocast():
-            policy, value_B, _ = self.flat(theta, minibatch.obs, *memory)
-        log_prob_B, entropy_B = policy.log_prob_and_entropy(minibatch.action)
-        log_ratio_B = log_prob_B - minibatch.log_prob
-        if live_B is not None:  # with a memory they are of different states, and e to their difference may be inf
-            log_ratio_B = log_ratio_B.masked_fill(~live_B, 0.0)
-        ratio_B = log_ratio_B.exp()
-        policy_loss = clipped_surrogate_loss(ratio_B, advantage_B, clip_coef, live_B)
-        if self.value_clip is None:
-            critic_loss = value_loss(value_B, minibatch.return_, live_B)
-        else:
-            critic_loss = clipped_value_loss(value_B, minibatch.value, minibatch.return_, self.value_clip, live_B)
-        entropy = live_mean(entropy_B, live_B)
-        loss = policy_loss + self.value_coef * critic_loss - self.entropy_coef * entropy
-        kl, fraction = approx_kl(log_ratio_B, live_B), clip_fraction(ratio_B, clip_coef, live_B)
-        metrics = torch.stack((loss, policy_loss, critic_loss, entropy, kl, fraction)).detach()
-        return loss * self.optimizer.scale if self.optimizer.fp16 else loss, metrics
-
     @torch.no_grad()
     def _advantages(
-        self,
-        rollout: Rollout,
-        reward_TN: Tensor,
-        state_NM: Tensor,
-        begins_N: Tensor,
-        return_N: Tensor,
-        length_N: Tensor,
-    ) -> tuple[Batch, dict[str, Tensor], Tensor, Tensor]:
-        """What the updates are of, [T, N, ...] each, its metrics, and what came so far of the episodes in progress.
+        self, rollout: Rollout, reward_TN: Tensor, state_NM: Tensor, begins_N: Tensor, in_progress: InProgress
+    ) -> tuple[Batch, dict[str, Tensor], InProgress]:
+        """What the updates are of; its metrics, and see `episodes`.
 
         Args:
             reward_TN: as the agent is to see them.
             state_NM, begins_N: the collector's, before the rollout.
-            return_N, length_N: the same; see `episodes`.
         """
         action, log_prob_TN, *states = rollout.kept
-        ended_TN = rollout.ended
-        begins_TN = torch.cat((begins_N.unsqueeze(0), ended_TN[:-1]))
-        memory = (state_NM, begins_TN) if states else ()
-        with self.run.autocast():
-            _, value, _ = self.flat(self.flat.theta, rollout.obs.flatten(0, 1), *memory, policy=False)
-            # One step further from each state, so that a truncated episode bootstraps from its own last observation.
-            after = [state.flatten(0, 1) for state in states]
-            _, next_value, _ = self.flat(self.flat.theta, rollout.next_obs.flatten(0, 1), *after, policy=False)
+        memory: tuple[Tensor, ...] = ()
+        if states:
+            memory = state_NM, torch.cat((begins_N.unsqueeze(0), rollout.ended[:-1]))
+        _, value, _ = self.flat(self.flat.theta, rollout.obs.flatten(0, 1), *memory, policy=False)
+        # One step further from each state, so that a truncated episode bootstraps from its own last observation.
+        after = [state.flatten(0, 1) for state in states]
+        _, next_value, _ = self.flat(self.flat.theta, rollout.next_obs.flatten(0, 1), *after, policy=False)
         value_TN, next_value_TN = value.view_as(reward_TN), next_value.view_as(reward_TN)
-        advantage_TN = gae(
-            reward_TN, value_TN, next_value_TN, rollout.terminated, ended_TN, gamma=self.gamma, lam=self.gae_lambda
-        )
+        ends = rollout.terminated, rollout.ended
+        advantage_TN = gae(reward_TN, value_TN, next_value_TN, *ends, gamma=self.gamma, lam=self.gae_lambda)
         return_TN = advantage_TN + value_TN
-        metrics, return_N, length_N = episodes(rollout.reward, ended_TN, return_N, length_N, live_TN=rollout.live)
+        metrics, in_progress = episodes(rollout.reward, rollout.ended, in_progress, rollout.live)
         metrics["explained_variance"] = explained_variance(value_TN, return_TN, rollout.live)
-        batch = Batch(rollout.obs, action, log_prob_TN, advantage_TN, return_TN, value_TN, begins_TN, rollout.live)
-        return batch, metrics, return_N, length_N
+        batch = Batch(rollout.obs, action, log_prob_TN, advantage_TN, return_TN, value_TN, rollout.live, memory)
+        return batch, metrics, in_progress
+
+    @torch.no_grad()
+    def _updates(self, batch: Batch, index: Tensor, lr: Tensor, clip_coef: Tensor) -> Tensor:
+        """One update for each row of indices, int64 [updates, B], see `Batch.take`; their `METRICS`, float32
+        [updates, 6]."""
+        metrics = []
+        for index_B in index.unbind():
+            gradient_P, of_loss = self.flat.gradient(self._loss, batch.take(index_B), clip_coef)
+            gradient_P, _ = clipped(self.run.mean(gradient_P), self.max_grad_norm)
+            self.optimizer.step(gradient_P, lr)
+            metrics.append(of_loss)
+        return torch.stack(metrics)
+
+    def _loss(self, theta: Tensor, minibatch: Batch, clip_coef: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a minibatch and its `METRICS`, float32 [6]."""
+        mean = partial(live_mean, live=minibatch.live)
+        advantage_B = (
+            normalized(minibatch.advantage, minibatch.live) if self.normalize_advantage else minibatch.advantage
+        )
+        policy, value_B, _ = self.flat(theta, minibatch.obs, *minibatch.memory)
+        log_prob_B, entropy_B = policy.log_prob_and_entropy(minibatch.action)
+        # With a memory dead steps are of different states, and e to their difference may be inf.
+        log_ratio_B = where_live(log_prob_B - minibatch.log_prob, minibatch.live)
+        ratio_B = log_ratio_B.exp()
+
+        policy_loss = mean(clipped_surrogate_loss(ratio_B, advantage_B, clip_coef))
+        if self.value_clip is None:
+            value_loss = mean(squared_error(value_B, minibatch.return_))
+        else:
+            value_loss = mean(clipped_value_loss(value_B, minibatch.value, minibatch.return_, self.value_clip))
+        entropy = mean(entropy_B)
+        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        kl, fraction = mean(approx_kl(log_ratio_B)), mean(clip_fraction(ratio_B, clip_coef))
+        return loss, torch.stack((loss, policy_loss, value_loss, entropy, kl, fraction)).detach()
 
     def state_dict(self) -> dict[str, Any]:
         return {

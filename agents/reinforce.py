@@ -26,7 +26,7 @@ from trivium.agents.evaluation.returns import Evaluation
 from trivium.agents.networks.actor_critic import ActorCritic
 from trivium.agents.optim.flat import Flat, Optimizer, clipped
 from trivium.agents.policies import Actions
-from trivium.agents.returns import linear_recurrence, linear_schedule
+from trivium.agents.returns import linear_recurrence, linear_schedule, squared_error
 from trivium.agents.rollouts.collector import BLOCK, Rollout
 from trivium.agents.rollouts.making import make_collector, training_envs
 from trivium.config.rules.checked import checks_keywords
@@ -169,9 +169,9 @@ class REINFORCE(Agent):
             log_std=log_std,
         ).to(run.device)
         self.net.critic.requires_grad_(baseline)
-        self.flat = Flat(self.net)
-        self.acting = Acting(run, self.flat, deterministic=eval_deterministic)
-        self.optimizer = Optimizer(self.flat.theta, kind="adam", eps=1e-5, fp16=run.precision == "fp16")
+        self.flat = Flat(self.net, run)
+        self.acting = Acting(self.flat, deterministic=eval_deterministic)
+        self.optimizer = Optimizer(self.flat.theta, kind="adam", eps=1e-5)
         self.act_rng = run.generator("act", run.rank, device=run.device)
         self.collector = make_collector(
             run=run, env=env, envs=envs, act=self.acting, num_runners=env_runners, timeout_s=env_timeout_s
@@ -179,11 +179,11 @@ class REINFORCE(Agent):
         self.evaluation = Evaluation(
             run=run, env=env, eval_episodes=eval_episodes, test_episodes=test_episodes, max_steps=max_eval_steps
         )
-        self._update = run.compiled(self._update, dynamic=True)  # type: ignore[method-assign]
+        self._compiled_update = run.compiled(self._update, dynamic=True)
 
     def step(self) -> dict[str, Tensor]:
         lr = linear_schedule(self.lr, 0.0, self.collector.env_steps, self.lr_anneal_env_steps)
-        return self._update(self._collect(), torch.full((), lr, device=self.run.device))
+        return self._compiled_update(self._collect(), torch.full((), lr, device=self.run.device))
 
     def _collect(self) -> Rollout:
         """Whole episodes: until each env has ended one, truncated after `max_steps`."""
@@ -223,30 +223,27 @@ class REINFORCE(Agent):
 
     @torch.no_grad()
     def _update(self, rollout: Rollout, lr: Tensor) -> dict[str, Tensor]:
-        ended_TN = rollout.ended
-        whole_TN = first_episodes(ended_TN)
+        """One update, and its metrics."""
+        whole_TN = first_episodes(rollout.ended)
         whole_B = whole_TN.flatten().float()
         bootstrap_TN = torch.zeros_like(rollout.reward)
         if self.baseline:
-            with self.run.autocast():
-                _, bootstrap_B, _ = self.flat(self.flat.theta, rollout.next_obs.flatten(0, 1), policy=False)
+            _, bootstrap_B, _ = self.flat(self.flat.theta, rollout.next_obs.flatten(0, 1), policy=False)
             bootstrap_TN = bootstrap_B.view_as(rollout.reward).masked_fill(rollout.terminated, 0.0)
-        return_B = returns_to_go(rollout.reward, bootstrap_TN, ended_TN, gamma=self.gamma).flatten()
+        return_B = returns_to_go(rollout.reward, bootstrap_TN, rollout.ended, gamma=self.gamma).flatten()
         # Workers hold different numbers of steps, and average their gradients: with these weights, which sum to the
         # number of workers, the average is the mean over all steps. A worker without a whole episode adds nothing.
         count = self.run.sum(whole_B.sum()).clamp_min(1)
+        weight_B = whole_B * (self.run.world_size / count)
         advantage_B = return_B
         if self.baseline:
-            with self.run.autocast():
-                _, value_B, _ = self.flat(self.flat.theta, rollout.obs.flatten(0, 1), policy=False)
+            _, value_B, _ = self.flat(self.flat.theta, rollout.obs.flatten(0, 1), policy=False)
             advantage_B = return_B - value_B
         if self.normalize_advantage:
             advantage_B = self._normalized(advantage_B, whole_B, count)
 
-        weight_B = whole_B * (self.run.world_size / count)
         gradient_P, metrics = self.flat.gradient(self._loss, rollout, return_B, advantage_B, weight_B)
-        gradient_P = self.optimizer.unscaled(self.run.mean(gradient_P))
-        gradient_P, metrics["grad_norm"] = clipped(gradient_P, self.max_grad_norm)
+        gradient_P, metrics["grad_norm"] = clipped(self.run.mean(gradient_P), self.max_grad_norm)
         self.optimizer.step(gradient_P, lr)
 
         number = whole_TN[0].sum()
@@ -257,19 +254,17 @@ class REINFORCE(Agent):
     def _loss(
         self, theta: Tensor, rollout: Rollout, return_B: Tensor, advantage_B: Tensor, weight_B: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        with self.run.autocast():
-            policy, value_B, _ = self.flat(theta, rollout.obs.flatten(0, 1), value=self.baseline)
-        log_prob_B, entropy_B = policy.log_prob_and_entropy(rollout.kept[0].flatten(0, 1))
+        policy, value_B, _ = self.flat(theta, rollout.obs.flatten(0, 1), value=self.baseline)
+        log_prob_B, entropy_B = policy.log_prob_and_entropy(rollout.action.flatten(0, 1))
         policy_loss = -(weight_B * log_prob_B * advantage_B).sum()
         entropy = (weight_B * entropy_B).sum()
         loss = policy_loss - self.entropy_coef * entropy
         metrics = {"policy_loss": policy_loss.detach(), "entropy": entropy.detach()}
         if self.baseline:
-            value_loss = (weight_B * (value_B - return_B).square()).sum()
+            value_loss = (weight_B * squared_error(value_B, return_B)).sum()
             loss = loss + self.value_coef * value_loss
             metrics["value_loss"] = value_loss.detach()
-        metrics["loss"] = loss.detach()
-        return loss * self.optimizer.scale if self.optimizer.fp16 else loss, metrics
+        return loss, metrics | {"loss": loss.detach()}
 
     def _normalized(self, advantage_B: Tensor, whole_B: Tensor, count: Tensor) -> Tensor:
         """Mean 0 and standard deviation 1 over the whole episodes of all workers; elsewhere anything finite."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trivium.agents.rollouts.collector import Rollout
 from trivium.saved import like, require_count, require_like
 
 
@@ -114,22 +115,14 @@ class Replay:
         """How many steps there are; their indices are 0 .. len - 1."""
         return self.filled * self.num_envs
 
-    def add(self, rollout: Transitions, live_TN: Tensor | None = None) -> Tensor:
-        """Write a rollout of T <= R rows over the oldest ones; their indices, int64 [T * N].
-
-        Args:
-            rollout: [T, N, ...] each.
-            live_TN: bool [T, N], see `collector.Rollout`; None without dead steps.
-        """
+    def add(self, rollout: Rollout) -> Tensor:
+        """Write a rollout of T <= R steps over the oldest rows; their indices, int64 [T * N]."""
         steps = len(rollout.reward)
         assert steps <= self.num_rows
         device = self.rows.reward.device
         row_T = (torch.arange(steps, device=device) + self.position) % self.num_rows
-        for kept, new in zip(self.rows, rollout, strict=True):
-            kept.index_copy_(0, row_T, new)
-        if self.live_RN is not None:
-            assert live_TN is not None
-            self.live_RN.index_copy_(0, row_T, live_TN)
+        for name, kept in self._columns().items():
+            kept.index_copy_(0, row_T, getattr(rollout, name))
         self.position = (self.position + steps) % self.num_rows
         self.filled = min(self.filled + steps, self.num_rows)
         env_N = torch.arange(self.num_envs, device=device)
@@ -278,11 +271,15 @@ class Priorities:
         self.tree = SumTree(size, device)
         self.largest = torch.ones((), device=device)
 
-    def add(self, index_B: Tensor, live_B: Tensor | None = None) -> None:
-        """Give new transitions the largest priority so far; and 0, never to be drawn, to steps that are none, where
-        bool [B] is False."""
+    def add(self, index_B: Tensor, live_TN: Tensor | None = None) -> None:
+        """Give new transitions the largest priority so far; and 0, never to be drawn, to steps that are no transitions.
+
+        Args:
+            index_B: int64 [T * N], of a rollout, see `Replay.add`.
+            live_TN: see `Rollout`.
+        """
         weight_B = (self.largest**self.alpha).expand(len(index_B))
-        self.tree.set(index_B, weight_B if live_B is None else weight_B.masked_fill(~live_B, 0.0))
+        self.tree.set(index_B, weight_B if live_TN is None else weight_B.masked_fill(~live_TN.flatten(), 0.0))
 
     def update(self, index_B: Tensor, error_B: Tensor) -> None:
         """Priorities from new errors, float32 [B], of either sign."""

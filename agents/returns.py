@@ -117,9 +117,24 @@ def running_sum(x_TN: Tensor, ended_TN: Tensor, start_N: Tensor, *, gamma: float
     return sum_TN, sum_TN[-1].masked_fill(ended_TN[-1], 0.0)
 
 
+def squared_error(value_B: Tensor, return_B: Tensor) -> Tensor:
+    """(V - R)^2, what a critic's loss is the mean of; float32 [B] all three.
+
+    Raises:
+        ValueError: the tensors differ in shape.
+    """
+    check_shapes(value_B=value_B, return_B=return_B)
+    return (value_B - return_B).square()
+
+
 def mean_where(x: Tensor, mask: Tensor) -> Tensor:
     """The mean of x over the True of a mask of the same shape, 0-d; NaN where there is none."""
     return x.masked_fill(~mask, 0.0).sum() / mask.sum()
+
+
+def where_live(x: Tensor, live: Tensor | None) -> Tensor:
+    """x, and 0 at the False of `live`; see `live_mean`."""
+    return x if live is None else x.masked_fill(~live, 0.0)
 
 
 def live_mean(x: Tensor, live: Tensor | None) -> Tensor:
@@ -133,7 +148,7 @@ def live_mean(x: Tensor, live: Tensor | None) -> Tensor:
         x=[1, 9, 3], live=[1, 0, 1] -> 2.
     """
     check_shapes(x=x, live=live)
-    return x.mean() if live is None else x.masked_fill(~live, 0.0).sum() / live.sum().clamp(min=1)
+    return x.mean() if live is None else where_live(x, live).sum() / live.sum().clamp(min=1)
 
 
 def live_variance(x: Tensor, live: Tensor | None) -> Tensor:

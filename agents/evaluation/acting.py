@@ -20,22 +20,20 @@ class Acting:
     """Of the actor-critic agents: `collector.Act` of a policy, and `evaluation.Act` as `in_evaluation`.
 
     Args:
-        run: for the device and the precision.
         flat: the network.
         deterministic: act by the mode of the policy in evaluation, else sample.
     """
 
     shared_noise = 0  # see `EnvRunners`
 
-    def __init__(self, run: Run, flat: Flat[ActorCritic], *, deterministic: bool) -> None:
-        self.run = run
+    def __init__(self, flat: Flat[ActorCritic], *, deterministic: bool) -> None:
         self.flat = flat
         self.actions = flat.module.actions
         self.deterministic = deterministic
 
     def copy_for(self, run: Run) -> Acting:
         """The same with weights of its own, on another device."""
-        return Acting(run, self.flat.copy_to(run.device), deterministic=self.deterministic)
+        return Acting(self.flat.copy_for(run), deterministic=self.deterministic)
 
     def __call__(self, obs: Tensor, state_NM: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Kept are the action and its log-probability, and with a memory its next state."""
@@ -59,8 +57,7 @@ class Acting:
         return self.actions.to_env(action), next_NM
 
     def _policy(self, obs: Tensor, state_NM: Tensor) -> tuple[Policy, Tensor]:
-        with self.run.autocast():
-            policy, _, next_NM = self.flat(self.flat.theta, obs, state_NM, value=False)
+        policy, _, next_NM = self.flat(self.flat.theta, obs, state_NM, value=False)
         return policy, state_NM if next_NM is None else next_NM
 
 
@@ -68,36 +65,32 @@ class EpsilonGreedy:
     """`collector.Act` of a Q function, and greedily, without noise, `evaluation.Act` as `in_evaluation`.
 
     Args:
-        run: for the device and the precision.
         flat: the network.
         atom_K: float32 [K], of a categorical one; None: it gives the Q values themselves.
     """
 
     shared_noise = 2  # epsilon and the noise of noisy networks, see `EnvRunners`
 
-    def __init__(self, run: Run, flat: Flat[QNetwork], atom_K: Tensor | None) -> None:
-        self.run = run
+    def __init__(self, flat: Flat[QNetwork], atom_K: Tensor | None) -> None:
         self.flat = flat
         self.atom_K = atom_K
 
     def copy_for(self, run: Run) -> EpsilonGreedy:
         """The same with weights of its own, on another device."""
         atom_K = None if self.atom_K is None else self.atom_K.to(run.device)
-        return EpsilonGreedy(run, self.flat.copy_to(run.device), atom_K)
+        return EpsilonGreedy(self.flat.copy_for(run), atom_K)
 
     def __call__(
         self, obs: Tensor, state_NM: Tensor, chance_N: Tensor, random_NA: Tensor, epsilon: Tensor, noise_Z: Tensor
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Kept is the action. A random one is that of the valid ones with the largest of random numbers in [0, 1)."""
-        with self.run.autocast():
-            q_NA = self.q(obs, self.flat(self.flat.theta, obs, noise_Z))
+        q_NA = self.q(obs, self.flat(self.flat.theta, obs, noise_Z))
         explore_NA = random_NA.masked_fill(q_NA <= FORBIDDEN, -1.0)
         action_N = torch.where((chance_N < epsilon).unsqueeze(1), explore_NA, q_NA).argmax(1)
         return action_N, state_NM, (action_N,)
 
     def in_evaluation(self, obs: Tensor, state_NM: Tensor, generators: Generators) -> tuple[Tensor, Tensor]:
-        with self.run.autocast():
-            return self.q(obs, self.flat(self.flat.theta, obs)).argmax(1), state_NM
+        return self.q(obs, self.flat(self.flat.theta, obs)).argmax(1), state_NM
 
     def q(self, obs: Tensor, output: Tensor) -> Tensor:
         """Q values, float32 [B, A], from what a `QNetwork` returned; those of invalid actions are `FORBIDDEN`."""

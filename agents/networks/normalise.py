@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trivium.agents.networks.actor_critic import CLIP, Encoder
 from trivium.agents.returns import running_sum
+from trivium.agents.rollouts.collector import Rollout
 from trivium.learner import Run
 from trivium.saved import like, require_like
 
@@ -90,27 +91,20 @@ class Normaliser:
         self.return_moments = Moments(zero, zero, zero)
         self.return_N = torch.zeros(num_envs, device=run.device)
 
-    def reward(self, reward_TN: Tensor, ended_TN: Tensor, live_TN: Tensor | None = None) -> Tensor:
-        """float32 [T, N], a rollout's rewards scaled, after the statistics have taken it in.
-
-        Args:
-            reward_TN: float32 [T, N].
-            ended_TN: bool [T, N], see `gae`.
-            live_TN: bool [T, N], what the statistics are of, see `Rollout`; None: everything.
-        """
+    def reward(self, rollout: Rollout) -> Tensor:
+        """float32 [T, N], a rollout's rewards scaled, after the statistics have taken in its transitions."""
         if not self.rewards:
-            return reward_TN
-        sum_TN, self.return_N = running_sum(reward_TN, ended_TN, self.return_N, gamma=self.gamma)
-        sum_B = sum_TN.flatten() if live_TN is None else sum_TN[live_TN]
+            return rollout.reward
+        sum_TN, self.return_N = running_sum(rollout.reward, rollout.ended, self.return_N, gamma=self.gamma)
+        sum_B = sum_TN.flatten() if rollout.live is None else sum_TN[rollout.live]
         self.return_moments = merged(self.return_moments, sum_B, self.run)
-        return (reward_TN * (self.return_moments.var + 1e-8).rsqrt().float()).clamp_(-CLIP, CLIP)
+        return (rollout.reward * (self.return_moments.var + 1e-8).rsqrt().float()).clamp_(-CLIP, CLIP)
 
     @torch.no_grad()
-    def observe(self, obs: Tensor, live: Tensor | None = None) -> None:
-        """Take a rollout's observations [B, ...] into the statistics; only the live ones, see `Rollout`, if bool [T, N]
-        says so of as many."""
+    def observe(self, rollout: Rollout) -> None:
+        """Take the observations of a rollout's transitions into the statistics."""
         if self.encoder.normalized:
-            obs = obs if live is None else obs[live.flatten()]
+            obs = rollout.obs.flatten(0, 1) if rollout.live is None else rollout.obs[rollout.live]
             self.obs_moments = merged(self.obs_moments, self.encoder.floats(obs), self.run)
             self.encoder.mean.copy_(self.obs_moments.mean)
             self.encoder.scale.copy_((self.obs_moments.var + 1e-8).rsqrt())

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trivium.learner import Run
 from trivium.saved import require_like
 
 M = TypeVar("M", bound=nn.Module)
@@ -25,14 +26,21 @@ class Flat(Generic[M]):
 
     Args:
         module: on its device; its parameters are moved into the vector and stay usable as they were.
+        run: for the precision of forward passes.
 
     Attributes:
         module: the same.
         theta: float32 [P], without gradient; written to in place.
+
+    Raises:
+        ValueError: the precision is fp16, whose gradients overflow where bf16's do not.
     """
 
-    def __init__(self, module: M) -> None:
+    def __init__(self, module: M, run: Run) -> None:
+        if run.precision == "fp16":
+            raise ValueError("precision=fp16: agents train in fp32 or bf16")
         self.module = module
+        self.run = run
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self.theta = torch.cat([p.detach().flatten() for _, p in named])
         self._names = [name for name, _ in named]
@@ -42,23 +50,25 @@ class Flat(Generic[M]):
         for parameter, view in zip(self._params, self._views(self.theta), strict=True):
             parameter.data = view
 
-    def copy_to(self, device: torch.device) -> Flat[M]:
-        """Another of its own, on a device."""
-        return Flat(copy.deepcopy(self.module).to(device))
+    def copy_for(self, run: Run) -> Flat[M]:
+        """Another of its own, on the device of a run."""
+        return Flat(copy.deepcopy(self.module).to(run.device), run)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Flat, (self.module,)  # in another process the parameters must become views again
+        return Flat, (self.module, self.run)  # in another process the parameters must become views again
 
     def _views(self, theta: Tensor) -> list[Tensor]:
         return [part.view(shape) for part, shape in zip(theta.split(self._sizes), self._shapes, strict=True)]
 
     def __call__(self, theta: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The module's `forward` with the parameters `theta`: `self.theta`, or what `gradient` gives its loss."""
-        if torch.compiler.is_compiling():
-            parameters = dict(zip(self._names, self._views(theta), strict=True))
-            return torch.func.functional_call(self.module, parameters, args, kwargs)
-        assert theta is self.theta  # eagerly the module's own parameters, its views, are cheaper
-        return self.module(*args, **kwargs)
+        """The module's `forward` in the run's precision, with the parameters `theta`: `self.theta`, or what `gradient`
+        gives its loss."""
+        with self.run.autocast():
+            if torch.compiler.is_compiling():
+                parameters = dict(zip(self._names, self._views(theta), strict=True))
+                return torch.func.functional_call(self.module, parameters, args, kwargs)
+            assert theta is self.theta  # eagerly the module's own parameters, its views, are cheaper
+            return self.module(*args, **kwargs)
 
     def gradient(self, loss: Callable[..., tuple[Tensor, T]], *args: Any) -> tuple[Tensor, T]:
         """The gradient of a loss.
@@ -106,8 +116,6 @@ class Optimizer:
         eps: > 0.
         betas: b1 and b2 of Adam, each in [0, 1).
         alpha: of RMSprop, in [0, 1).
-        fp16: gradients are of a loss times `scale`, which falls by half when they overflow, in an update that is
-            left out, and doubles after 2,000 that do not (arXiv:1710.03740).
     """
 
     def __init__(
@@ -118,45 +126,18 @@ class Optimizer:
         eps: float = 1e-8,
         betas: tuple[float, float] = (0.9, 0.999),
         alpha: float = 0.99,
-        fp16: bool = False,
     ) -> None:
         self.theta = theta
         self.kind = kind
         self.eps = eps
         self.betas = betas
         self.alpha = alpha
-        self.fp16 = fp16
         self.mean_P = torch.zeros_like(theta if kind == "adam" else theta[:0])
         self.square_P = torch.zeros_like(theta)
         self.updates = torch.zeros((), device=theta.device)
-        self.scale = torch.full((), 65536.0 if fp16 else 1.0, device=theta.device)
-        self.updates_of_scale = torch.zeros((), device=theta.device)
-
-    def unscaled(self, gradient_P: Tensor) -> Tensor:
-        """The gradient of the loss itself; one that overflowed comes out as NaN everywhere, for `step` to leave out."""
-        if not self.fp16:
-            return gradient_P
-        finite = gradient_P.isfinite().all()
-        unscaled_P = torch.where(finite, gradient_P / self.scale, torch.nan)
-        self.updates_of_scale.add_(1).mul_(finite)
-        grow = self.updates_of_scale >= 2000
-        self.scale.mul_(torch.where(finite, torch.where(grow, 2.0, 1.0), 0.5))
-        self.updates_of_scale.mul_(~grow)
-        return unscaled_P
 
     def step(self, gradient_P: Tensor, lr: Tensor) -> None:
         """One update; `lr` 0-d, so that another one is not another graph."""
-        if self.fp16:
-            state = (self.theta, self.mean_P, self.square_P, self.updates)
-            before = [tensor.clone() for tensor in state]
-            finite = gradient_P.isfinite().all()
-            self._step(gradient_P, lr)
-            for tensor, old in zip(state, before, strict=True):
-                tensor.copy_(torch.where(finite, tensor, old))
-        else:
-            self._step(gradient_P, lr)
-
-    def _step(self, gradient_P: Tensor, lr: Tensor) -> None:
         if self.kind == "rmsprop":
             self.square_P.mul_(self.alpha).addcmul_(gradient_P, gradient_P, value=1 - self.alpha)
             self.theta.sub_(lr * gradient_P / (self.square_P.sqrt() + self.eps))
@@ -172,8 +153,10 @@ class Optimizer:
         return {name: getattr(self, name) for name in self._STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        state = {name: value for name, value in state.items() if name not in self._FORMER}
         require_like(state, self.state_dict(), "optimizer")
         for name in self._STATE:
             getattr(self, name).copy_(state[name])
 
-    _STATE = ("mean_P", "square_P", "updates", "scale", "updates_of_scale")
+    _STATE = ("mean_P", "square_P", "updates")
+    _FORMER = ("scale", "updates_of_scale")  # of fp16, which older checkpoints hold

@@ -6,7 +6,7 @@ Shapes: T time, N envs of this worker, M numbers in the state of a memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -18,9 +18,6 @@ from trivium.agents.envs.wrapper_state import State
 from trivium.agents.returns import mean_where, running_sum
 from trivium.learner import Run
 from trivium.saved import like, require_count
-
-if TYPE_CHECKING:
-    pass
 
 BLOCK = 8  # steps of envs in one compiled graph
 
@@ -56,6 +53,35 @@ class Rollout(NamedTuple):
         """bool [T, N], terminated or truncated."""
         return self.terminated | self.truncated
 
+    @property
+    def action(self) -> Tensor:
+        """[T, N, ...], what was done: every agent keeps it first."""
+        return self.kept[0]
+
+
+class InProgress(NamedTuple):
+    """What the episodes in progress have come to so far, float32 [N] each; 0 where one has just begun.
+
+    Args:
+        return_N: the sum of their rewards.
+        length_N: in env steps.
+    """
+
+    return_N: Tensor
+    length_N: Tensor
+
+    @classmethod
+    def none(cls, num_envs: int, device: torch.device) -> InProgress:
+        """Before the first step."""
+        return cls(torch.zeros(num_envs, device=device), torch.zeros(num_envs, device=device))
+
+    def loaded(self, state: Mapping[str, Any], begun_anew_N: Tensor) -> InProgress:
+        """What a collector's state holds of it, and 0 where bool [N] says that a new episode has begun."""
+        return InProgress(
+            like(state["return"], self.return_N, "return").masked_fill(begun_anew_N, 0.0),
+            like(state["length"], self.length_N, "length").masked_fill(begun_anew_N, 0.0),
+        )
+
 
 class Collector:
     """The envs that an agent learns in, and where it is in them.
@@ -71,6 +97,7 @@ class Collector:
         env_steps: taken so far, over all workers; those that only begin an episode too.
         state_NM: of the memory; 0 where an episode has just begun.
         begins_N: bool [N], where it has.
+        in_progress: of the episodes; kept up to date by the agents, see `episodes`.
     """
 
     spaces: tuple[gym.Space, gym.Space]  # of the observations and the actions of one env; see `make_collector`
@@ -83,8 +110,7 @@ class Collector:
         self.obs = envs.reset()
         self.state_NM = torch.zeros(envs.num_envs, state_size, device=run.device)
         self.begins_N = torch.ones(envs.num_envs, dtype=torch.bool, device=run.device)
-        self.return_N = torch.zeros(envs.num_envs, device=run.device)  # so far, of the episodes in progress
-        self.length_N = torch.zeros(envs.num_envs, device=run.device)
+        self.in_progress = InProgress.none(envs.num_envs, run.device)
         self._pure = envs if isinstance(envs, PureEnvs) else None
         self._dead_steps: bool = getattr(envs, "dead_steps", False)
         self._last_row: list[Tensor] = []
@@ -97,8 +123,7 @@ class Collector:
         self.obs = self.envs.reset()
         self.state_NM = torch.zeros_like(self.state_NM)
         self.begins_N = torch.ones_like(self.begins_N)
-        self.return_N = torch.zeros_like(self.return_N)
-        self.length_N = torch.zeros_like(self.length_N)
+        self.in_progress = InProgress.none(self.num_envs, self.run.device)
 
     def close(self) -> None:
         """End what the envs hold beside memory, such as processes."""
@@ -185,8 +210,8 @@ class Collector:
             "kept": to_tensors(self.kept()),
             "state": self.state_NM,
             "begins": self.begins_N,
-            "return": self.return_N,
-            "length": self.length_N,
+            "return": self.in_progress.return_N,
+            "length": self.in_progress.length_N,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
@@ -196,28 +221,23 @@ class Collector:
         self.obs = self.envs.obs
         self.state_NM = self._begun_anew(like(state["state"], self.state_NM, "state"), begun_anew_N)
         self.begins_N = like(state["begins"], self.begins_N, "begins") | begun_anew_N
-        self.return_N = like(state["return"], self.return_N, "return").masked_fill(begun_anew_N, 0.0)
-        self.length_N = like(state["length"], self.length_N, "length").masked_fill(begun_anew_N, 0.0)
+        self.in_progress = self.in_progress.loaded(state, begun_anew_N)
         return begun_anew_N
 
 
 def episodes(
-    reward_TN: Tensor, ended_TN: Tensor, return_N: Tensor, length_N: Tensor, *, live_TN: Tensor | None = None
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The metrics of the episodes that ended in a rollout, NaN if none did, and what came so far of those in progress.
+    reward_TN: Tensor, ended_TN: Tensor, in_progress: InProgress, live_TN: Tensor | None = None
+) -> tuple[dict[str, Tensor], InProgress]:
+    """The mean return and length of the episodes that ended in a rollout, NaN if none did; and the episodes that are
+    in progress after it.
 
     Args:
-        reward_TN: float32 [T, N].
-        ended_TN: bool [T, N].
-        return_N, length_N: see `Collector`.
-        live_TN: see `Rollout`.
+        reward_TN, ended_TN, live_TN: see `Rollout`.
+        in_progress: before the rollout.
     """
-    episode_return_TN, return_N = running_sum(reward_TN, ended_TN, return_N)
-    episode_length_TN, length_N = running_sum(torch.ones_like(reward_TN), ended_TN, length_N)
+    return_TN, return_N = running_sum(reward_TN, ended_TN, in_progress.return_N)
+    length_TN, length_N = running_sum(torch.ones_like(reward_TN), ended_TN, in_progress.length_N)
     if live_TN is not None:
         ended_TN = ended_TN & live_TN
-    metrics = {
-        "episode_return": mean_where(episode_return_TN, ended_TN),
-        "episode_length": mean_where(episode_length_TN, ended_TN),
-    }
-    return metrics, return_N, length_N
+    metrics = {"episode_return": mean_where(return_TN, ended_TN), "episode_length": mean_where(length_TN, ended_TN)}
+    return metrics, InProgress(return_N, length_N)

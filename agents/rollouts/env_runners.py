@@ -22,11 +22,11 @@ from torch import Tensor
 from trivium.agents.attributes import to_arrays, to_tensors
 from trivium.agents.envs.protocol import Envs
 from trivium.agents.envs.wrapper_state import State, merged
-from trivium.agents.rollouts.collector import Act, Collector, Rollout
+from trivium.agents.rollouts.collector import Act, Collector, InProgress, Rollout
 from trivium.config import valid
 from trivium.learner import Run, UserCodeError
 from trivium.on_ray import cluster
-from trivium.saved import like, require_count
+from trivium.saved import require_count
 
 log = logging.getLogger("trivium")
 
@@ -141,8 +141,7 @@ class EnvRunners:
         self._states = [self._get(k, one, max(60.0, timeout_s)) for k, one in enumerate(began)]
         self._given: list[Mapping[str, Any] | None] = [None] * num_runners  # states that runners are to take first
         self._anew = False
-        self.return_N = torch.zeros(num_envs, device=run.device)
-        self.length_N = torch.zeros(num_envs, device=run.device)
+        self.in_progress = InProgress.none(num_envs, run.device)
 
     @property
     def obs(self) -> Tensor:
@@ -162,8 +161,7 @@ class EnvRunners:
     def reset(self) -> None:
         """See `Collector.reset`; the runners do so with the next rollout."""
         self._anew = True
-        self.return_N = torch.zeros_like(self.return_N)
-        self.length_N = torch.zeros_like(self.length_N)
+        self.in_progress = InProgress.none(self.num_envs, self.run.device)
 
     def collect(self, *noise: Tensor) -> Rollout:
         """See `Collector.collect`."""
@@ -254,8 +252,8 @@ class EnvRunners:
             "env_steps": self.env_steps,
             "kept": to_tensors(self.kept()),
             "runners": list(self._states),
-            "return": self.return_N,
-            "length": self.length_N,
+            "return": self.in_progress.return_N,
+            "length": self.in_progress.length_N,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Tensor:
@@ -268,6 +266,5 @@ class EnvRunners:
         self._states = [after for _, after in loaded]
         self._given = [None] * len(self._actors)
         begun_anew_N = torch.cat([each for each, _ in loaded]).to(self.run.device)
-        self.return_N = like(state["return"], self.return_N, "return").masked_fill(begun_anew_N, 0.0)
-        self.length_N = like(state["length"], self.length_N, "length").masked_fill(begun_anew_N, 0.0)
+        self.in_progress = self.in_progress.loaded(state, begun_anew_N)
         return begun_anew_N

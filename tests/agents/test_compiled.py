@@ -167,16 +167,15 @@ def test_a_squashed_policy_is_compiled_too(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("name", AGENTS)
-def test_half_precision_is_compiled_too(name: str, precision: str) -> None:
+def test_half_precision_is_compiled_too(name: str) -> None:
     """Whole graphs that learn about what single precision does: weights move, and not far from those."""
     torch._dynamo.reset()
     counters.clear()
-    single, half = build(name, compile=False), build(name, compile=True, precision=precision)
+    single, half = build(name, compile=False), build(name, compile=True, precision="bf16")
     begun = half.flat.theta.clone()
     train(single, 8)
-    train(half, 8)  # the first updates in fp16 overflow, which halves their scale
+    train(half, 8)
     assert counters["stats"]["unique_graphs"] >= 2
     assert not counters["graph_break"]
     assert half.flat.theta.isfinite().all()

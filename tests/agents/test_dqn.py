@@ -536,8 +536,8 @@ def test_a_nondeterministic_env_resumes_at_an_episode_boundary(saved: Callable[[
     second = build("Hidden-v0", n_step=3)
     with pytest.warns(RuntimeWarning, match="not deterministic"):
         second.load_state_dict(saved(first.state_dict()))
-    assert not second.collector.return_N.any()
-    assert not second.collector.length_N.any()
+    assert not second.collector.in_progress.return_N.any()
+    assert not second.collector.in_progress.length_N.any()
     assert second.replay.rows.truncated[second.replay.position - 1].all(), "returns do not reach into the new episode"
     train(second, 1)
 

@@ -42,7 +42,7 @@ def rollout_and_batch(learner: PPO) -> tuple[Any, Batch, Tensor]:
     collector = learner.collector
     state, begins = collector.state_NM, collector.begins_N
     rollout = collect(learner)
-    args = (rollout, rollout.reward, state, begins, collector.return_N, collector.length_N)
+    args = (rollout, rollout.reward, state, begins, collector.in_progress)
     return rollout, learner._advantages(*args)[0], state
 
 
@@ -62,12 +62,13 @@ def test_the_first_minibatch_finds_the_policy_that_acted(id: str, memory: str) -
     assert rollout.ended[:-1].any() or id == "CartPole-v1"
     with torch.no_grad():
         for index in (torch.arange(4), torch.tensor([2, 0])):
-            minibatch, given = learner._take(batch, state, index)
-            policy, value, _ = learner.net(minibatch.obs, *given)
+            minibatch = batch.take(index)
+            policy, value, _ = learner.net(minibatch.obs, *minibatch.memory)
             log_prob, _ = policy.log_prob_and_entropy(minibatch.action)
             torch.testing.assert_close(log_prob, minibatch.log_prob, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(value, minibatch.value, rtol=1e-5, atol=1e-5)
-        minibatch, (_, begins) = learner._take(batch, state, torch.arange(4))
+        minibatch = batch.take(torch.arange(4))
+        begins = minibatch.memory[1]
         for wrong in ((torch.zeros_like(state) + 0.5, begins), (state, torch.ones_like(begins))):
             log_prob, _ = learner.net(minibatch.obs, *wrong)[0].log_prob_and_entropy(minibatch.action)
             assert (log_prob - minibatch.log_prob).abs().max() > 1e-3
@@ -136,10 +137,11 @@ def test_minibatches_are_whole_rollouts_of_some_envs() -> None:
     with pytest.raises(ValueError, match=r"agent.num_steps=16 must divide agent.minibatch_size = 8, for agent.memory="):
         build(minibatch_size=8)
     learner = build(minibatch_size=16, num_epochs=1)
-    seen = gradients(learner)
+    seen, taken, updates = gradients(learner), [], learner._compiled_updates
+    learner._compiled_updates = lambda batch, index, *args: (taken.append(index), updates(batch, index, *args))[1]
     learner.step()
     assert len(seen) == 4
-    assert sorted(learner._minibatches().flatten().tolist()) == [0, 1, 2, 3]
+    assert torch.cat(taken).sort(0).values.tolist() == [[0], [1], [2], [3]]
 
 
 # what it learns

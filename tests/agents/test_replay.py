@@ -7,27 +7,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from trivium.agents.replay import Priorities, Replay, SumTree, Transitions, n_step_return
+from trivium.agents.replay import Priorities, Replay, SumTree, n_step_return
+from trivium.agents.rollouts.collector import Rollout
 
 CPU = torch.device("cpu")
 
 
-def rows(*steps: int, num_envs: int = 2, terminated: Any = (), truncated: Any = ()) -> Transitions:
+def rows(*steps: int, num_envs: int = 2, terminated: Any = (), truncated: Any = ()) -> Rollout:
     """Step t of env n observes 10 * t + n, earns 2^t and leads to the observation of t + 1; ends are pairs (t, n)."""
     number = torch.tensor(steps).unsqueeze(1).expand(-1, num_envs)
     env = torch.arange(num_envs).expand(len(steps), -1)
     ends = [[[(t, n) in pairs for n in range(num_envs)] for t in steps] for pairs in (terminated, truncated)]
-    return Transitions(
+    return Rollout(
         obs=(10.0 * number + env).unsqueeze(2),
-        action=number % 3,
         reward=2.0**number,
         terminated=torch.tensor(ends[0]),
         truncated=torch.tensor(ends[1]),
         next_obs=(10.0 * (number + 1) + env).unsqueeze(2),
+        kept=(number % 3,),
     )
 
 
-def ring(num_rows: int, *rollouts: Transitions) -> Replay:
+def ring(num_rows: int, *rollouts: Rollout) -> Replay:
     replay = Replay(num_rows=num_rows, obs=rollouts[0].obs[0])
     for rollout in rollouts:
         replay.add(rollout)
@@ -150,7 +151,7 @@ def dead_ring(added: int, num_rows: int = 5) -> Replay:
     replay = Replay(num_rows=num_rows, obs=torch.zeros(2, 1), dead_steps=True)
     for t in range(added):
         live = torch.tensor([[(t, n) not in DEAD for n in range(2)]])
-        replay.add(rows(t, terminated=ENDS | DEAD), live)
+        replay.add(rows(t, terminated=ENDS | DEAD)._replace(live=live))
     return replay
 
 

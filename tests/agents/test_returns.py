@@ -14,6 +14,8 @@ from trivium.agents.returns import (
     mean_where,
     normalized,
     running_sum,
+    squared_error,
+    where_live,
 )
 
 
@@ -186,6 +188,10 @@ def test_running_sum_with_a_discount_by_hand() -> None:
     assert rest.tolist() == [0.0], "an episode's end starts anew"
 
 
+def test_squared_error_by_hand() -> None:
+    assert squared_error(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).tolist() == [1, 4]
+
+
 def test_explained_variance() -> None:
     target = torch.tensor([0.0, 1.0, 2.0])
     assert explained_variance(target, target).item() == 1
@@ -207,6 +213,12 @@ def test_means_and_variances_of_what_is_live_by_hand() -> None:
     assert live_variance(x, LIVE).item() == 1
     assert live_mean(x, None).item() == pytest.approx(13 / 3)
     assert live_mean(x, NONE).item() == live_variance(x, NONE).item() == 0
+
+
+def test_where_live_by_hand() -> None:
+    assert where_live(torch.tensor([1.0, torch.inf, 3.0]), LIVE).tolist() == [1, 0, 3]
+    x = torch.tensor([1.0, 2.0])
+    assert where_live(x, None) is x
 
 
 def test_normalized_and_explained_variance_of_what_is_live_by_hand() -> None:

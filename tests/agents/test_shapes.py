@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from trivium.agents import a2c, dqn, ppo
-from trivium.agents.returns import explained_variance, linear_recurrence, live_mean
+from trivium.agents.returns import explained_variance, linear_recurrence, live_mean, squared_error
 
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "ppo.value_loss": ppo.value_loss,
+    "squared_error": squared_error,
     "ppo.clipped_value_loss": lambda a, b: ppo.clipped_value_loss(a, a, b, 0.2),
     "ppo.clipped_surrogate_loss": lambda a, b: ppo.clipped_surrogate_loss(a, b, 0.2),
-    "a2c.value_loss": a2c.value_loss,
     "a2c.policy_gradient_loss": a2c.policy_gradient_loss,
     "dqn.td_loss, mse": lambda a, b: dqn.td_loss(a, b, "mse"),
     "dqn.td_loss, huber": lambda a, b: dqn.td_loss(a, b, "huber"),

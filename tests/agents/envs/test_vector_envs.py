@@ -29,7 +29,7 @@ from trivium.agents.envs.vector_envs import VectorEnvs
 from trivium.agents.observations import Layout
 from trivium.agents.ppo import PPO
 from trivium.agents.reinforce import REINFORCE
-from trivium.agents.rollouts.collector import Collector, Rollout, episodes
+from trivium.agents.rollouts.collector import Collector, InProgress, Rollout, episodes
 from trivium.learner import Run
 
 
@@ -178,13 +178,13 @@ def test_a_copy_of_the_transition_before_stands_for_what_is_none() -> None:
     assert second.ended.flatten().tolist() == [True, False, False]
     assert second.obs[1, 0, 1] == 0, "the next episode begins with its first observation"
 
-    zeros = torch.zeros(1)
-    metrics, return_N, length_N = episodes(first.reward, first.ended, zeros, zeros, live_TN=first.live)
+    none = InProgress.none(1, torch.device("cpu"))
+    metrics, in_progress = episodes(first.reward, first.ended, none, first.live)
     episode = int(first.obs[0, 0, 0])
     assert metrics["episode_return"] == 30 * episode + 6
-    metrics, return_N, length_N = episodes(second.reward, second.ended, return_N, length_N, live_TN=second.live)
+    metrics, in_progress = episodes(second.reward, second.ended, in_progress, second.live)
     assert metrics["episode_return"].isnan(), "the copy is no episode of its own"
-    assert (return_N.tolist(), length_N.tolist()) == ([20 * (episode + 1) + 3], [2])
+    assert (in_progress.return_N.tolist(), in_progress.length_N.tolist()) == ([20 * (episode + 1) + 3], [2])
 
 
 LEARNERS: list[Callable[..., Any]] = [

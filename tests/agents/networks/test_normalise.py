@@ -14,6 +14,7 @@ from trivium.agents.envs.environment import make
 from trivium.agents.networks.actor_critic import Encoder
 from trivium.agents.networks.normalise import Moments, Normaliser, merged
 from trivium.agents.ppo import PPO
+from trivium.agents.rollouts.collector import Rollout
 from trivium.learner import Run
 
 
@@ -34,8 +35,16 @@ def encoded(normaliser: Normaliser, obs_TN2: torch.Tensor) -> torch.Tensor:
     return normaliser.encoder(obs_TN2.flatten(0, 1)).view_as(obs_TN2)
 
 
+def rollout(
+    reward_TN: torch.Tensor, obs_TN2: torch.Tensor | None = None, live: torch.Tensor | None = None, ends: bool = True
+) -> Rollout:
+    obs = torch.zeros(*reward_TN.shape, 2) if obs_TN2 is None else obs_TN2
+    ended = torch.full(reward_TN.shape, ends)
+    return Rollout(obs, reward_TN, ended, ended, obs, (), live)
+
+
 def observe(normaliser: Normaliser, obs_TN2: torch.Tensor) -> None:
-    normaliser.observe(obs_TN2.flatten(0, 1))
+    normaliser.observe(rollout(obs_TN2[..., 0], obs_TN2))
 
 
 def test_merged_by_hand() -> None:
@@ -78,44 +87,43 @@ def test_observations_get_mean_0_and_deviation_1_from_the_next_rollout_on() -> N
 
 def test_rewards_are_scaled_and_not_shifted() -> None:
     normaliser = build()
-    reward, ended = torch.tensor([[1.0, 3.0], [0.0, 5.0]]), torch.tensor([[True, True], [True, True]])
+    reward = torch.tensor([[1.0, 3.0], [0.0, 5.0]])
     # the sums are the rewards: variance ((1.25)^2 + .75^2 + 2.25^2 + 2.75^2) / 4
     std = torch.tensor([1.0, 3.0, 0.0, 5.0]).std(correction=0)
-    torch.testing.assert_close(normaliser.reward(reward, ended), reward / std)
-    assert normaliser.reward(torch.full((1, 2), 1e9), ended[:1]).max() <= 10
+    torch.testing.assert_close(normaliser.reward(rollout(reward)), reward / std)
+    assert normaliser.reward(rollout(torch.full((1, 2), 1e9))).max() <= 10
 
 
 def test_statistics_are_of_what_is_live() -> None:
     live = torch.tensor([[True, True], [True, False]])
     normaliser = build()
-    reward, ended = torch.tensor([[1.0, 3.0], [0.0, 500.0]]), torch.ones(2, 2, dtype=torch.bool)
-    std = torch.tensor([1.0, 3.0, 0.0]).std(correction=0)
-    torch.testing.assert_close(normaliser.reward(reward, ended, live)[live], (reward / std)[live])
+    reward = torch.tensor([[1.0, 3.0], [0.0, 500.0]])
     obs = torch.tensor([[[1.0, -2.0], [3.0, 0.0]], [[2.0, -1.0], [99.0, 99.0]]])
-    normaliser.observe(obs.flatten(0, 1), live)
+    std = torch.tensor([1.0, 3.0, 0.0]).std(correction=0)
+    torch.testing.assert_close(normaliser.reward(rollout(reward, obs, live))[live], (reward / std)[live])
+    normaliser.observe(rollout(reward, obs, live))
     assert normaliser.obs_moments.number == normaliser.return_moments.number == 3
     assert normaliser.obs_moments.mean.tolist() == [2, -1]
     before = normaliser.state_dict()
     nothing = torch.zeros_like(live)
-    normaliser.observe(obs.flatten(0, 1), nothing)
-    normaliser.reward(reward, ended, nothing)
+    normaliser.observe(rollout(reward, obs, nothing))
+    normaliser.reward(rollout(reward, obs, nothing))
     contract.assert_equal_states(normaliser.state_dict(), before)
 
 
 def test_what_is_off_passes_unchanged() -> None:
     normaliser = build(observations=False, rewards=False)
-    x, ended = torch.full((1, 2, 2), 99.0), torch.zeros(1, 2, dtype=torch.bool)
+    x = torch.full((1, 2, 2), 99.0)
     observe(normaliser, x)
     assert torch.equal(encoded(normaliser, x), x)
-    assert normaliser.reward(x[..., 0], ended).max() == 99
+    assert normaliser.reward(rollout(x[..., 0])).max() == 99
 
 
 def test_state(saved: Callable[[Any], Any]) -> None:
     first, generator = build(), torch.Generator().manual_seed(0)
-    no_end = torch.zeros(4, 2, dtype=torch.bool)
 
     def go_on(normaliser: Normaliser, x: torch.Tensor) -> torch.Tensor:
-        reward = normaliser.reward(x[..., 0], no_end)
+        reward = normaliser.reward(rollout(x[..., 0], ends=False))
         observe(normaliser, x)
         return torch.cat((encoded(normaliser, x).flatten(), reward.flatten()))
 

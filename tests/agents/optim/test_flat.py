@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trivium.agents.optim.flat import Flat, Optimizer, clipped
+from trivium.learner import Run
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -36,7 +37,7 @@ def squares(flat: Flat, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 def test_the_parameters_are_views_of_the_vector_in_order_and_change_with_it() -> None:
     module = net()
     before = torch.cat([p.detach().flatten() for p in module.parameters()])
-    flat = Flat(module)
+    flat = Flat(module, Run())
     assert torch.equal(flat.theta, before)
     assert not flat.theta.requires_grad
     flat.theta.mul_(2)
@@ -45,7 +46,7 @@ def test_the_parameters_are_views_of_the_vector_in_order_and_change_with_it() ->
 
 
 def test_the_parameters_stay_views_after_load_state_dict(saved: Callable[[Any], Any]) -> None:
-    flat = Flat(net())
+    flat = Flat(net(), Run())
     state = saved(net(seed=1).state_dict())
     flat.module.load_state_dict(state)
     assert torch.equal(flat.theta, torch.cat([value.flatten() for value in state.values()]))
@@ -56,7 +57,7 @@ def test_the_parameters_stay_views_after_load_state_dict(saved: Callable[[Any], 
 def test_what_is_not_trained_is_left_where_it_is() -> None:
     module = net()
     module[0].requires_grad_(False)
-    flat = Flat(module)
+    flat = Flat(module, Run())
     assert flat.theta.numel() == 5 * 2 + 2
     gradient, _ = flat.gradient(squares(flat, torch.ones(4, 3)))
     assert gradient.shape == flat.theta.shape
@@ -68,7 +69,7 @@ def test_the_gradient_is_that_of_autograd() -> None:
     module, x = net(), torch.randn(7, 3, generator=generator(2))
     module(x).square().mean().backward()
     expected = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
-    flat = Flat(net())
+    flat = Flat(net(), Run())
     gradient, y = flat.gradient(squares(flat, x))
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
     assert torch.equal(y, module(x).detach())
@@ -76,7 +77,7 @@ def test_the_gradient_is_that_of_autograd() -> None:
 
 
 def test_what_a_loss_does_not_depend_on_has_the_gradient_0() -> None:
-    flat = Flat(nn.ModuleDict({"used": nn.Linear(1, 1), "idle": nn.Linear(1, 1)}))
+    flat = Flat(nn.ModuleDict({"used": nn.Linear(1, 1), "idle": nn.Linear(1, 1)}), Run())
     gradient, _ = flat.gradient(lambda theta: (flat.module["used"](torch.ones(1, 1)).sum(), None))
     assert gradient.tolist() == [1, 1, 0, 0]
 
@@ -144,46 +145,22 @@ def test_an_optimizer_goes_on_from_its_state(kind: Any, saved: Callable[[Any], A
     assert torch.equal(first.square_P, other.square_P)
 
 
-# fp16
-
-
-def test_without_fp16_nothing_is_scaled_and_nothing_left_out() -> None:
+def test_what_older_checkpoints_hold_of_fp16_is_left_out() -> None:
     optimizer = Optimizer(torch.zeros(2))
-    gradient = torch.tensor([1.0, torch.nan])
-    assert optimizer.scale == 1
-    assert optimizer.unscaled(gradient) is gradient
-    optimizer.step(gradient, torch.tensor(0.1))
-    assert optimizer.theta.isnan().tolist() == [False, True], "the loop's guard is to see it"
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state | {"scale": torch.tensor(65536.0), "updates_of_scale": torch.tensor(3.0)})
+    with pytest.raises(ValueError, match="optimizer"):
+        optimizer.load_state_dict(state | {"other": torch.tensor(0.0)})
 
 
-def test_fp16_undoes_its_scale() -> None:
-    plain, scaled = Optimizer(torch.ones(3)), Optimizer(torch.ones(3), fp16=True)
-    assert scaled.scale == 65536
-    for i in range(5):
-        gradient = torch.randn(3, generator=generator(i))
-        plain.step(plain.unscaled(gradient), torch.tensor(0.1))
-        scaled.step(scaled.unscaled(gradient * scaled.scale), torch.tensor(0.1))
-    assert torch.equal(plain.theta, scaled.theta)
+def test_fp16_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision=fp16: agents train in fp32 or bf16"):
+        Flat(net(), Run(precision="fp16"))
 
 
-@pytest.mark.parametrize("kind", ["adam", "rmsprop"])
-@pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_fp16_leaves_out_an_update_that_overflowed_and_halves_the_scale(kind: Any, bad: float) -> None:
-    optimizer = Optimizer(torch.ones(2), kind=kind, fp16=True)
-    optimizer.step(optimizer.unscaled(torch.tensor([1.0, 2.0])), torch.tensor(0.1))
-    before = [tensor.clone() for tensor in (optimizer.theta, optimizer.mean_P, optimizer.square_P, optimizer.updates)]
-    gradient, _ = clipped(optimizer.unscaled(torch.tensor([1.0, bad])), 0.5)
-    optimizer.step(gradient, torch.tensor(0.1))
-    after = (optimizer.theta, optimizer.mean_P, optimizer.square_P, optimizer.updates)
-    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
-    assert optimizer.scale == 32768
-    assert optimizer.updates_of_scale == 0
-
-
-def test_fp16_doubles_its_scale_after_2000_updates_that_do_not_overflow() -> None:
-    optimizer = Optimizer(torch.ones(1), fp16=True)
-    scales = []
-    for i in range(4100):
-        optimizer.unscaled(torch.tensor([math.inf if i == 50 else 1.0]))
-        scales.append(optimizer.scale.item())
-    assert [scales[i] for i in (49, 50, 2049, 2050, 4049, 4050)] == [65536, 32768, 32768, 65536, 65536, 131072]
+def test_forward_passes_are_in_the_precision_of_the_run() -> None:
+    x = torch.ones(1, 3)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        flat = Flat(nn.Linear(3, 1), Run(precision=precision))  # type: ignore[arg-type]
+        assert flat(flat.theta, x).dtype == dtype
+        assert flat.theta.dtype == torch.float32

@@ -18,7 +18,7 @@ from trivium.agents.dqn import DQN
 from trivium.agents.envs.environment import make
 from trivium.agents.ppo import PPO, Batch
 from trivium.agents.reinforce import REINFORCE
-from trivium.agents.rollouts.collector import Rollout
+from trivium.agents.rollouts.collector import InProgress, Rollout
 from trivium.learner import Run
 
 NORMALISED = {"normalize_observation": True, "normalize_reward": True, "entropy_coef": 0.1}
@@ -97,8 +97,9 @@ def test_ppo_s_gradient_is_that_of_the_live_transitions_alone(name: str) -> None
     live_T = rollout.live.all(1)
     assert live_T.tolist() == [True, True, True, False] * 4
     zero = torch.zeros(4)
-    batch, metrics, *_ = learner._advantages(rollout, rollout.reward, state, begins, zero, zero)
-    alone = Batch(*(x[live_T] for x in batch[:-1]))
+    batch, metrics, _ = learner._advantages(rollout, rollout.reward, state, begins, InProgress(zero, zero))
+    memory = (state, batch.memory[1][live_T]) if batch.memory else ()
+    alone = Batch(*(x[live_T] for x in batch[:6]), live=None, memory=memory)
     values = alone.value, alone.return_
     assert metrics["explained_variance"].item() == pytest.approx(
         (1 - (values[1] - values[0]).var() / values[1].var()).item(), abs=1e-5
@@ -107,8 +108,7 @@ def test_ppo_s_gradient_is_that_of_the_live_transitions_alone(name: str) -> None
     results = []
     for each in (batch, alone):
         index = torch.arange(4 if learner.net.memory is not None else each.value.numel())
-        minibatch, memory = learner._take(each, state, index)
-        results.append(learner.flat.gradient(learner._loss, minibatch, memory, torch.tensor(0.02)))
+        results.append(learner.flat.gradient(learner._loss, each.take(index), torch.tensor(0.02)))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
     assert (results[0][1][4:] > 0.001).all(), "KL and clip fraction"
@@ -188,7 +188,7 @@ def test_it_resumes_with_new_episodes_and_the_same_bits_each_time(name: str, sav
         learner.load_state_dict(state)
         assert learner.collector.begins_N.all()
         assert not learner.collector.state_NM.any()
-        assert not learner.collector.return_N.any()
+        assert not learner.collector.in_progress.return_N.any()
         metrics.append(train(learner, 3))
     assert str(metrics[0]) == str(metrics[1])
     assert_equal_states(saved(resumed[0].state_dict()), saved(resumed[1].state_dict()))

@@ -105,7 +105,7 @@ def test_where_steps_are_dead_runners_see_what_one_process_sees_and_resume_with_
         learner.load_state_dict(state)
         assert learner.collector.begins_N.all()
         assert not learner.collector.state_NM.any()
-        assert not learner.collector.return_N.any()
+        assert not learner.collector.in_progress.return_N.any()
         assert agent is PPO or learner.replay.rows.truncated[learner.replay.position - 1].all(), "nothing follows"
     assert steps(resumed, 3) == steps(again, 3)
     for learner in (first, resumed, again):
