@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import gymnasium as gym
@@ -361,19 +362,19 @@ class DQN(Agent):
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Batch]]:
         """For each block of U updates the indices, int64 [U * B], their weights and what they are of."""
-        look_ahead = {"num_steps": self.n_step, "gamma": self.gamma}
+        batch_of = partial(self.replay.batch, num_steps=self.n_step, gamma=self.gamma)
         if self.priorities is None:  # what is drawn does not depend on the updates: all at once is cheaper
             size = self.block * self.batch_size
             index = self.replay.sample(self.gradient_steps * self.batch_size, self.replay_rng)
             weight = torch.ones(size, device=self.run.device)
-            columns = (tensor.split(size) for tensor in (index, *self.replay.batch(index, **look_ahead)))
+            columns = (tensor.split(size) for tensor in (index, *batch_of(index)))
             for index_B, *tensors in zip(*columns, strict=True):
                 yield index_B, weight, Batch(*tensors)
             return
         for _ in range(self.gradient_steps):
             index_B = self.priorities.sample(self.batch_size, self.replay_rng)
             weight_B = self.priorities.weights(index_B, len(self.replay), beta=self.beta)
-            yield index_B, weight_B, self.replay.batch(index_B, **look_ahead)
+            yield index_B, weight_B, batch_of(index_B)
 
     @torch.no_grad()
     def _updates(self, batch: Batch, weight: Tensor, noise_U3Z: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,12 +119,16 @@ class Batch(NamedTuple):
     def take(self, index_B: Tensor) -> Batch:
         """A minibatch of a rollout: the steps of these indices, int64 [B] below T * N; with a memory the whole
         rollouts of these envs."""
-        *columns, memory = self
-        if not memory:
-            return Batch(*(None if x is None else x.flatten(0, 1)[index_B] for x in columns))
-        state_NM, begins_TN = memory
-        rows = (None if x is None else x[:, index_B].flatten(0, 1) for x in columns)
-        return Batch(*rows, memory=(state_NM[index_B], begins_TN[:, index_B]))
+        memory: tuple[Tensor, ...] = ()
+        if self.memory:
+            state_NM, begins_TN = self.memory
+            memory = state_NM[index_B], begins_TN[:, index_B]
+
+        def taken(x: Tensor) -> Tensor:
+            return x[:, index_B].flatten(0, 1) if memory else x.flatten(0, 1)[index_B]
+
+        *columns, live, _ = self
+        return Batch(*map(taken, columns), None if live is None else taken(live), memory)  # type: ignore[arg-type]
 
 
 METRICS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
