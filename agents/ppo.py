@@ -127,8 +127,16 @@ class Batch(NamedTuple):
         def taken(x: Tensor) -> Tensor:
             return x[:, index_B].flatten(0, 1) if memory else x.flatten(0, 1)[index_B]
 
-        *columns, live, _ = self
-        return Batch(*map(taken, columns), None if live is None else taken(live), memory)  # type: ignore[arg-type]
+        return Batch(
+            obs=taken(self.obs),
+            action=taken(self.action),
+            log_prob=taken(self.log_prob),
+            advantage=taken(self.advantage),
+            return_=taken(self.return_),
+            value=taken(self.value),
+            live=None if self.live is None else taken(self.live),
+            memory=memory,
+        )
 
 
 METRICS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
