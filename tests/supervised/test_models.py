@@ -160,10 +160,10 @@ def test_generating_reads_the_models_own_tokens_and_ends() -> None:
     ("make", "message"),
     [
         (lambda: LeNet(input_shape=(64,), num_outputs=2), r"images \[C, H, W\]; the data has \[64\]"),
-        (lambda: LeNet(input_shape=(1, 8, 8), num_outputs=2, style="old"), "style=old must be one of modern, classic"),
+        (lambda: LeNet(input_shape=(1, 8, 8), num_outputs=2, style="old"), "style=old: must be one of modern, classic"),
         (lambda: Recurrent(num_outputs=2), "needs an input_shape or a vocab_size"),
         (lambda: Recurrent(input_shape=(3, 2)), "needs num_outputs or a vocab_size"),
-        (lambda: Recurrent(num_outputs=2, vocab_size=3, cell="ltsm"), "cell=ltsm must be one of rnn, lstm, gru"),
+        (lambda: Recurrent(num_outputs=2, vocab_size=3, cell="ltsm"), "cell=ltsm: must be one of rnn, lstm, gru"),
         (
             lambda: GPT(vocab_size=3, context=4, width=10, num_heads=4),
             "width=10 must be an even multiple of num_heads=4",

@@ -117,18 +117,21 @@ def test_the_edit_distance_of_known_words_and_as_torchmetrics_counts_it() -> Non
             assert char_error_rate([mine], [theirs]).item() * len(theirs) == pytest.approx(distance)
 
 
-SERIES = Forecasting(num_outputs=4, target_names="ab", target_mean=(0, 0), target_std=(1, 1))
+SERIES = Forecasting(num_outputs=4, target_names=("a", "b"), target_mean=(0, 0), target_std=(1, 1))
+
+
+AB = ("a", "b")
 
 
 @pytest.mark.parametrize(
     ("task", "y", "message"),
     [
-        (MultiLabel(num_outputs=2, class_names="ab"), torch.ones(3, 2).long(), r"int64 \[3, 2\]; must be float32"),
-        (MultiLabel(num_outputs=2, class_names="ab"), torch.tensor([[0.0, 0.5]]), r"holds 0\.5 in row 0"),
-        (Tagging(num_outputs=2, class_names="ab"), torch.tensor([[0, -1], [0, 2]]), r"holds 2 in row 1; .* \[0, 2\)"),
-        (Tagging(num_outputs=2, class_names="ab"), torch.tensor([[0, -2]]), "holds -2 in row 0"),
+        (MultiLabel(num_outputs=2, class_names=AB), torch.ones(3, 2).long(), r"int64 \[3, 2\]; must be float32"),
+        (MultiLabel(num_outputs=2, class_names=AB), torch.tensor([[0.0, 0.5]]), r"holds 0\.5 in row 0"),
+        (Tagging(num_outputs=2, class_names=AB), torch.tensor([[0, -1], [0, 2]]), r"holds 2 in row 1; .* \[0, 2\)"),
+        (Tagging(num_outputs=2, class_names=AB), torch.tensor([[0, -2]]), "holds -2 in row 0"),
         (MaskedLanguageModelling(vocab_size=2), torch.tensor([[-1, 2]]), "holds 2 in row 0"),
-        (CTC(num_outputs=2, class_names="ab"), torch.tensor([[1, 2]]), "holds 2 in row 0"),
+        (CTC(num_outputs=2, class_names=AB), torch.tensor([[1, 2]]), "holds 2 in row 0"),
         (SERIES, torch.zeros(3, 2), r"float32 \[3, 2\];"),
     ],
 )  # fmt: skip

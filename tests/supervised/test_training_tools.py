@@ -45,7 +45,7 @@ def build(data: Splits | None = None, *, task: Any = None, **keywords: Any) -> S
 
 
 def test_the_loss_is_the_weighted_mean_of_torch() -> None:
-    task = Classification(num_outputs=3, class_names="abc", class_weights=(1.0, 2.0, 0.5))
+    task = Classification(num_outputs=3, class_names=("a", "b", "c"), class_weights=(1.0, 2.0, 0.5))
     output, batch = torch.randn(8, 3), {"y": torch.tensor([0, 1, 2, 2, 0, 1, 1, 0])}
     mean = task.loss(output, batch) / task.count(batch)
     expected = F.cross_entropy(output, batch["y"], weight=torch.tensor([1.0, 2.0, 0.5]))
@@ -56,7 +56,7 @@ def test_the_loss_is_the_weighted_mean_of_torch() -> None:
 
 
 def test_balanced_weights_let_every_class_count_the_same() -> None:
-    task = Classification(num_outputs=3, class_names="abc", class_weights="balanced", class_counts=COUNTS)
+    task = Classification(num_outputs=3, class_names=("a", "b", "c"), class_weights="balanced", class_counts=COUNTS)
     assert task.weight_K is not None
     assert (task.weight_K * torch.tensor(COUNTS)).tolist() == pytest.approx([100 / 3] * 3)
     mixed = {
@@ -79,7 +79,7 @@ def test_balanced_weights_let_every_class_count_the_same() -> None:
 )
 def test_wrong_weights(keywords: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Classification(num_outputs=3, class_names="abc", **keywords)
+        Classification(num_outputs=3, class_names=("a", "b", "c"), **keywords)
 
 
 def test_accumulation_changes_nothing_with_weights() -> None:

@@ -131,7 +131,7 @@ def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str
         ("xyz", f"xyz: there is no such command; valid: {', '.join(parsing.find())}"),
         ("resume", "resume: the following arguments are required: RUN, a run folder"),
         ("help", "did you mean 'trivium --help'?"),
-        ("--json", "no command; valid: cross-validate, data, doctor, "),
+        ("--json", "no command; valid: anomaly, cross-validate, data, doctor, "),
         ("experiment=mlp_digits", "did you mean 'trivium train experiment=mlp_digits'?"),
         ("mlp_digits", "did you mean 'trivium train experiment=mlp_digits'?"),
         ("evaluate experiment=mlp_digits", "a run folder comes first: trivium evaluate RUN"),
@@ -431,8 +431,9 @@ def test_every_yaml_begins_by_saying_what_it_is(group: str, option: str) -> None
 
 # What Trivium gives a constructor beside its YAML.
 OFFERED_BY_DATA = {
-    "input_shape", "num_outputs", "class_names", "target_names", "target_mean", "target_std", "vocab_size", "context",
-    "max_length", "cardinalities", "latent_dim", "encoded_dim", "code_dim", "num_classes", "scale", "other_shape",
+    "input_shape", "num_outputs", "class_names", "class_counts", "target_names", "target_mean", "target_std",
+    "vocab_size", "context", "max_length", "cardinalities", "latent_dim", "encoded_dim", "code_dim", "num_classes",
+    "scale", "other_shape",
 }  # fmt: skip
 GIVEN: dict[str, set[str]] = {
     "env": {"run", "stream", "make_env", "part", "episodes"},
