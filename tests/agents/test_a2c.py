@@ -126,8 +126,8 @@ def test_it_learns_from_what_its_policy_saw() -> None:
 
 def test_what_is_wrong_is_named() -> None:
     for keywords, message in (
-        ({"gamma": 1.5}, r"agent.gamma=1.5 must be in \[0, 1\]"),
-        ({"optimizer": "sgd"}, "agent.optimizer='sgd' must be rmsprop or adam"),
+        ({"gamma": 1.5}, r"gamma=1.5: must be a number >= 0 and <= 1"),
+        ({"optimizer": "sgd"}, "optimizer=sgd: must be one of rmsprop, adam"),
         ({"id": "Identity-v0", "normalize_observation": True}, "no part of the observation is a Box of floats"),
         ({"id": "Words-v0"}, "env.id='Words-v0': the observation space Text"),
     ):

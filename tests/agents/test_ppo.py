@@ -226,8 +226,8 @@ def test_episode_metrics_are_those_of_whole_episodes() -> None:
 
 def test_what_is_out_of_range_is_named() -> None:
     for keywords, message in (
-        ({"gamma": 1.5}, r"agent.gamma=1.5 must be in \[0, 1\]"),
-        ({"lr": -1.0}, "agent.lr=-1.0"),
+        ({"gamma": 1.5}, r"gamma=1.5: must be a number >= 0 and <= 1"),
+        ({"lr": -1.0}, "lr=-1.0: must be a number > 0"),
         ({"minibatch_size": 48}, r"agent.minibatch_size=48 must divide agent.num_steps \* env.num_envs = 64"),
     ):
         with pytest.raises(ValueError, match=message):

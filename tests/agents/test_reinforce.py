@@ -227,8 +227,8 @@ def test_lr_reaches_its_end() -> None:
 
 def test_what_is_wrong_is_named() -> None:
     for keywords, message in (
-        ({"gamma": 1.5}, r"agent.gamma=1.5 must be in \[0, 1\]"),
-        ({"max_steps": 0}, "agent.max_steps=0"),
+        ({"gamma": 1.5}, r"gamma=1.5: must be a number >= 0 and <= 1"),
+        ({"max_steps": 0}, "max_steps=0: must be an integer >= 1"),
         ({"id": "Words-v0"}, "env.id='Words-v0': the observation space Text"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -293,13 +293,13 @@ def test_bf16(name: str) -> None:
 
 
 def test_auxiliary_losses_count_by_their_weight() -> None:
-    task = Classification(num_outputs=3, class_names="abc", aux_weight=0.5, label_smoothing=0.1)
+    task = Classification(num_outputs=3, class_names=("a", "b", "c"), aux_weight=0.5, label_smoothing=0.1)
     logits, batch = torch.randn(3, 4, 3), {"y": torch.tensor([0, 2, 1, 1])}
     main, first, second = (F.cross_entropy(x, batch["y"], label_smoothing=0.1) * 4 for x in logits)
     torch.testing.assert_close(task.loss(tuple(logits), batch), main + 0.5 * (first + second))
     torch.testing.assert_close(task.loss((logits[0],), batch), main)
     with pytest.raises(ValueError, match=r"aux_weight=-1: must be a number >= 0"):
-        Classification(num_outputs=3, class_names="abc", aux_weight=-1)
+        Classification(num_outputs=3, class_names=("a", "b", "c"), aux_weight=-1)
 
 
 # ------------------------------------------------------------------------------------------------- weights of files
@@ -425,22 +425,22 @@ def test_a_file_that_is_none(
 @pytest.mark.parametrize(
     ("make", "keywords", "message"),
     [
-        (ResNet, {"depth": 19}, "depth=19 must be one of 8, 14, 20, 18, 34, 50, 101"),
-        (ResNet, {"stem": "tiny"}, "stem=tiny must be one of imagenet, small, cifar"),
+        (ResNet, {"depth": 19}, "depth=19: must be one of 8, 14, 20, 18, 34, 50, 101"),
+        (ResNet, {"stem": "tiny"}, "stem=tiny: must be one of imagenet, small, cifar"),
         (ResNet, {"input_shape": (64,)}, r"ResNet needs images \[C, H, W\]; the data has \[64\]"),
-        (VGG, {"depth": 8}, "depth=8 must be one of 6, 11, 13, 16, 19"),
+        (VGG, {"depth": 8}, "depth=8: must be one of 6, 11, 13, 16, 19"),
         (AlexNet, {}, "stem=imagenet needs 63 pixels each way; the data has 28 x 28"),
-        (AlexNet, {"stem": "tiny"}, "stem=tiny must be one of imagenet, small"),
+        (AlexNet, {"stem": "tiny"}, "stem=tiny: must be one of imagenet, small"),
         (AlexNet, {"stem": "small", "channels": (1, 2)}, r"channels=\[1, 2\] must be the maps of five convolutions"),
         (GoogLeNet, {"num_blocks": (2, 6)}, r"num_blocks=\[2, 6\] must be .* to \[2, 5, 2\]"),
         (GoogLeNet, {"num_blocks": ()}, r"num_blocks=\[\] must be"),
         (GoogLeNet, {"stem": "tiny"}, "stem=tiny"),
         (MobileNetV1, {"channels": (8,)}, r"channels=\[8\] must be"),
-        (MobileNetV2, {"width_multiplier": 0.0}, r"width_multiplier=0\.0 must be above 0"),
+        (MobileNetV2, {"width_multiplier": 0.0}, r"width_multiplier=0\.0: must be a number > 0"),
         (MobileNetV2, {"stem": "tiny"}, "stem=tiny"),
-        (MobileNetV3, {"variant": "medium"}, "variant=medium must be one of small, large"),
+        (MobileNetV3, {"variant": "medium"}, "variant=medium: must be one of small, large"),
         (ViT, {}, "patch_size=16 must divide the data's 28 x 28 pixels"),
-        (ViT, {"pool": "max"}, "pool=max must be one of class, mean"),
+        (ViT, {"pool": "max"}, "pool=max: must be one of class, mean"),
         (ViT, {"num_heads": 7}, "width=768 must be a multiple of num_heads=7"),
         (ViT, {"stem": "conv", "patch_size": 7}, "patch_size=7 must be a power of 2 for stem=conv"),
     ],

@@ -105,9 +105,9 @@ def test_rllib_is_imported_only_when_used() -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"algorithm": "PP0"}, r"agent.algorithm=PP0: RLlib has no such algorithm; did you mean 'PPO'"),
+        ({"algorithm": "PP0"}, r"algorithm=PP0: must be one of .*; did you mean 'PPO'"),
         ({"algorithm": "sac"}, "did you mean 'SAC'"),
-        ({"algorithm": "BC"}, "agent.algorithm=BC learns from recorded data"),
+        ({"algorithm": "BC"}, "algorithm=BC: must be one of APPO, DQN"),
         ({"settings": {"trainnig": {}}}, "agent.settings.trainnig: RLlib takes no such setting; .* 'training'"),
         ({"settings": {"training": {"clip_parm": 1}}}, "agent.settings.training.clip_parm: .* 'clip_param'"),
         ({"settings": {"training": 3}}, "agent.settings.training=3: must be a group"),
@@ -116,9 +116,9 @@ def test_rllib_is_imported_only_when_used() -> None:
         ({"settings": {"environment": {"env": "os.system"}}}, "agent.settings.environment: .*no such setting"),
         ({"batch_size": 32, "settings": {"training": {"minibatch_size": 64}}}, "agent.algorithm=PPO: .*minibatch"),
         ({"env_runners": 3}, "agent.env_runners=3 must divide env.num_envs = 4"),
-        ({"env_runners": -1}, "agent.env_runners=-1 must be >= 0"),
+        ({"env_runners": -1}, "env_runners=-1: must be an integer >= 0"),
         ({"run": Run(rank=0, world_size=2)}, "launch.workers=2 must be 1"),
-        ({"planned_env_steps": 0}, "agent.planned_env_steps=0 must be >= 1"),
+        ({"planned_env_steps": 0}, "planned_env_steps=0: must be an integer >= 1"),
         ({"wrappers": ["NormalizeObservation"]}, "env.wrappers: NormalizeObservation would keep running statistics"),
         ({"algorithm": "DQN", "id": "Pendulum-v1"}, "agent.algorithm=DQN can't serve the action space Box"),
     ],
