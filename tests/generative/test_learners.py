@@ -15,10 +15,14 @@ from trivium.data.digits import digits
 from trivium.data.source import Splits
 from trivium.data.two_domains.halves import transformed_halves
 from trivium.declared import load_state_dict, state_dict, undeclared
-from trivium.generative.autoencoder import Autoencoder, jacobian_norm, kl_sparsity, squared_error
-from trivium.generative.cyclegan import CycleGAN
-from trivium.generative.diffusion import Diffusion
-from trivium.generative.gan import GAN
+from trivium.generative.autoencoders.autoencoder import Autoencoder, jacobian_norm, kl_sparsity, squared_error
+from trivium.generative.autoencoders.vae import VAE
+from trivium.generative.autoencoders.vq_vae import VQVAE
+from trivium.generative.diffusion.diffusion import Diffusion
+from trivium.generative.gans.cyclegan import CycleGAN
+from trivium.generative.gans.gan import GAN
+from trivium.generative.gans.srgan import SRGAN
+from trivium.generative.gans.stylegan2 import StyleGAN2
 from trivium.generative.networks.code_map import CodeMapCoder
 from trivium.generative.networks.coders import ConvCoder, MLPCoder
 from trivium.generative.networks.cyclegan import CycleGANNetworks
@@ -26,10 +30,6 @@ from trivium.generative.networks.dcgan import DCGAN
 from trivium.generative.networks.srresnet import SRResNet
 from trivium.generative.networks.stylegan2 import StyleGAN2Networks
 from trivium.generative.networks.unet import UNet
-from trivium.generative.srgan import SRGAN
-from trivium.generative.stylegan2 import StyleGAN2
-from trivium.generative.vae import VAE
-from trivium.generative.vq_vae import VQVAE
 from trivium.learner import Learner, Run
 
 ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0, fused=True)

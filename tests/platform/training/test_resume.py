@@ -79,8 +79,8 @@ KILLS: dict[str, list[KillAt]] = {  # one after the other: each is counted from 
         ("trivium.supervised.learner", "Supervised.evaluate", 3),
     ],
     "vae_digits": [
-        ("trivium.generative.vae", "VAE.step", 13),
-        ("trivium.generative.vae", "VAE.evaluate", 2),
+        ("trivium.generative.autoencoders.vae", "VAE.step", 13),
+        ("trivium.generative.autoencoders.vae", "VAE.evaluate", 2),
     ],
     "ppo_cartpole": [
         ("trivium.agents.envs.classic_control", "ClassicControl.step", 181),  # in a rollout

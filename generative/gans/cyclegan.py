@@ -25,7 +25,7 @@ from trivium.config.rules.kinds import Count, CountOrZero, LearningRate, NotNega
 from trivium.data.batches import Batches
 from trivium.data.checks import rows_of
 from trivium.data.source import Source, Splits
-from trivium.generative.adversarial import ImagePool, discriminator_loss, fading, generator_loss
+from trivium.generative.gans.adversarial import ImagePool, discriminator_loss, fading, generator_loss
 from trivium.generative.image_data import rows_above, unit_images
 from trivium.learner import Picture, Run, construct
 from trivium.schedules import set_lr

@@ -27,7 +27,7 @@ from trivium.config.rules.kinds import Count, CountOrZero, LearningRate, NotNega
 from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Batch, Source, Splits
-from trivium.generative.elbo import (
+from trivium.generative.autoencoders.elbo import (
     bernoulli_log_likelihood,
     elbo,
     importance_log_weight,

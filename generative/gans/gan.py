@@ -21,7 +21,7 @@ from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
 from trivium.ema import Average, averaged
-from trivium.generative.adversarial import (
+from trivium.generative.gans.adversarial import (
     Loss,
     discriminator_loss,
     fading,

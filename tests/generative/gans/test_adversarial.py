@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from trivium.generative.adversarial import discriminator_loss, generator_loss, gradient_penalty, r1_penalty
+from trivium.generative.gans.adversarial import discriminator_loss, generator_loss, gradient_penalty, r1_penalty
 
 REAL, FAKE = torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 0.5])
 

@@ -21,7 +21,7 @@ from trivium.config.rules.kinds import Count, FractionBelowOne, LearningRate, No
 from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Source, Splits
-from trivium.generative.codebook import Codebook, perplexity
+from trivium.generative.autoencoders.codebook import Codebook, perplexity
 from trivium.generative.image_data import rows_above, unit_images
 from trivium.generative.metrics import collapse
 from trivium.generative.metrics.frechet import coarse_features, frechet_distance

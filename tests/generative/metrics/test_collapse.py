@@ -13,15 +13,15 @@ from torch import nn
 from trivium.data.batches import Batches
 from trivium.data.digits import digits
 from trivium.data.source import Splits
-from trivium.generative.gan import GAN
+from trivium.generative.autoencoders.vae import VAE
+from trivium.generative.autoencoders.vq_vae import VQVAE
+from trivium.generative.gans.gan import GAN
+from trivium.generative.gans.stylegan2 import StyleGAN2
 from trivium.generative.metrics.collapse import LEAST_IMAGES, accuracy_of, signs
 from trivium.generative.networks.code_map import CodeMapCoder
 from trivium.generative.networks.coders import MLPCoder
 from trivium.generative.networks.dcgan import DCGAN
 from trivium.generative.networks.stylegan2 import StyleGAN2Networks
-from trivium.generative.stylegan2 import StyleGAN2
-from trivium.generative.vae import VAE
-from trivium.generative.vq_vae import VQVAE
 from trivium.learner import Run
 
 ADAMW = functools.partial(torch.optim.AdamW, fused=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from trivium.generative.elbo import (
+from trivium.generative.autoencoders.elbo import (
     bernoulli_log_likelihood,
     elbo,
     importance_log_weight,

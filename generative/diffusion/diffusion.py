@@ -19,7 +19,7 @@ from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
 from trivium.ema import Average, averaged
-from trivium.generative.diffusion_process import (
+from trivium.generative.diffusion.process import (
     Schedule,
     Target,
     Times,
@@ -65,9 +65,9 @@ class Diffusion:
         label_dropout: the share of pictures whose class is hidden while training, for guidance, in [0, 1).
         guidance: how far what the class adds is exaggerated in samples; 1: not at all.
         steps: of DDIM, in samples.
-        target: what the network says: `eps`, `x0`, `v` or `velocity`, see `diffusion_process.target_of`.
-        schedule: `cosine`, `linear` or `straight`, see `diffusion_process.alpha_sigma`.
-        times: which times the updates are made at: `uniform` or `logit_normal`, see `diffusion_process.draw_times`.
+        target: what the network says: `eps`, `x0`, `v` or `velocity`, see `process.target_of`.
+        schedule: `cosine`, `linear` or `straight`, see `process.alpha_sigma`.
+        times: which times the updates are made at: `uniform` or `logit_normal`, see `process.draw_times`.
         max_grad_norm: gradients of a larger L2 norm are scaled down to it; None: they are left as they are.
         ema: decay per update of the average of the weights that is evaluated and sampled; 0 for none.
 

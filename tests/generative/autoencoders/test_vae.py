@@ -12,8 +12,8 @@ from torch import nn
 from trivium.data.digits import digits
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.declared import load_state_dict, load_weights, state_dict, undeclared
+from trivium.generative.autoencoders.vae import VAE, Network
 from trivium.generative.networks.coders import MLPCoder
-from trivium.generative.vae import VAE, Network
 from trivium.learner import Learner, Run
 
 ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0, fused=True)

@@ -22,7 +22,7 @@ from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
 from trivium.ema import Average, averaged
-from trivium.generative.adversarial import discriminator_loss, generator_loss, r1_penalty
+from trivium.generative.gans.adversarial import discriminator_loss, generator_loss, r1_penalty
 from trivium.generative.image_data import classes_of, labels_for, rows_above, unit_images
 from trivium.generative.metrics import collapse
 from trivium.generative.metrics.frechet import coarse_features, frechet_distance
@@ -43,9 +43,9 @@ class StyleGAN2:
 
     Images are taken from [0, 1] to [-1, 1]. Logs `discriminator_loss`, `generator_loss`, `real_logit`, `fake_logit`,
     `r1` and `path_length` in updates that have them, and `augmentation`, its strength. Evaluates to `coarse_frechet`
-    and `diversity`, see `trivium.generative.gan.GAN`. The figures are `samples`; `truncated`, the same latents with the
-    truncation 1, 0.7, 0.5 and 0; `mixing`, where the first row's images lend the coarse half of their styles to the
-    others, the fine half of each row being another image's; and `noise`, the same latents with other noise.
+    and `diversity`, see `trivium.generative.gans.gan.GAN`. The figures are `samples`; `truncated`, the same latents
+    with the truncation 1, 0.7, 0.5 and 0; `mixing`, where the first row's images lend the coarse half of their styles
+    to the others, the fine half of each row being another image's; and `noise`, the same latents with other noise.
 
     Args:
         run: where it runs.

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from trivium.data.digits import digits
-from trivium.generative.codebook import Codebook, nearest, perplexity
+from trivium.generative.autoencoders.codebook import Codebook, nearest, perplexity
+from trivium.generative.autoencoders.vq_vae import VQVAE
 from trivium.generative.networks.code_map import CodeMapCoder, CodePrior
-from trivium.generative.vq_vae import VQVAE
 from trivium.learner import Run
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from trivium.data.digits import digits
 from trivium.data.source import Splits
-from trivium.generative.adversarial import r1_penalty
+from trivium.generative.gans.adversarial import r1_penalty
+from trivium.generative.gans.stylegan2 import StyleGAN2
 from trivium.generative.networks.augmentation import DRAWS, AdaptiveAugmentation, augmented
 from trivium.generative.networks.stylegan2 import (
     Linear,
@@ -23,7 +24,6 @@ from trivium.generative.networks.stylegan2 import (
     modulated_convolution,
     path_lengths,
 )
-from trivium.generative.stylegan2 import StyleGAN2
 from trivium.learner import Run
 
 CPU = torch.device("cpu")

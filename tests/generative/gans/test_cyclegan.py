@@ -11,8 +11,8 @@ import torch
 from trivium.data.digits import digits
 from trivium.data.source import Signature, Splits, Tensors
 from trivium.data.two_domains.halves import transformed_halves
-from trivium.generative.adversarial import ImagePool, fading
-from trivium.generative.cyclegan import CycleGAN
+from trivium.generative.gans.adversarial import ImagePool, fading
+from trivium.generative.gans.cyclegan import CycleGAN
 from trivium.generative.networks.cyclegan import CycleGANNetworks
 from trivium.learner import Run
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from trivium.generative.diffusion_process import alpha_sigma, ddim, draw_times, picture_and_noise, target_of
+from trivium.generative.diffusion.process import alpha_sigma, ddim, draw_times, picture_and_noise, target_of
 
 SCHEDULES = ("cosine", "linear", "straight")
 

@@ -25,7 +25,7 @@ from trivium.config.rules.checked import checks_keywords
 from trivium.config.rules.kinds import Count, LearningRate, Positive, PositiveOrInfinite
 from trivium.data.batches import Batches
 from trivium.data.source import Source, Splits
-from trivium.generative.adversarial import discriminator_loss, generator_loss
+from trivium.generative.gans.adversarial import discriminator_loss, generator_loss
 from trivium.generative.image_data import rows_above, unit_images
 from trivium.generative.metrics.restored import psnr, ssim, steepness
 from trivium.generative.networks.srresnet import enlarged, shrunk

@@ -11,9 +11,9 @@ import torch
 from trivium.data.digits import digits
 from trivium.data.scikit_learn import photographs
 from trivium.data.source import Splits
+from trivium.generative.gans.srgan import SRGAN
 from trivium.generative.metrics.restored import psnr, ssim, steepness
 from trivium.generative.networks.srresnet import SRResNet, enlarged, shrunk
-from trivium.generative.srgan import SRGAN
 from trivium.learner import Run
 
 

@@ -1,0 +1,1 @@
+"""Models that learn by deceiving a discriminator."""
