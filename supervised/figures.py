@@ -244,6 +244,41 @@ def captioned_figure(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def matrices_figure(
+    matrices: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]], *, title: str = "", width: int = 1080
+) -> np.ndarray:
+    """Matrices of shares beside one another, darker where the share is greater.
+
+    Args:
+        matrices: float [T, S] in [0, 1] each, with the names of its T rows and S columns.
+        title: stands above.
+        width: of the picture, in pixels.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tallest = max(shares.shape[0] / shares.shape[1] for shares, _, _ in matrices)
+    height = 0.9 + width / 100 / len(matrices) * min(2.0, tallest)
+    figure = Figure(figsize=(width / 100, height), dpi=100, facecolor=PAPER, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for i, (shares, rows, columns) in enumerate(matrices):
+        axes = figure.add_subplot(1, len(matrices), i + 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=max(float(shares.max()), 1e-6))
+        size = max(4.0, min(9.0, 220 / max(len(rows), len(columns)) / len(matrices) * 3))
+        upright = 0 if all(len(name) == 1 for name in columns) else 90
+        axes.set_xticks(range(len(columns)), [_visible(name) for name in columns], fontsize=size, rotation=upright)
+        axes.set_yticks(range(len(rows)), [_visible(name) for name in rows], fontsize=size)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0, colors=INK)
+        axes.spines[:].set_visible(False)
+    figure.suptitle(title, color=INK, fontsize=11)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def _visible(text: str) -> str:
     """Without line breaks, and without what matplotlib would take for mathematics."""
     return text.replace("\n", "\u23ce").replace("\t", "\u21e5").replace("$", r"\$")

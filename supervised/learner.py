@@ -25,10 +25,11 @@ from trivium.config.rules.kinds import (
 )
 from trivium.data.batches import Batches
 from trivium.data.checks import checked
-from trivium.data.source import Batch, ReadsAhead, Splits
+from trivium.data.source import Batch, OfLengths, ReadsAhead, Splits
 from trivium.ema import Average
 from trivium.learner import Picture, Run, UserCodeError
 from trivium.schedules import Plateau, Shape, set_lr
+from trivium.supervised.attention import IMAGES, attention_figure
 from trivium.supervised.augmentation import ImageAugmentation
 from trivium.supervised.finetuning import begin_from as load_beginning
 from trivium.supervised.finetuning import freeze as freeze_parameters
@@ -85,6 +86,8 @@ class Supervised:
             10, down to `final_lr_ratio`; >= 1.
         balance: whether every class is drawn equally often; an epoch is then as many draws with replacement as there
             are samples. For one class a sample, in memory.
+        bucketing: whether the samples of a batch are of similar length and padding that all of them have is cut off:
+            the same loss, in less time. For data of sequences, see `trivium.data.source.OfLengths`.
         l1: times the sum of the absolute weights, biases and norms left out, is added to the loss of an update; >= 0.
 
     Raises:
@@ -123,6 +126,7 @@ class Supervised:
         unfreeze: Mapping[str, float] | None = None,
         plateau_patience: int = 5,
         balance: bool = False,
+        bucketing: bool = False,
         l1: NotNegative = 0.0,
     ) -> None:
         run.share(batch_size, "learner.batch_size")
@@ -152,7 +156,8 @@ class Supervised:
         self.optimizer = optimizer(groups, lr=lr)
         self.scaler = run.grad_scaler()
         weights = balancing_weights(self.data) if balance else None
-        self.batches = Batches(len(data.train), batch_size, run=run, weights=weights)
+        lengths = self._lengths() if bucketing else None
+        self.batches = Batches(len(data.train), batch_size, run=run, weights=weights, lengths=lengths)
         self.plateau = Plateau(patience=plateau_patience, final_ratio=final_lr_ratio) if schedule == "plateau" else None
         self.average = Average(self.model, decay=ema) if ema else None
         self._forward = run.wrap(self.model)
@@ -166,6 +171,7 @@ class Supervised:
         self.accumulate = accumulate
         self.max_grad_norm = max_grad_norm
         self.l1 = l1
+        self.bucketing = bucketing
         self.augment = augment
         self._shares: dict[int, Tensor] = {}  # by number of targets, see `_share`
         self._evaluated: tuple[str, Totals, Rows] | None = None  # for `figures`
@@ -180,7 +186,8 @@ class Supervised:
         if self._missing and not self.batches.samples:
             raise UserCodeError(f"learner.{self._missing}") from self._missing
         index_B = self.batches.next()
-        micro_batches = [self.data.train.batch(index_b) for index_b in index_B.chunk(self.accumulate)]
+        batch_of = self.data.train.shortened if self.bucketing else self.data.train.batch  # type: ignore[attr-defined]
+        micro_batches = [batch_of(index_b) for index_b in index_B.chunk(self.accumulate)]
         if isinstance(self.data.train, ReadsAhead):
             self.data.train.prefetch(self.batches.peek().chunk(self.accumulate))
         if self.augment is not None:
@@ -225,6 +232,11 @@ class Supervised:
         """See `trivium.learner.Adapts`."""
         if self.plateau is not None:
             self.plateau.judge(scores["loss"])
+
+    def _lengths(self) -> Tensor:
+        if not isinstance(self.data.train, OfLengths):
+            raise ValueError("learner.bucketing=true: is for data of sequences that are padded; this data set has none")
+        return self.data.train.lengths
 
     @torch.no_grad()
     def _add_l1(self) -> Tensor:
@@ -337,8 +349,15 @@ class Supervised:
             return {}
         split, totals, rows = self._evaluated
         figures = self.task.figures(totals, rows, split)
+        if split != "test":
+            return figures
+        source = self.data.test
+        batch = source.batch(torch.arange(min(len(source), IMAGES), device=self.run.device))
+        with self._evaluated_model() as model:
+            title = "test: what the last attention looks at"
+            if (drawn := attention_figure(model, batch, self.data.signature, title=title)) is not None:
+                figures["attention"] = drawn
         if rows and hasattr(self.task, "worst"):
-            source = self.data.test if split == "test" else self.data.val
             title = f"{split}: where the model is most wrong"
             figures["worst"] = worst_figure(
                 self.task.worst(rows), source, self.data.signature, self.run.device, title=title

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trivium.data.shown.readable import readable_row
+from trivium.data.shown.readable import as_pixels, readable_row
 from trivium.data.source import Batch, Signature, Source
 from trivium.learner import Picture
 from trivium.supervised.figures import captioned_figure, lines_figure
@@ -40,7 +40,7 @@ def worst_figure(worst: Worst, source: Source, signature: Signature, device: tor
     captions = [worst.captions(int(i)) for i in index]
     first = batch[signature.inputs[0]]
     if first.ndim == 4 and first.shape[1] in (1, 3):
-        return captioned_figure(_as_pixels(first.float().cpu(), signature.preparation), captions, title=title)
+        return captioned_figure(as_pixels(first.float().cpu(), signature.preparation), captions, title=title)
     rows = [readable_row({name: values[i].cpu() for name, values in batch.items()}, signature) for i in range(number)]
     texts = [_as_line(row, signature) for row in rows]
     return lines_figure(list(zip(captions, texts, strict=True)), title=title)
@@ -53,10 +53,3 @@ def _as_line(row: Mapping[str, Any], signature: Signature) -> str:
     if len(inputs) == 1:
         return str(next(iter(inputs.values())))
     return "  ".join(f"{name}={value}" for name, value in inputs.items())
-
-
-def _as_pixels(x_NCHW: Tensor, preparation: Mapping[str, Any]) -> Tensor:
-    if "mean" not in preparation:
-        return x_NCHW
-    mean_C, std_C = (torch.tensor(preparation[name], dtype=torch.float32) for name in ("mean", "std"))
-    return x_NCHW * std_C[:, None, None] + mean_C[:, None, None]

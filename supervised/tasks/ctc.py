@@ -17,6 +17,7 @@ from trivium.config.rules.checked import checks_keywords
 from trivium.data.source import Batch
 from trivium.data.texts.vocabulary import PAD
 from trivium.learner import Picture
+from trivium.supervised.sequence_metrics import edit_distance
 from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
 
 BLANK = 0  # the logit of "no token here"; the same number pads the targets
@@ -112,26 +113,3 @@ def collapsed(path_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
         kept_BT &= torch.arange(path_BT.shape[1], device=path_BT.device) < length_B[:, None]
     order_BT = (~kept_BT).int().argsort(dim=1, stable=True)
     return path_BT.masked_fill(~kept_BT, PAD).gather(1, order_BT)
-
-
-def edit_distance(first_BM: Tensor, second_BN: Tensor) -> Tensor:
-    """The least number of tokens to insert, delete or replace (Levenshtein) to make one sequence of the other.
-
-    Args:
-        first_BM, second_BN: int64 [B, M] and [B, N], padded with `PAD` at their ends.
-
-    Returns:
-        int64 [B].
-    """
-    batch, n = second_BN.shape
-    first_length_B, second_length_B = (first_BM != PAD).sum(1), (second_BN != PAD).sum(1)
-    column_N = torch.arange(n + 1, device=second_BN.device)
-    row_BN = column_N.expand(batch, -1)
-    rows = [row_BN]
-    for i in range(int(first_length_B.max())):
-        replaced_BN = row_BN[:, :-1] + (first_BM[:, i : i + 1] != second_BN).long()
-        reached_BN = torch.cat([row_BN[:, :1] + 1, torch.minimum(replaced_BN, row_BN[:, 1:] + 1)], dim=1)
-        # Insertions: the least of all cells to the left, plus the distance to them.
-        row_BN = (reached_BN - column_N).cummin(1).values + column_N
-        rows.append(row_BN)
-    return torch.stack(rows)[first_length_B, torch.arange(batch, device=second_BN.device), second_length_B]

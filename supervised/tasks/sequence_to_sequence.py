@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from trivium.config.rules.checked import checks_keywords
 from trivium.data.source import Batch
-from trivium.data.texts.vocabulary import PAD
+from trivium.data.texts.vocabulary import BEGIN, END, PAD
 from trivium.learner import Picture
+from trivium.supervised.sequence_metrics import LONGEST, bleu, edit_distance, ngram_counts
 from trivium.supervised.tasks.task import Rows, Totals, unlike, unlike_classes
 
 
@@ -22,14 +23,22 @@ class SequenceToSequence:
     """Cross-entropy of logits, float [B, T, V], with the target's tokens, int64 [B, T], where padding does not
     count.
 
-    Scores: `loss` (nats per token), `token_accuracy` (given the target's tokens so far), `exact_match` (the share of
-    targets that the model writes without a mistake when it reads its own tokens).
+    Scores: `loss` (nats per token), `token_accuracy` (given the target's tokens so far), and of what the model writes
+    when it reads its own tokens: `exact_match` (the share of targets without a mistake), `bleu` (see
+    `trivium.supervised.sequence_metrics.bleu`) and `edit_distance` (tokens to insert, delete or replace to reach the
+    target, per token of the targets).
 
     Args:
         vocab_size: V.
     """
 
-    evaluates: ClassVar = {"loss": "min", "token_accuracy": "max", "exact_match": "max"}
+    evaluates: ClassVar = {
+        "loss": "min",
+        "token_accuracy": "max",
+        "exact_match": "max",
+        "bleu": "max",
+        "edit_distance": "min",
+    }
     generates = True
 
     @checks_keywords
@@ -56,13 +65,16 @@ class SequenceToSequence:
     def totals(self, output: Tensor, batch: Batch) -> Totals:
         y_BT = batch["y"]
         valid_BT = y_BT != PAD
-        written_BT = batch["generated"][:, : y_BT.shape[1]]
+        written_BT, true_BT = _before_end(batch["generated"]), _before_end(y_BT)
+        edits_B = edit_distance(written_BT, true_BT)
         return {
             "loss": F.cross_entropy(output.flatten(0, 1).float(), y_BT.flatten(), ignore_index=PAD, reduction="sum"),
             "count": valid_BT.sum(),
             "right": ((output.argmax(-1) == y_BT) & valid_BT).sum(),
             "sequences": torch.tensor(len(y_BT), device=y_BT.device),
-            "exact": ((written_BT == y_BT) | ~valid_BT).all(1).sum(),
+            "exact": (edits_B == 0).sum(),
+            "edits": edits_B.sum(),
+            "ngrams": ngram_counts(written_BT, true_BT).to(y_BT.device),
         }
 
     def scores(self, totals: Totals) -> dict[str, Tensor]:
@@ -70,6 +82,8 @@ class SequenceToSequence:
             "loss": totals["loss"] / totals["count"],
             "token_accuracy": totals["right"] / totals["count"],
             "exact_match": totals["exact"] / totals["sequences"],
+            "bleu": bleu(totals["ngrams"]),
+            "edit_distance": totals["edits"] / totals["ngrams"][0, LONGEST],
         }
 
     def rows(self, output: Tensor, batch: Batch) -> Rows:
@@ -80,3 +94,9 @@ class SequenceToSequence:
 
     def figures(self, totals: Totals, rows: Rows, split: str) -> dict[str, Picture]:
         return {}
+
+
+def _before_end(tokens_BT: Tensor) -> Tensor:
+    """Without the first `END` and what follows it; padding before it is a mistake like any other token."""
+    ended_BT = (tokens_BT == END).cumsum(1) > 0
+    return tokens_BT.masked_fill(tokens_BT == PAD, BEGIN).masked_fill(ended_BT, PAD)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torchmetrics.functional.text import char_error_rate
+from torchmetrics.functional.text import bleu_score, char_error_rate
 
 from trivium.data.source import UNSCORED
-from trivium.supervised.tasks.ctc import CTC, collapsed, edit_distance
+from trivium.supervised.sequence_metrics import bleu, edit_distance, ngram_counts
+from trivium.supervised.tasks.ctc import CTC, collapsed
 from trivium.supervised.tasks.forecasting import Forecasting
 from trivium.supervised.tasks.masked_language_modelling import MaskedLanguageModelling
 from trivium.supervised.tasks.multi_label import MultiLabel
@@ -115,6 +116,23 @@ def test_the_edit_distance_of_known_words_and_as_torchmetrics_counts_it() -> Non
     for mine, theirs, distance in zip(first, second, found.tolist(), strict=True):
         if theirs:
             assert char_error_rate([mine], [theirs]).item() * len(theirs) == pytest.approx(distance)
+
+
+def test_bleu_by_hand_and_as_torchmetrics_computes_it() -> None:
+    written, target = torch.tensor([[3, 4, 5, 6, 3, 3]]), torch.tensor([[3, 4, 5, 6, 7, 0]])
+    counts = ngram_counts(written, target)
+    # 3 and 33 are in the target once and never; 6 tokens for 5.
+    assert counts.tolist() == [[4, 3, 2, 1, 5], [6, 5, 4, 3, 6]]
+    assert bleu(counts).item() == pytest.approx((4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    short = ngram_counts(written[:, :4], target)
+    assert bleu(short).item() == pytest.approx(math.exp(1 - 5 / 4))  # all right, and one too few
+    assert bleu(ngram_counts(torch.tensor([[9, 0]]), target)).item() == 0
+    assert bleu(ngram_counts(torch.tensor([[3]]), torch.tensor([[3]]))).item() == 1
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(3, 6, (20, 12), generator=generator) for _ in range(2)]
+    words = [[" ".join(map(str, row)) for row in tokens.tolist()] for tokens in rows]
+    whole = bleu(sum((ngram_counts(*pair) for pair in zip(*(r.split(7) for r in rows), strict=True)), torch.tensor(0)))
+    assert whole.item() == pytest.approx(bleu_score(words[0], [[word] for word in words[1]]).item(), rel=1e-5)
 
 
 SERIES = Forecasting(num_outputs=4, target_names=("a", "b"), target_mean=(0, 0), target_std=(1, 1))

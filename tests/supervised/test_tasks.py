@@ -74,8 +74,15 @@ def test_padding_of_sequences_does_not_count() -> None:
     written = torch.tensor([[4, END, 5, 5], [5, 3, END, PAD]])  # longer than the targets; the second has a mistake
     totals = task.totals(output, {**batch, "generated": written})
     assert numbers(task.scores(totals)) == pytest.approx(
-        {"loss": math.log(6), "token_accuracy": 0.0, "exact_match": 0.5}
+        {"loss": math.log(6), "token_accuracy": 0.0, "exact_match": 0.5, "bleu": 0.0, "edit_distance": 1 / 3}
     )
+
+
+def test_padding_that_a_model_writes_before_the_end_is_a_mistake() -> None:
+    batch = {"y": torch.tensor([[4, 5, END]]), "generated": torch.tensor([[4, PAD, 5, END]])}
+    task = SequenceToSequence(vocab_size=6)
+    scores = numbers(task.scores(task.totals(torch.zeros(1, 3, 6), batch)))
+    assert (scores["exact_match"], scores["edit_distance"]) == (0.0, 0.5)
 
 
 @pytest.mark.parametrize("name", TASKS)

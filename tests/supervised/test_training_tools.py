@@ -13,13 +13,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from trivium.data.batches import Batches
-from trivium.data.source import Signature, Splits, Tensors
+from trivium.data.source import Sequences, Signature, Splits, Tensors
 from trivium.declared import load_state_dict, state_dict, undeclared
 from trivium.learner import Adapts, Run
 from trivium.schedules import Plateau
 from trivium.supervised.finetuning import freeze
 from trivium.supervised.learner import Supervised
 from trivium.supervised.models.mlp import MLP
+from trivium.supervised.models.sequences.attention_rnn import AttentionRNN
+from trivium.supervised.models.sequences.bert import BERT
+from trivium.supervised.models.sequences.recurrent import Recurrent
+from trivium.supervised.models.sequences.t5 import T5
 from trivium.supervised.tasks.classification import Classification
 
 COUNTS = (90, 8, 2)
@@ -175,3 +179,68 @@ def test_frozen_batch_normalisation_keeps_its_statistics() -> None:
     model.eval()
     model.train()
     assert [module.training for module in model] == [True, False, True, True, True]
+
+
+# ------------------------------------------------------------------------------------ sequences of similar length
+
+
+def sentences(task: str) -> Splits:
+    """48 of 1 to 12 tokens of 9."""
+    generator = torch.Generator().manual_seed(0)
+    length = torch.randint(1, 13, (48,), generator=generator)
+    padding = torch.arange(12) >= length[:, None]
+    x = torch.randint(3, 9, (48, 12), generator=generator).masked_fill(padding, 0)
+    offers: dict[str, Any] = {"vocab_size": 9, "context": 12, "max_length": 12}
+    if task == "sequence_to_sequence":
+        target = torch.cat([torch.full((48, 1), 1), x[:, :-1]], dim=1)
+        rows = Sequences(dict.fromkeys(("source", "target", "y"), length), source=x, target=target, y=x)
+        return Splits(rows, rows, rows, Signature(task, ("source", "target"), offers))
+    offers |= {"num_outputs": 3, "class_names": tuple("abc")}
+    y = (x % 3).masked_fill(padding, -1) if task == "tagging" else x[:, 0] % 3
+    padded = {"x": length, "y": length} if task == "tagging" else {"x": length}
+    rows = Sequences(padded, x=x, length=length, y=y)
+    return Splits(rows, rows, rows, Signature(task, ("x", "length"), offers))
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [
+        ("classification", functools.partial(BERT, num_layers=1, width=8, num_heads=2, dropout=0.0)),
+        ("tagging", functools.partial(Recurrent, hidden_size=8, bidirectional=True, per_step=True)),
+        ("sequence_to_sequence", functools.partial(T5, num_layers=1, width=8, num_heads=2)),
+        ("sequence_to_sequence", functools.partial(AttentionRNN, hidden_size=8)),
+    ],
+)
+def test_bucketing_cuts_padding_off_and_changes_no_update(
+    task: str, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(batch_of: Any) -> tuple[Supervised, list[int]]:
+        data = sentences(task)
+        widths: list[int] = []
+
+        def seen(source: Sequences, index_B: torch.Tensor) -> Any:
+            batch = batch_of(source, index_B)
+            widths.append(batch[data.signature.inputs[0]].shape[1])
+            return batch
+
+        monkeypatch.setattr(Sequences, "shortened", seen)
+        torch.manual_seed(0)
+        learner = Supervised(
+            run=Run(), data=data, model=model, optimizer=torch.optim.SGD, batch_size=8, lr=0.1, bucketing=True,
+            accumulate=2,
+        )  # fmt: skip
+        for _ in range(6):
+            learner.step()
+        return learner, widths
+
+    (short, widths), (whole, padded) = trained(Sequences.shortened), trained(Sequences.batch)
+    assert min(widths) < 6
+    assert set(padded) == {12}
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(short.model.state_dict()[name], value, msg=name)
+    assert short.evaluate()["loss"] == pytest.approx(whole.evaluate()["loss"], rel=1e-4)
+
+
+def test_bucketing_needs_sequences() -> None:
+    with pytest.raises(ValueError, match=r"^learner\.bucketing=true: is for data of sequences that are padded"):
+        build(bucketing=True)

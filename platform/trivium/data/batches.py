@@ -14,6 +14,9 @@ from trivium.learner import Run
 from trivium.saved import require_count
 from trivium.schedules import Shape, scheduled
 
+POOL = 64
+"""The batches whose samples are sorted by length together: more make lengths more alike, and less is random."""
+
 
 class Batches:
     """An endless stream of shuffled sample indices, epoch after epoch, cut into full batches.
@@ -28,13 +31,24 @@ class Batches:
         batch_size: of the whole run, a multiple of the number of workers, at most n.
         weights: float [n] >= 0, how often each sample is drawn relative to the others: an epoch is then n draws with
             replacement. None: every sample once an epoch.
+        lengths: int64 [n], the lengths of the samples, on the device of the indices: those of a batch are then alike.
+            Each epoch is shuffled, sorted by length within the samples of `POOL` batches, and its batches are shuffled;
+            the one that straddles two epochs is mixed. None: the order does not depend on them.
         run: gives seed, rank, world_size and the device of the indices.
 
     Raises:
         ValueError: the data set is empty or smaller than a batch, or that does not divide among the workers.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, *, run: Run, weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        *,
+        run: Run,
+        weights: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> None:
         if num_samples < 1:
             raise ValueError("the data set is empty")
         if batch_size > num_samples:
@@ -42,7 +56,7 @@ class Batches:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.samples = 0  # read so far by all workers
-        self._weights = weights
+        self._weights, self._lengths = weights, lengths
         self._share = run.share(batch_size, "batch_size")
         self._run = run
         self._order = torch.empty(0, dtype=torch.int64, device=run.device)
@@ -111,9 +125,23 @@ class Batches:
     def _permutation(self, epoch: int) -> Tensor:
         generator = self._run.generator("order", epoch)
         if self._weights is None:
-            return torch.randperm(self.num_samples, generator=generator).to(self._run.device)
-        drawn = torch.multinomial(self._weights, self.num_samples, replacement=True, generator=generator)
-        return drawn.to(self._run.device)
+            order = torch.randperm(self.num_samples, generator=generator)
+        else:
+            order = torch.multinomial(self._weights, self.num_samples, replacement=True, generator=generator)
+        order = order.to(self._run.device)
+        return order if self._lengths is None else self._by_length(order, self._lengths, epoch)
+
+    def _by_length(self, order: Tensor, lengths: Tensor, epoch: int) -> Tensor:
+        """An epoch's order with samples of similar length in each batch that lies within it."""
+        begin = -epoch * self.num_samples % self.batch_size  # where the first such batch begins
+        count = (self.num_samples - begin) // self.batch_size
+        end = begin + count * self.batch_size
+        pools = order[begin:end].split(POOL * self.batch_size)
+        alike = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in pools]).view(count, self.batch_size)
+        generator = self._run.generator("lengths", epoch)
+        rows, columns = (torch.randperm(n, generator=generator).to(order.device) for n in alike.shape)
+        # The columns too, so that no worker has the longest samples of each batch.
+        return torch.cat([order[:begin], alike[rows][:, columns].flatten(), order[end:]])
 
     def state_dict(self) -> dict[str, Any]:
         return {"samples": self.samples}

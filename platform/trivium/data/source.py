@@ -84,6 +84,54 @@ class Tensors:
         return Tensors(**{name: column.to(device) for name, column in self.columns.items()})
 
 
+@runtime_checkable
+class OfLengths(Protocol):
+    """A source of sequences of different lengths, which are padded at their ends."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """How many steps of each row are no padding, int64 [len(self)] on the device."""
+        ...
+
+    def shortened(self, index_B: Tensor) -> Batch:
+        """As `batch`, without the steps that are padding in all of these rows."""
+        ...
+
+
+class Sequences(Tensors):
+    """Rows of sequences, padded at their ends; see `OfLengths`.
+
+    Args:
+        padded: for each padded column, [N, T, ...], how many steps of its rows are no padding, int64 [N].
+        columns: see `Tensors`.
+
+    Raises:
+        ValueError: as `Tensors`, or lengths are not N numbers from 0 to T.
+    """
+
+    def __init__(self, padded: Mapping[str, Tensor], **columns: Tensor) -> None:
+        super().__init__(**columns)
+        for name, length_N in padded.items():
+            column = columns[name]
+            if length_N.shape != column.shape[:1] or not bool(((length_N >= 0) & (length_N <= column.shape[1])).all()):
+                raise ValueError(f"{name}: {len(column)} lengths from 0 to {column.shape[1]} are needed")
+        self.padded = padded
+
+    @property
+    def lengths(self) -> Tensor:
+        return torch.stack(list(self.padded.values())).sum(0)
+
+    def shortened(self, index_B: Tensor) -> Batch:
+        batch = self.batch(index_B)
+        for name, length_N in self.padded.items():
+            batch[name] = batch[name][:, : max(1, int(length_N.index_select(0, index_B).max()))]
+        return batch
+
+    def to(self, device: torch.device) -> Sequences:
+        padded = {name: length.to(device) for name, length in self.padded.items()}
+        return Sequences(padded, **{name: column.to(device) for name, column in self.columns.items()})
+
+
 @dataclass(frozen=True)
 class Signature:
     """What the tensors of a source are, as plain data: enough to build a model for them, and to use a trained one

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trivium.config.rules.checked import checks_keywords
 from trivium.config.rules.kinds import Count
@@ -66,8 +67,8 @@ class AttentionRNN(nn.Module):
         self, target_BT: Tensor, memory_BSH: Tensor, padding_BS: Tensor, state_1BH: Tensor
     ) -> tuple[Tensor, Tensor]:
         state_BTH, state_1BH = self.decoder(self.embed(target_BT), state_1BH)
-        score_BTS = (state_BTH @ memory_BSH.transpose(1, 2)).masked_fill(padding_BS[:, None], -torch.inf)
-        context_BTH = score_BTS.softmax(-1) @ memory_BSH
+        seen_B1S = ~padding_BS[:, None]
+        context_BTH = F.scaled_dot_product_attention(state_BTH, memory_BSH, memory_BSH, attn_mask=seen_B1S, scale=1.0)
         return self.head(self.combine(torch.cat([state_BTH, context_BTH], dim=2)).tanh()), state_1BH
 
     @torch.no_grad()

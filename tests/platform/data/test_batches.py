@@ -107,3 +107,41 @@ def test_wrong_sizes_are_named() -> None:
         Batches(8, 5, run=Run(world_size=2))
     with pytest.raises(ValueError, match=r"^batch_size=1001: the training set has 1,000 samples$"):
         Batches(1000, 1001, run=Run())
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(12, 4), (10, 4), (7, 3), (5, 5), (1, 1), (1000, 8)])
+def test_batches_by_length_hold_every_sample_once_an_epoch(num_samples: int, batch_size: int) -> None:
+    lengths = torch.randint(1, 50, (num_samples,), generator=torch.Generator().manual_seed(0))
+    batches = Batches(num_samples, batch_size, run=Run(), lengths=lengths)
+    stream: list[int] = []
+    while len(stream) < 6 * num_samples:
+        stream += batches.next().tolist()
+    for epoch in range(6):
+        assert sorted(stream[epoch * num_samples : (epoch + 1) * num_samples]) == list(range(num_samples))
+
+
+def test_batches_by_length_need_little_padding_and_do_not_grow_over_an_epoch() -> None:
+    lengths = torch.randint(1, 101, (4096,), generator=torch.Generator().manual_seed(0))
+
+    def steps(batches: Batches) -> tuple[int, list[int]]:
+        longest = [int(lengths[batches.next()].max()) for _ in range(250)]  # of an epoch of 256: all within one
+        return sum(longest) * batches.batch_size, longest
+
+    (shuffled, _), (alike, longest) = (steps(Batches(4096, 16, run=Run(), lengths=of)) for of in (None, lengths))
+    needed = int(lengths.sum())
+    assert shuffled > 1.7 * needed > 1.6 * alike  # in the mean 94 of 50.5 steps; sorted by length, a few more than 50.5
+    half = len(longest) // 2
+    assert abs(sum(longest[:half]) - sum(longest[half:])) < 0.2 * sum(longest)
+
+
+def test_batches_by_length_resume_exactly_and_divide_among_workers() -> None:
+    lengths = torch.arange(25) % 7
+    whole = Batches(25, 6, run=Run(), lengths=lengths)
+    ranks = [Batches(25, 6, run=Run(rank=rank, world_size=2), lengths=lengths) for rank in range(2)]
+    for _ in range(20):
+        state = whole.state_dict()
+        batch = whole.next().tolist()
+        assert [i for rank in ranks for i in rank.next().tolist()] == batch
+        resumed = Batches(25, 6, run=Run(), lengths=lengths)
+        resumed.load_state_dict(state)
+        assert resumed.next().tolist() == batch

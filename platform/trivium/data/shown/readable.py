@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trivium.data.source import UNSCORED, Signature
-from trivium.data.texts.vocabulary import decoded
+from trivium.data.texts.vocabulary import SPECIAL, UNKNOWN, decoded
 
 NUMBERS_UP_TO = 12  # longer columns are shown as their shape and range
 
@@ -45,6 +45,28 @@ def readable_row(row: Mapping[str, Tensor], signature: Signature) -> dict[str, A
         else:
             shown[called] = f"{list(values.shape)} from {float(values.min()):.4g} to {float(values.max()):.4g}"
     return shown
+
+
+def readable_tokens(tokens: Sequence[int], signature: Signature) -> list[str]:
+    """Each token by itself, as it is written; by its number, if there is no vocabulary, and special ones by their
+    names."""
+    preparation = signature.preparation
+    if preparation.get("tokens") != "bytes" and "vocabulary" not in preparation:
+        return [str(number) for number in tokens]
+    names = preparation.get("vocabulary")
+    written = []
+    for number in tokens:
+        special = isinstance(names, (list, tuple)) and number < len(names) and names[number] in (*SPECIAL, UNKNOWN)
+        written.append(names[number] if special else decoded([number], _written(preparation)))
+    return written
+
+
+def as_pixels(x_NCHW: Tensor, preparation: Mapping[str, Any]) -> Tensor:
+    """Images in [0, 1], from normalised ones: float [N, C, H, W] both."""
+    if "mean" not in preparation:
+        return x_NCHW
+    mean_C, std_C = (torch.tensor(preparation[name], dtype=torch.float32) for name in ("mean", "std"))
+    return x_NCHW * std_C[:, None, None] + mean_C[:, None, None]
 
 
 def _length(row: Mapping[str, Tensor], name: str, number: int) -> int:

@@ -12,7 +12,7 @@ from trivium.boundary.places import find_data
 from trivium.config.rules.checked import checks_keywords
 from trivium.config.rules.kinds import BetweenZeroAndOne, Count, CountOrZero, Range, Seed
 from trivium.data.inputs.texts import of_texts
-from trivium.data.source import Signature, Splits, Tensors
+from trivium.data.source import Sequences, Signature, Splits
 from trivium.data.splitting import split_rows
 from trivium.data.table import read_frame
 from trivium.data.texts.text import standard_library_modules
@@ -78,9 +78,10 @@ def labelled_text(
     names = sorted(set(labels))
     number = {name: i for i, name in enumerate(names)}
 
-    def source(part: np.ndarray) -> Tensors:
+    def source(part: np.ndarray) -> Sequences:
         columns = of_texts([texts[i] for i in part], preparation)
-        return Tensors(**columns, y=torch.tensor([number[labels[i]] for i in part]))
+        padded = {"x": columns["length"]}
+        return Sequences(padded, **columns, y=torch.tensor([number[labels[i]] for i in part]))
 
     signature = Signature(
         task="classification",

@@ -10,7 +10,7 @@ import torch
 from trivium.boundary.places import find_data
 from trivium.config.rules.checked import checks_keywords
 from trivium.config.rules.kinds import BetweenZeroAndOne, CountOrZero, Range, Seed
-from trivium.data.source import Signature, Splits, Tensors
+from trivium.data.source import Sequences, Signature, Splits
 from trivium.data.splitting import split_rows
 from trivium.data.table import read_frame
 from trivium.data.texts.vocabulary import BEGIN, END, PAD, SPECIAL, UNKNOWN, encoded, fitted
@@ -71,14 +71,16 @@ def pairs(
                 raise ValueError(f"max_length={max_length}: {path}, row {i}, column {column}: the text has {what}")
     lengths = [max(map(len, rows)) for rows in numbers]
 
-    def of(part: np.ndarray) -> Tensors:
+    def of(part: np.ndarray) -> Sequences:
         read, written = torch.full((len(part), lengths[0]), PAD), torch.full((len(part), lengths[1] + 2), PAD)
         for row, i in enumerate(part):
             read[row, : len(numbers[0][i])] = torch.tensor(numbers[0][i])
             with_ends = [BEGIN, *numbers[1][i], END]
             written[row, : len(with_ends)] = torch.tensor(with_ends)
         target_NT = written[:, :-1].masked_fill(written[:, :-1] == END, PAD)
-        return Tensors(source=read, target=target_NT, y=written[:, 1:].clone())
+        y = written[:, 1:].clone()
+        padded = {name: (column != PAD).sum(1) for name, column in (("source", read), ("target", y), ("y", y))}
+        return Sequences(padded, source=read, target=target_NT, y=y)
 
     signature = Signature(
         task="sequence_to_sequence",

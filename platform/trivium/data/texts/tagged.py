@@ -14,7 +14,7 @@ import torch
 from trivium.boundary.places import find_data
 from trivium.config.rules.checked import checks_keywords
 from trivium.config.rules.kinds import BetweenZeroAndOne, Count, CountOrZero, Range, Seed
-from trivium.data.source import UNSCORED, Signature, Splits, Tensors
+from trivium.data.source import UNSCORED, Sequences, Signature, Splits
 from trivium.data.splitting import split_rows
 from trivium.data.texts.text import standard_library
 from trivium.data.texts.vocabulary import PAD, UNKNOWN
@@ -62,7 +62,7 @@ def tagged(
     vocabulary = ["<pad>", UNKNOWN, *sorted({t for i in parts[0] for t in sentences[i][0]})]
     tags = sorted({tag for _, own in sentences for tag in own}) if path is not None else list(KINDS)
 
-    def source(part: np.ndarray) -> Tensors:
+    def source(part: np.ndarray) -> Sequences:
         tokens_of, tags_of = ({name: i for i, name in enumerate(names)} for names in (vocabulary, tags))
         x = torch.full((len(part), max_length), PAD)
         y = torch.full((len(part), max_length), UNSCORED)
@@ -72,7 +72,7 @@ def tagged(
             length[row] = len(words)
             x[row, : len(words)] = torch.tensor([tokens_of.get(word, 1) for word in words])
             y[row, : len(words)] = torch.tensor([tags_of[tag] for tag in own])
-        return Tensors(x=x, length=length, y=y)
+        return Sequences({"x": length, "y": length}, x=x, length=length, y=y)
 
     signature = Signature(
         task="tagging",
