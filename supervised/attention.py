@@ -39,7 +39,8 @@ def attention(model: nn.Module, inputs: Sequence[Tensor]) -> Tensor | None:
     """
     with torch.no_grad(), _Recorder() as recorder:
         model(*inputs)
-    return recorder.last
+    looks: Tensor | None = recorder.last
+    return looks
 
 
 class _Recorder(TorchFunctionMode):

@@ -77,7 +77,8 @@ def bleu(counts: Tensor) -> Tensor:
     wanted, written = counts[:, LONGEST].double()
     if not len(share) or not bool((share > 0).all()):
         return torch.zeros((), device=counts.device)
-    return (share.log().mean() + (1 - wanted / written).clamp(max=0)).exp().float()
+    score: Tensor = (share.log().mean() + (1 - wanted / written).clamp(max=0)).exp().float()
+    return score
 
 
 def _unpadded(tokens_BT: Tensor) -> list[list[int]]:

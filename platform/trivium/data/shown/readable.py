@@ -53,7 +53,7 @@ def readable_tokens(tokens: Sequence[int], signature: Signature) -> list[str]:
     preparation = signature.preparation
     if preparation.get("tokens") != "bytes" and "vocabulary" not in preparation:
         return [str(number) for number in tokens]
-    names = preparation.get("vocabulary")
+    names: Any = preparation.get("vocabulary")
     written = []
     for number in tokens:
         special = isinstance(names, (list, tuple)) and number < len(names) and names[number] in (*SPECIAL, UNKNOWN)
