@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -100,6 +100,9 @@ class A2C(Agent):
         ValueError: a keyword is out of its range, a space is not supported, or env.num_envs does not divide among the
             workers.
     """
+
+    shared: ClassVar = ("env.num_envs",)
+    divides: ClassVar = {"env_runners": "env.num_envs / workers"}
 
     @checks_keywords
     def __init__(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import gymnasium as gym
 import torch
@@ -40,7 +40,6 @@ from trivium.agents.returns import (
 from trivium.agents.rollouts.collector import Collector, episodes
 from trivium.agents.rollouts.env_runners import Begun, EnvRunners
 from trivium.agents.rollouts.making import make_collector, training_envs
-from trivium.config import valid
 from trivium.config.rules.checked import checks_keywords
 from trivium.config.rules.kinds import (
     Count,
@@ -53,6 +52,7 @@ from trivium.config.rules.kinds import (
     Range,
     Widths,
 )
+from trivium.config.rules.sizes import require_divisible
 from trivium.learner import Run
 from trivium.saved import load_module
 
@@ -170,6 +170,9 @@ class DQN(Agent):
             envs.
     """
 
+    shared: ClassVar = ("batch_size", "env.num_envs")
+    divides: ClassVar = {"env.num_envs": "train_every_env_steps", "env_runners": "env.num_envs / workers"}
+
     @checks_keywords
     def __init__(
         self,
@@ -227,7 +230,8 @@ class DQN(Agent):
                 f"DQN needs an env with Discrete actions, this one has the action space {envs.action_space}"
             )
         own_envs, num_envs = num_envs, num_envs * run.world_size
-        valid.require_divisible({"env.num_envs": num_envs, "agent.train_every_env_steps": train_every_env_steps})
+        sizes = {"env.num_envs": num_envs, "agent.train_every_env_steps": train_every_env_steps}
+        require_divisible(self.divides, sizes, group="agent")
         dead_steps: bool = getattr(envs, "dead_steps", False)
         if buffer_size < train_every_env_steps:
             raise ValueError(

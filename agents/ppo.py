@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,7 +38,6 @@ from trivium.agents.returns import (
 )
 from trivium.agents.rollouts.collector import InProgress, Rollout, episodes
 from trivium.agents.rollouts.making import make_collector, training_envs
-from trivium.config import valid
 from trivium.config.rules.checked import checks_keywords
 from trivium.config.rules.kinds import (
     Count,
@@ -51,6 +50,7 @@ from trivium.config.rules.kinds import (
     Range,
     Widths,
 )
+from trivium.config.rules.sizes import require_divisible
 from trivium.learner import Run
 
 
@@ -187,6 +187,13 @@ class PPO(Agent):
             minibatches.
     """
 
+    shared: ClassVar = ("minibatch_size", "env.num_envs")
+    divides: ClassVar = {
+        "minibatch_size": "num_steps * env.num_envs",
+        "num_steps": "minibatch_size / workers if memory",
+        "env_runners": "env.num_envs / workers",
+    }
+
     @checks_keywords
     def __init__(
         self,
@@ -233,8 +240,13 @@ class PPO(Agent):
         self.num_epochs = num_epochs
         batch = num_steps * num_envs
         minibatch = run.share(minibatch_size, "agent.minibatch_size")
-        sizes = {"agent.minibatch_size": minibatch_size, "agent.num_steps": num_steps, "agent.memory": memory}
-        valid.require_divisible({**sizes, "env.num_envs": num_envs * run.world_size}, run.world_size)
+        sizes: dict[str, Any] = {
+            "agent.minibatch_size": minibatch_size,
+            "agent.num_steps": num_steps,
+            "agent.memory": memory,
+        }
+        sizes["env.num_envs"] = num_envs * run.world_size
+        require_divisible(self.divides, sizes, group="agent", workers=run.world_size)
         self.num_minibatches = batch // minibatch
         self.lr = lr
         self.lr_anneal_env_steps = lr_anneal_env_steps

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -115,6 +115,9 @@ class REINFORCE(Agent):
         ValueError: a keyword is out of its range, a space is not supported, or env.num_envs does not divide among the
             workers.
     """
+
+    shared: ClassVar = ("env.num_envs",)
+    divides: ClassVar = {"env_runners": "env.num_envs / workers"}
 
     @checks_keywords
     def __init__(

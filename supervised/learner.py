@@ -12,7 +12,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from trivium.config import valid
 from trivium.config.rules.checked import checks_keywords
 from trivium.config.rules.kinds import (
     Count,
@@ -23,6 +22,7 @@ from trivium.config.rules.kinds import (
     Positive,
     PositiveOrInfinite,
 )
+from trivium.config.rules.sizes import require_divisible
 from trivium.data.batches import Batches
 from trivium.data.checks import checked
 from trivium.data.source import Batch, OfLengths, ReadsAhead, Splits
@@ -98,6 +98,8 @@ class Supervised:
 
     state: ClassVar = ("model", "average", "optimizer", "scaler", "batches", "plateau")
     derived: ClassVar = ("_shares", "_evaluated", "_missing")
+    shared: ClassVar = ("batch_size",)
+    divides: ClassVar = {"accumulate": "batch_size / workers"}
 
     @checks_keywords
     def __init__(
@@ -131,7 +133,7 @@ class Supervised:
     ) -> None:
         run.share(batch_size, "learner.batch_size")
         sizes = {"learner.accumulate": accumulate, "learner.batch_size": batch_size}
-        valid.require_divisible(sizes, run.world_size)
+        require_divisible(self.divides, sizes, group="learner", workers=run.world_size)
         if l1 < 0 or plateau_patience < 1:
             raise ValueError(f"l1={l1} must be at least 0 and plateau_patience={plateau_patience} at least 1")
 

@@ -25,7 +25,7 @@ from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from trivium.agents.envs.gym_envs import make_one
-from trivium.config.valid import require_divisible
+from trivium.config.rules.sizes import require_divisible
 
 SECTIONS = ("training", "env_runners", "learners", "rl_module", "fault_tolerance", "reporting", "debugging")
 OFFLINE = ("BC", "CQL", "IQL", "MARWIL")
@@ -94,7 +94,8 @@ def make_config(
         logging.getLogger(name).setLevel(logging.ERROR)
     checked = dict(_checked(config, settings))
     share = max(1, env_runners)
-    require_divisible({"agent.env_runners": env_runners, "env.num_envs": num_envs})
+    sizes = {"agent.env_runners": env_runners, "env.num_envs": num_envs}
+    require_divisible({"env_runners": "env.num_envs"}, sizes, group="agent")
     if isinstance(observation_space, gym.spaces.Discrete):
         observation_space = one_hot_space(observation_space)
     if isinstance(action_space, gym.spaces.Discrete):

@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -84,6 +84,8 @@ class RLlib:
     """
 
     evaluates = EVALUATED
+    shared: ClassVar = ("env.num_envs",)
+    divides: ClassVar = {"env_runners": "env.num_envs / workers"}
 
     @checks_keywords
     def __init__(

@@ -23,7 +23,7 @@ from trivium.agents.attributes import to_arrays, to_tensors
 from trivium.agents.envs.protocol import Envs
 from trivium.agents.envs.wrapper_state import State, merged
 from trivium.agents.rollouts.collector import Act, Collector, InProgress, Rollout
-from trivium.config import valid
+from trivium.config.rules.sizes import require_divisible
 from trivium.learner import Run, UserCodeError
 from trivium.on_ray import cluster
 from trivium.saved import require_count
@@ -31,6 +31,9 @@ from trivium.saved import require_count
 log = logging.getLogger("trivium")
 
 ATTEMPTS = 3  # to get one rollout, before the run ends with an error
+
+
+DIVIDES = {"env_runners": "env.num_envs / workers"}  # as the agents declare
 
 
 class Runner:
@@ -117,7 +120,7 @@ class EnvRunners:
         timeout_s: float = 300.0,
     ) -> None:
         sizes = {"agent.env_runners": num_runners, "env.num_envs": num_envs * run.world_size}
-        valid.require_divisible(sizes, run.world_size)
+        require_divisible(DIVIDES, sizes, group="agent", workers=run.world_size)
         cluster.prepare()
         import ray
 

@@ -61,6 +61,7 @@ class Autoencoder:
 
     evaluates: ClassVar = {"error": "min"}
     state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
+    shared: ClassVar = ("batch_size",)
 
     @checks_keywords
     def __init__(

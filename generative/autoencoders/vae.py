@@ -121,6 +121,7 @@ class VAE:
 
     evaluates: ClassVar = {"elbo": "max", "reconstruction": "min", "kl": None, "active_units": "max"}
     state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
+    shared: ClassVar = ("batch_size",)
 
     @checks_keywords
     def __init__(

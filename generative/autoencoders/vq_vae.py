@@ -65,6 +65,7 @@ class VQVAE:
 
     evaluates: ClassVar = {"error": "min", "prior": "min", "perplexity": "max", "codes_used": "max"}
     state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
+    shared: ClassVar = ("batch_size",)
 
     @checks_keywords
     def __init__(

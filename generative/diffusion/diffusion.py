@@ -78,6 +78,7 @@ class Diffusion:
 
     evaluates: ClassVar = {"loss": "min"}
     state: ClassVar = ("network", "average", "optimizer", "scaler", "batches", "noise")
+    shared: ClassVar = ("batch_size",)
 
     @checks_keywords
     def __init__(

@@ -85,6 +85,8 @@ class CycleGAN:
         "swaps",
     )
 
+    shared: ClassVar = ("batch_size",)
+
     @checks_keywords
     def __init__(
         self,

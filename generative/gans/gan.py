@@ -91,6 +91,8 @@ class GAN:
         "augmentation",
     )
 
+    shared: ClassVar = ("batch_size",)
+
     @checks_keywords
     def __init__(
         self,

@@ -85,6 +85,8 @@ class SRGAN:
         "batches",
     )
 
+    shared: ClassVar = ("batch_size",)
+
     @checks_keywords
     def __init__(
         self,

@@ -87,6 +87,8 @@ class StyleGAN2:
         "augmentation",
     )
 
+    shared: ClassVar = ("batch_size",)
+
     @checks_keywords
     def __init__(
         self,

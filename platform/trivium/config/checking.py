@@ -21,6 +21,8 @@ from trivium.config import constructors, env_ids, hints, valid
 from trivium.config.errors import Found
 from trivium.config.library import GROUPS, LEARNERS, PARTS, Library
 from trivium.config.rules.rule import Rule, show
+from trivium.config.rules.signatures import stated
+from trivium.config.rules.sizes import indivisible
 from trivium.config.tree import get, has, is_free, leaves
 
 UNITS = ("samples", "epochs", "env_steps", "updates", "minutes")  # of a budget
@@ -149,9 +151,9 @@ def _wrong(
     elif (
         isinstance(value, dict)
         and not isinstance(default, dict)
-        and (default is not None or (own and valid.rule_for(path)))  # else a constructor may take a group
+        and default is not None  # else a constructor may take a group
     ):
-        yield path, value, valid.problem(path, str(value), default) or valid.noun(default)
+        yield path, value, valid.noun(default)
         return
     if isinstance(value, dict):
         own = str(value.get("_target_", "trivium.")).startswith(("trivium.", "torch.")) if "_target_" in value else own
@@ -160,7 +162,7 @@ def _wrong(
             below = default.get(key) if isinstance(default, dict) else None
             yield from _wrong(item, below, f"{path}.{key}" if path else str(key), rules, own=own)
         return
-    expected = valid.problem(path, value, default) if own else valid.wrong_scalar(value, default)
+    expected = valid.problem(value, default) if own else valid.wrong_scalar(value, default)
     if expected:
         yield path, value, expected
 
@@ -254,12 +256,10 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
             line = "evaluation: a target or patience needs evaluation.every_updates or evaluation.every_s"
             found.add("evaluation", line)
     if len(chosen) == 1:
-        target = get(config, f"{chosen[0]}._target_")
         evaluates = constructors.stated_by_learner(config, "evaluates")
         if evaluates is not None:  # else the learner itself is asked, when it is there
             check_metrics(config, evaluates, found)
-        if str(target).startswith("trivium."):
-            _check_divisions(config, found)
+        _check_divisions(config, chosen[0], found)
     inline = isinstance(launch, dict) and launch.get("engine") == "inline"
     if inline and found.none_in("launch") and launch["workers"] != 1:
         found.add("launch", f"launch.workers={launch['workers']}: one process runs inline; several need launch=ray")
@@ -294,7 +294,7 @@ def check_workers(config: dict[str, Any], found: Found) -> None:
     if not isinstance(launch, dict) or launch.get("engine") != "ray" or not found.none_in("launch"):
         return
     workers, gpus = launch["workers"], launch.get("gpus_per_worker", "auto")
-    for key in valid.SHARED:
+    for key in shared_sizes(config):
         size = get(config, key)
         if isinstance(size, int) and key not in found.lines and (problem := valid.not_shared(key, size, workers)):
             found.add(key, problem)
@@ -317,9 +317,18 @@ def check_workers(config: dict[str, Any], found: Found) -> None:
             found.add(key, f"{key}={value}: {workers} workers need {workers} GPUs, here are {have}")
 
 
-def _check_divisions(config: dict[str, Any], found: Found) -> None:
+def shared_sizes(config: dict[str, Any]) -> list[str]:
+    """The keys of sizes that workers hold equal shares of, as the class of the learner declares them."""
+    chosen = [group for group in LEARNERS if config.get(group)]
+    names = stated(get(config, f"{chosen[0]}._target_"), "shared") if chosen else None
+    return [name if "." in name else f"{chosen[0]}.{name}" for name in names or ()]
+
+
+def _check_divisions(config: dict[str, Any], group: str, found: Found) -> None:
     values = {key: value for key, value in leaves(config) if key not in found.lines}
-    for key, problem in valid.indivisible(values, values.get("launch.workers", 1)):
+    divides = stated(get(config, f"{group}._target_"), "divides") or {}
+    workers = values.get("launch.workers", 1)
+    for key, problem in indivisible(divides, values, group=group, workers=workers):
         found.add(key, problem)
 
 

@@ -34,6 +34,7 @@ from trivium.config.overrides import (
     apply,
     begin_experiments_again,
     begin_typed_again,
+    hint_at_lists,
     is_known,
     parse_overrides,
     sort_overrides,
@@ -121,6 +122,7 @@ def _compose(
         body, experiment = {}, None
     plain, _ = _composed({group: choices[group] for group in choices if group != "experiment"}, library)
     reference = _as_it_stands(plain)
+    hint_at_lists(found, reference)
     for group in replaced:
         tree[group] = plain.get(group)
     body = {key: value for key, value in body.items() if key not in replaced}

@@ -16,6 +16,7 @@ from typing import Any
 from trivium.config.library import LEARNERS, PARTS, Library, listed_targets
 from trivium.config.rules.foreign import foreign_rules
 from trivium.config.rules.rule import Rule
+from trivium.config.rules.settings import rules_of_settings
 from trivium.config.rules.signatures import Parameters, read, stated, stated_parameters
 from trivium.config.rules.source import Unusable, mentioned, no_such_name, parsed
 from trivium.config.tree import get, has
@@ -161,8 +162,9 @@ def _is_part_of_torch(found: Any) -> bool:
 
 
 def rules_of(config: Mapping[Any, Any], path: str = "") -> dict[str, Rule]:
-    """The rules of a config's keys, as the signatures of the constructors that it names state them. Imports nothing."""
-    found: dict[str, Rule] = {}
+    """The rules of a config's keys: those of what every run has, and those that the signatures of the constructors that
+    it names state. Imports nothing."""
+    found: dict[str, Rule] = {} if path else dict(rules_of_settings())
     takes = stated_parameters(config["_target_"]) if "_target_" in config else None
     stated = {**takes.rules, **foreign_rules(config["_target_"])} if takes else {}
     for key, value in config.items():

@@ -91,8 +91,10 @@ def for_group(path: str, value: Any, group: Mapping[str, Any], skip: Collection[
     if "_target_" in group:
         near = constructors.nearest_target(str(value), str(group["_target_"]).rpartition(".")[0])
         return f"{path}._target_={near}" if near else None
+    rules = constructors.rules_of({path: dict(group)})
     for key, default in group.items():
-        if key not in skip and valid.problem(f"{path}.{key}", value, default) is None:
+        rule = rules.get(f"{path}.{key}")
+        if key not in skip and (rule.accepts(value) if rule else valid.problem(value, default) is None):
             return f"{path}.{key}={show(value)}"
     return None
 
@@ -218,7 +220,7 @@ def for_word(word: str, library: Library | None = None, *, nearly: bool = True) 
     if "/" in word and (meant := _for_path(word)):
         return meant
     named = {o.lower(): f"{group}={o}" for group in reversed(GROUPS) for o in library.options(group)}
-    algorithms: Sequence[str] = getattr(valid.BY_PATH["agent.algorithm"], "options", ())
+    algorithms = _algorithms(library)
     named = {**{a.lower(): f"agent=rllib algorithm={a}" for a in algorithms}, **named}
     if word.lower() in named:
         return named[word.lower()]
@@ -230,6 +232,13 @@ def for_word(word: str, library: Library | None = None, *, nearly: bool = True) 
     if near:
         return named[near[0]]
     return f"{word}=<value>" if word in dict(leaves(_base(library))) else None
+
+
+def _algorithms(library: Library) -> Sequence[str]:
+    """RLlib's, as the signature of its agent names them."""
+    file = library.find("agent", "rllib")
+    takes = stated_parameters(yaml.safe_load(file.read_text(encoding="utf-8")).get("_target_")) if file else None
+    return takes.rules["algorithm"].choices if takes else ()
 
 
 # ----------------------------------------------------------------------------------------------- run folders

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, grammar_parser
 from omegaconf.errors import GrammarParseError
 
-from trivium.config import constructors, hints, valid
+from trivium.config import constructors, hints
 from trivium.config.checking import is_path
 from trivium.config.errors import Found
 from trivium.config.library import GROUPS, LEARNERS, PARTS, Library
@@ -34,6 +34,7 @@ OPTIMIZERS = {  # short names of torch's; any other class by learner.optimizer._
 }  # fmt: skip
 ALONE = threading.RLock()  # what Hydra has composed, and the caches of its parsers, exist once in a process
 BUILT = (*LEARNERS, *PARTS)
+SEVERAL = ": one value at a time"
 
 
 def parse_overrides(overrides: Sequence[str], found: Found, library: Library | None = None) -> list[Override]:
@@ -63,15 +64,21 @@ def parse_overrides(overrides: Sequence[str], found: Found, library: Library | N
             found.add(OPTIMIZER, f"{OPTIMIZER}={name}: no such optimizer; {hint}")
             continue
         if override.is_sweep_override():
-            key, _, value = text.partition("=")
-            hint = f"; did you mean '{key}=[{value}]'?" if isinstance(valid.rule_for(key), valid.Sizes) else ""
-            found.add(text, f"{text}: one value at a time{hint}")
+            found.add(text, f"{text}{SEVERAL}")
         elif (text_in_it := _bad_reference(override.value())) is not None:
             key, reason = override.key_or_group, "${ begins a reference to another key, such as ${budget.epochs}"
             found.add(key, f"{key}={text_in_it}: {reason}; this is none")
         else:
             parsed.append(override)
     return parsed
+
+
+def hint_at_lists(found: Found, reference: dict[str, Any]) -> None:
+    """Add to what was said of several values the list that was probably meant, where the key holds a list."""
+    for text, line in found.lines.items():
+        key, _, value = text.partition("=")
+        if line.endswith(SEVERAL) and isinstance(get(reference, key), list):
+            found.lines[text] = f"{line}; did you mean '{key}=[{value}]'?"
 
 
 def _override(parser: OverridesParser, text: str) -> Override | None:
