@@ -244,8 +244,8 @@ class PPO(Agent):
             "agent.minibatch_size": minibatch_size,
             "agent.num_steps": num_steps,
             "agent.memory": memory,
+            "env.num_envs": num_envs * run.world_size,
         }
-        sizes["env.num_envs"] = num_envs * run.world_size
         require_divisible(self.divides, sizes, group="agent", workers=run.world_size)
         self.num_minibatches = batch // minibatch
         self.lr = lr

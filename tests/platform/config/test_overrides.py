@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import trivium
 from trivium import cli
-from trivium.config import valid
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError, Found
 from trivium.config.overrides import OPTIMIZERS, parse_overrides
@@ -79,11 +78,6 @@ def test_only_what_is_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pyte
     assert line.startswith(f"data.path={tmp_path}/mnist: must be a file or folder that exists")
     (tmp_path / "mnist").mkdir()
     assert compose(["data=mnist", "data.path=~/mnist"])["data"]["path"] == f"{tmp_path}/mnist"
-
-
-@pytest.mark.parametrize("storage", ["", " ", "a\0b", "zz://x"])
-def test_what_can_be_no_storage(storage: str) -> None:
-    assert valid.problem("storage", storage, "runs")
 
 
 def test_a_run_lives_and_goes_on_in_a_folder_of_any_name(

@@ -73,8 +73,8 @@ def _stated(module_name: str, name: str, attribute: str) -> Any:
     module_name, node = (definition(module_name, name) if module_name else None) or ("", None)
     if not isinstance(node, ast.ClassDef) or node.decorator_list or node.keywords:
         return None
-    if any(isinstance(inner, ast.Attribute) and inner.attr == attribute for inner in ast.walk(node)):
-        return None  # each instance may set it
+    if any(_sets(inner, attribute) for inner in ast.walk(node)):
+        return None  # each instance may have its own
     bound = [statement for statement in node.body if binds(statement, attribute)]
     if bound:
         if len(bound) == 1 and isinstance(bound[0], ast.Assign | ast.AnnAssign):
@@ -109,3 +109,7 @@ def _keywords(node: ast.stmt, module: str) -> Parameters | None:
 
 def _is_check(decorator: ast.expr) -> bool:
     return (decorator.attr if isinstance(decorator, ast.Attribute) else getattr(decorator, "id", "")) == CHECKED
+
+
+def _sets(node: ast.AST, attribute: str) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == attribute and not isinstance(node.ctx, ast.Load)

@@ -17,7 +17,7 @@ from trivium.config.rules.checked import rules_of
 from trivium.config.rules.kinds import Form, Range
 from trivium.config.rules.rule import ANY, Group, Items, Number, Rule, Text, Truth
 from trivium.config.rules.signatures import stated_parameters
-from trivium.config.rules.source import assigned
+from trivium.config.rules.source import assigned, definition
 
 ALIASES = {"Stem": 'Literal["imagenet", "small"]', "Depth": "Literal[18, 34]", "Deep": "Depth", "Loop": "Loop"}
 NUMBER, WHOLE = Number(), Number(whole=True)
@@ -111,6 +111,18 @@ def test_the_defaults_of_a_signature_are_valid(target: str) -> None:
     defaults = {name: p.default for name, p in inspect.signature(found).parameters.items() if p.default is not p.empty}
     wrong = {name: value for name, value in defaults.items() if name in rules and not rules[name].accepts(value)}
     assert wrong == {}
+
+
+def test_the_algorithms_are_those_of_rllib_that_learn_from_an_env() -> None:
+    known = definition("ray.rllib.algorithms.registry", "ALGORITHMS")
+    offline = definition("trivium.agents.rllib.config", "OFFLINE")
+    assert known
+    assert offline
+    names = {key.value for key in known[1].value.keys}  # type: ignore[attr-defined]
+    names -= set(ast.literal_eval(offline[1].value))  # type: ignore[attr-defined]
+    stated = stated_parameters("trivium.agents.rllib.learner.RLlib")
+    assert stated
+    assert stated.rules["algorithm"].choices == tuple(sorted(names, key=str.upper))
 
 
 PPO = "experiment=ppo_cartpole"
