@@ -314,6 +314,26 @@ class Supervised:
         return {name: value.cpu() for name, value in answers.items()}
 
     @torch.no_grad()
+    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the model's last linear layer is given, float32 [B, D]; see `trivium.learner.Features`.
+
+        Raises:
+            ValueError: the model has no linear layer.
+        """
+        layers = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
+        if not layers:
+            raise ValueError(f"{type(self.model).__name__} has no linear layer, whose input its features are")
+        given = {name: column.to(self.run.device) for name, column in inputs.items()}
+        seen: list[Tensor] = []
+        hook = layers[-1].register_forward_pre_hook(lambda layer, args: seen.append(args[0].detach().float().cpu()))
+        try:
+            with self._evaluated_model() as model, self.run.autocast():
+                model(*self._inputs(given))
+        finally:
+            hook.remove()
+        return seen[-1].flatten(1)
+
+    @torch.no_grad()
     def continued(
         self, prompt_BT: Tensor, *, num: int, generator: torch.Generator, temperature: float, top_k: int | None
     ) -> Tensor:

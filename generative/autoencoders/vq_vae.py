@@ -24,9 +24,10 @@ from trivium.data.source import Source, Splits
 from trivium.generative.autoencoders.codebook import Codebook, perplexity
 from trivium.generative.image_data import rows_above, unit_images
 from trivium.generative.metrics import collapse
-from trivium.generative.metrics.frechet import coarse_features, frechet_distance
+from trivium.generative.metrics.coarse import coarse_features
 from trivium.generative.networks.code_map import CodePrior
 from trivium.learner import Picture, Run, construct
+from trivium.quality.distances import frechet_distance
 from trivium.schedules import set_lr
 from trivium.untouched import evaluating
 

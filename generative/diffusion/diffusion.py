@@ -31,8 +31,9 @@ from trivium.generative.diffusion.process import (
     target_of,
 )
 from trivium.generative.image_data import classes_of, labels_for, unit_images
-from trivium.generative.metrics.frechet import coarse_features, frechet_distance
+from trivium.generative.metrics.coarse import coarse_features
 from trivium.learner import Picture, Run, construct
+from trivium.quality.distances import frechet_distance
 from trivium.schedules import set_lr
 from trivium.untouched import evaluating
 
@@ -46,8 +47,8 @@ class Diffusion:
 
     Pictures are taken from [0, 1] to [-1, 1]; the loss is the mean squared error of `target`. Logs `loss`, with
     clipping `grad_norm`. Evaluates to `loss` on held-out pictures, always with the same times and noise, and at the end
-    to `coarse_frechet` between sampled and real pictures (see `frechet.coarse_features`). The figure is `samples`: the
-    same noise each time.
+    to `coarse_frechet` between sampled and real pictures (see `metrics.coarse.coarse_features`). The figure is
+    `samples`: the same noise each time.
 
     With `schedule=straight` and `target=velocity` this is flow matching, and the sampler is Euler's method.
 

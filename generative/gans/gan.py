@@ -31,9 +31,10 @@ from trivium.generative.gans.adversarial import (
 )
 from trivium.generative.image_data import classes_of, labels_for, unit_images
 from trivium.generative.metrics import collapse
-from trivium.generative.metrics.frechet import coarse_features, frechet_distance
+from trivium.generative.metrics.coarse import coarse_features
 from trivium.generative.networks.augmentation import DRAWS, AdaptiveAugmentation
 from trivium.learner import Picture, Run, construct
+from trivium.quality.distances import frechet_distance
 from trivium.schedules import set_lr
 from trivium.untouched import evaluating
 
@@ -48,7 +49,7 @@ class GAN:
     Images are taken from [0, 1] to [-1, 1]. In an update the discriminator learns first, from `critic_steps` batches;
     then the generator, from the last generated images. Logs `discriminator_loss`, `generator_loss`, `real_logit`,
     `fake_logit`, penalties that are used and the strength of `augmentation`. Evaluates to `coarse_frechet`, the Fréchet
-    distance between generated and real images at 7 x 7 pixels (see `frechet.coarse_features` for what it can't tell),
+    distance between generated and real images at 7 x 7 pixels (see `metrics.coarse` for what it can't tell),
     and `diversity`, the standard deviation of generated pixels over images as a share of that of real ones: far below
     1, the generator has collapsed; and `discriminator_accuracy` on held-out and generated images. Signs of collapse are
     warned of, see `metrics.collapse`. The figure is `samples`: the same latents each time.

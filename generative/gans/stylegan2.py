@@ -25,10 +25,11 @@ from trivium.ema import Average, averaged
 from trivium.generative.gans.adversarial import discriminator_loss, generator_loss, r1_penalty
 from trivium.generative.image_data import classes_of, labels_for, rows_above, unit_images
 from trivium.generative.metrics import collapse
-from trivium.generative.metrics.frechet import coarse_features, frechet_distance
+from trivium.generative.metrics.coarse import coarse_features
 from trivium.generative.networks.augmentation import DRAWS, AdaptiveAugmentation
 from trivium.generative.networks.stylegan2 import Generator, path_lengths
 from trivium.learner import Picture, Run, construct
+from trivium.quality.distances import frechet_distance
 from trivium.untouched import evaluating
 
 EVALUATION_BATCH = 250  # images per forward pass without gradients

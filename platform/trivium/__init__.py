@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trivium.loaded import Trained
     from trivium.run_folder.folder import Result
 
-__all__ = ["Callback", "ConfigError", "evaluate", "load", "resume", "train"]
+__all__ = ["Callback", "ConfigError", "evaluate", "judge", "load", "resume", "train"]
 
 
 def train(
@@ -126,6 +126,22 @@ def evaluate(
             deterministic=deterministic,
             trusted=[*trusted, *objects.modules_of(handed)],
         )
+
+
+def judge(
+    dir: Path | str,
+    *,
+    classifier: Path | str,
+    num: int | None = None,
+    seed: int = 0,
+    checkpoint: str = "best",
+    trusted: Collection[str] = (),
+    **how: float,
+) -> dict[str, Any]:
+    """Measure how good the samples of a run are by the features of a classifier's run; see `trivium.judged.judge`."""
+    from trivium import judged
+
+    return judged.judge(dir, classifier=classifier, num=num, seed=seed, checkpoint=checkpoint, trusted=trusted, **how)
 
 
 def load(dir: Path | str, *, checkpoint: str = "best", trusted: Collection[str] = (), model: Any = None) -> Trained:

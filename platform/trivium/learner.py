@@ -343,6 +343,19 @@ class Predicts(Protocol):
 
 
 @runtime_checkable
+class Features(Protocol):
+    """A learner whose model has features of its inputs that its answer is a linear function of."""
+
+    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """float32 [B, D], on the CPU; inputs as for `Predicts.predict`.
+
+        Raises:
+            ValueError: the model has no linear layer.
+        """
+        ...
+
+
+@runtime_checkable
 class Samples(Protocol):
     """A learner whose model generates."""
 

@@ -205,6 +205,11 @@ class Checkpoints:
             return best if best in names else None
         return None
 
+    def digest(self, name: str) -> str:
+        """The SHA-256 of rank 0's file of a checkpoint, 64 digits; empty if its manifest can't be read."""
+        files = self._files(name)
+        return str(next((entry["sha256"] for file, entry in sorted(files.items()) if file.startswith("rank-0")), ""))
+
     # ------------------------------------------------------------------------------------------- parts
 
     def _file_names(self) -> tuple[str, str]:

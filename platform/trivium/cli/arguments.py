@@ -54,6 +54,19 @@ def accepts_way_to_act(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def accepts_way_to_sample(parser: argparse.ArgumentParser) -> None:
+    """What decides which samples are drawn; what a model does not know it refuses."""
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same samples (default: 0)")
+    parser.add_argument("--steps", type=count, metavar="N", help="of a diffusion model (default: as configured)")
+    parser.add_argument("--guidance", type=float, metavar="W", help="of a conditional diffusion model")
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        metavar="PSI",
+        help="of a StyleGAN2: how far styles are from their mean, 1: all the way",
+    )
+
+
 def trains(parser: argparse.ArgumentParser) -> None:
     """The command trains a run: it may be quiet, and it goes on when nobody can read what it prints."""
     parser.add_argument("--quiet", action="store_true", help="no progress")

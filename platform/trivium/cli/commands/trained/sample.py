@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trivium.cli import continuing
-from trivium.cli.arguments import accepts_checkpoint, accepts_run, count
+from trivium.cli.arguments import accepts_checkpoint, accepts_run, accepts_way_to_sample, count
 from trivium.cli.continuing import accepts_prompt
 from trivium.cli.importing import importing_torch
 from trivium.cli.opening import check_learner, open_run
@@ -21,18 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     accepts_run(parser)
     accepts_checkpoint(parser)
     parser.add_argument("--num", type=count, metavar="N", help="how many (default: 64; 1 text)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same samples (default: 0)")
     parser.add_argument(
         "--class", dest="label", type=int, metavar="K", help="of a conditional model (default: the classes in turn)"
     )
-    parser.add_argument("--steps", type=count, metavar="N", help="of a diffusion model (default: as configured)")
-    parser.add_argument("--guidance", type=float, metavar="W", help="of a conditional diffusion model")
-    parser.add_argument(
-        "--truncation",
-        type=float,
-        metavar="PSI",
-        help="of a StyleGAN2: how far styles are from their mean, 1: all the way",
-    )
+    accepts_way_to_sample(parser)
     parser.add_argument(
         "--out",
         type=os.path.expanduser,
