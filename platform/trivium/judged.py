@@ -102,7 +102,9 @@ def judge(
             num = num or min(MOST, len(data.test))
             classes = int(getattr(learner, "num_classes", 0))
             label_N = torch.arange(num) % classes if classes else None  # the classes in turn
-            image_NX = torch.from_numpy(Trained(learner, name, data.signature).sample(num, seed=seed, **how))
+            image_NX = torch.from_numpy(
+                Trained(learner, name, data.signature).sample(num, seed=seed, label=None, **how)
+            )
             measured, class_N = _of_samples(image_NX, label_N, real)
             metrics |= measured
             found = {"samples": num, "seed": seed, "how": dict(how)}

@@ -149,7 +149,7 @@ def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str
         ),
         (
             "evaluate here --seed 1",
-            "--seed: there is no such option; it is one of trivium play, sample; valid here: --help, ",
+            "--seed: there is no such option; it is one of trivium judge, play, sample; valid here: --help, ",
         ),
         ("train dir=here", "dir=here: is an option; did you mean '--dir here'?"),
         ("train config_dir=mine", "did you mean '--config-dir mine'?"),
