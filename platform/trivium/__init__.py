@@ -138,10 +138,10 @@ def judge(
     trusted: Collection[str] = (),
     **how: float,
 ) -> dict[str, Any]:
-    """Measure how good the samples of a run are by the features of a classifier's run; see `trivium.judged.judge`."""
-    from trivium import judged
+    """Measure how good the samples of a run are by the features of a classifier's run; see `trivium.judging.judge`."""
+    from trivium.judging.judge import judge as judged
 
-    return judged.judge(dir, classifier=classifier, num=num, seed=seed, checkpoint=checkpoint, trusted=trusted, **how)
+    return judged(dir, classifier=classifier, num=num, seed=seed, checkpoint=checkpoint, trusted=trusted, **how)
 
 
 def load(dir: Path | str, *, checkpoint: str = "best", trusted: Collection[str] = (), model: Any = None) -> Trained:

@@ -18,7 +18,7 @@ ROWS = (
     ("search",),
     ("launch",),
     ("on_ray",),
-    ("judged",),
+    ("judging",),
     ("loaded",),
     ("trained",),
     ("training", "callbacks"),

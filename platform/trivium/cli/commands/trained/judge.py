@@ -29,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Judge; returns what `trivium.judged.judge` does."""
+    """Judge; returns what `trivium.judging.judge.judge` does."""
     with importing_torch():
         opened = open_run(options)
         check_learner(opened, options)
-        from trivium import judged
+        from trivium.judging import judge
 
     how = {name: getattr(options, name) for name in ("steps", "guidance", "truncation")}
-    result = judged.judge(
+    result = judge.judge(
         opened,
         classifier=options.classifier,
         num=options.num,
@@ -46,9 +46,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         **{name: value for name, value in how.items() if value is not None},
     )
     if not options.json:
-        judge, metrics = result["classifier"], result["metrics"]
-        right = "" if judge["accuracy"] is None else f", right on {judge['accuracy']:.2%} of the test images"
-        print(f"{result['checkpoint']} of {result['dir']}, judged by {judge['name']} {judge['sha256']}{right}")
+        by, metrics = result["classifier"], result["metrics"]
+        right = "" if by["accuracy"] is None else f", right on {by['accuracy']:.2%} of the test images"
+        print(f"{result['checkpoint']} of {result['dir']}, judged by {by['name']} {by['sha256']}{right}")
         rows = []
         for name, value in metrics.items():
             if not name.endswith(("_real", "_noise")):

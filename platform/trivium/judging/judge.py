@@ -10,9 +10,9 @@ Shapes: N images, X... the shape of one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,30 +21,21 @@ from trivium.boundary import strict_json
 from trivium.checkpoints.folder import Checkpoints
 from trivium.checkpoints.kept_files import write_whole
 from trivium.config.errors import ConfigError
-from trivium.data.inputs.prepared import prepared
-from trivium.data.source import Source, Splits
-from trivium.learner import Features, Predicts, Reconstructs, Run, Samples, Translates
+from trivium.judging.real import Real, Seen, require_classifier
+from trivium.learner import Reconstructs, Run, Samples, Translates
 from trivium.loaded import CHUNK, Trained, load
 from trivium.quality.classes import agreement, divergence, shares
 from trivium.quality.distances import frechet_distance, kernel_distance
-from trivium.quality.neighbours import nearest, nearest_ratio, overlap
+from trivium.quality.neighbours import nearest_ratio, overlap
 from trivium.run_folder.place import Opened, open_run
 from trivium.trained import load_learner
 from trivium.training.builder import build_data
 
 NAME = "judged.json"  # in the run folder: what was measured last
 MOST = 5000  # samples, and images of each other kind
-MOST_REAL = 10_000  # held-out images, for the distances
 FOR_COPIES = 1000  # images whose nearest training image is looked for
 
 log = logging.getLogger("trivium")
-
-
-class Seen(NamedTuple):
-    """What a classifier makes of images."""
-
-    feature_ND: Tensor
-    class_N: Tensor
 
 
 def judge(
@@ -96,8 +87,8 @@ def judge(
     metrics: dict[str, float] = {}
     found: dict[str, Any] = {}
     try:
-        _require_classifier(judging, data)
-        real = _Real(data, judging, seed)
+        require_classifier(judging, data)
+        real = Real(data, judging, seed)
         if isinstance(learner, Samples):
             num = num or min(MOST, len(data.test))
             classes = int(getattr(learner, "num_classes", 0))
@@ -137,56 +128,7 @@ def judge(
     return result
 
 
-class _Real:
-    """The images of a data set, as a classifier sees them.
-
-    Attributes:
-        image_NX: held-out images: all of the test split, or as many of them, chosen by chance, as are compared with.
-        seen: what the classifier makes of them.
-    """
-
-    def __init__(self, data: Splits, judging: Trained, seed: int) -> None:
-        self.data, self.judging, self.seed = data, judging, seed
-        rows = _chosen(data.test, MOST_REAL, seed)
-        self.image_NX, self.label_N = rows["x"].float(), rows.get("y")
-        self.seen = self.look(self.image_NX)
-        assert judging.signature is not None
-        self.num_classes = int(judging.signature.offers["num_outputs"])
-
-    def look(self, image_NX: Tensor) -> Seen:
-        """What the classifier makes of images, float [N, X...] in [0, 1]."""
-        learner, signature = self.judging.learner, self.judging.signature
-        assert isinstance(learner, Features)
-        assert isinstance(learner, Predicts)
-        assert signature is not None
-        features, classes = [], []
-        for part in image_NX.split(CHUNK):
-            inputs = prepared(part, signature)
-            features.append(learner.features(inputs))
-            classes.append(learner.predict(inputs)["classes"])
-        return Seen(torch.cat(features), torch.cat(classes))
-
-    def of_training(self, num: int) -> Tensor:
-        """Training images, chosen by chance."""
-        return _chosen(self.data.train, num, self.seed)["x"].float()
-
-    def nearest_of_training(self, image_NX: Tensor) -> Tensor:
-        """The distance of images to the nearest training image, float32 [N]."""
-
-        def parts() -> Iterator[Tensor]:
-            for index_B in torch.arange(len(self.data.train)).split(CHUNK):
-                yield self.data.train.batch(index_B)["x"].flatten(1)
-
-        return nearest(image_NX.flatten(1), parts())
-
-    def accuracy(self) -> float | None:
-        """Of the classifier on the held-out images; None if the data have no classes."""
-        if self.label_N is None or self.label_N.shape != self.seen.class_N.shape:
-            return None
-        return agreement(self.seen.class_N, self.label_N)
-
-
-def _of_samples(image_NX: Tensor, label_N: Tensor | None, real: _Real) -> tuple[dict[str, float], Tensor]:
+def _of_samples(image_NX: Tensor, label_N: Tensor | None, real: Real) -> tuple[dict[str, float], Tensor]:
     """The metrics of samples, and the classes that were found in them."""
     num = len(image_NX)
     seen, training = real.look(image_NX), real.look(real.of_training(num))
@@ -219,7 +161,7 @@ def _of_samples(image_NX: Tensor, label_N: Tensor | None, real: _Real) -> tuple[
     return metrics, seen.class_N
 
 
-def _of_restored(learner: Reconstructs, real: _Real) -> dict[str, float]:
+def _of_restored(learner: Reconstructs, real: Real) -> dict[str, float]:
     again_NX = torch.cat([learner.reconstruct(part).cpu() for part in real.image_NX.split(CHUNK)])
     seen = real.look(again_NX.float())
     return {
@@ -228,31 +170,9 @@ def _of_restored(learner: Reconstructs, real: _Real) -> dict[str, float]:
     }
 
 
-def _of_translated(learner: Translates, real: _Real) -> dict[str, float]:
+def _of_translated(learner: Translates, real: Real) -> dict[str, float]:
     image_NX = torch.cat([learner.translate(part).cpu() for part in real.image_NX.split(CHUNK)])
     return {"translated_agreement": agreement(real.look(image_NX.float()).class_N, real.seen.class_N)}
-
-
-def _chosen(source: Source, most: int, seed: int) -> dict[str, Tensor]:
-    """Rows of a source: all, or as many chosen by chance: those at its beginning may be of one kind."""
-    size = len(source)
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:most]
-    return source.batch(order)
-
-
-def _require_classifier(judging: Trained, data: Splits) -> None:
-    """
-    Raises:
-        ValueError: it is no classifier, or not one of such images.
-    """
-    about = judging.signature
-    if about is None or about.task != "classification" or not isinstance(judging.learner, Features):
-        raise ValueError(f"--classifier is a {type(judging.learner).__name__} that sorts nothing into classes")
-    if tuple(about.inputs) != ("x",) or about.preparation.get("kind") != "image":
-        raise ValueError("--classifier does not classify images")
-    theirs, ours = list(about.offers["input_shape"]), list(data.signature.offers["input_shape"])
-    if theirs != ours:
-        raise ValueError(f"--classifier was trained on images {theirs}, the run on {ours}")
 
 
 def _keep(run: Opened, result: Mapping[str, Any]) -> None:
