@@ -310,3 +310,13 @@ def by_name(shape: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
     fits.__doc__ = f"a group of which each key has {shape.__doc__}"
     return fits
+
+
+def list_of(shape: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A list every item of which fits a shape."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, list) and all(map(shape, value))
+
+    fits.__doc__ = f"a list, each item {shape.__doc__}"
+    return fits

@@ -25,7 +25,7 @@ from trivium.on_ray import cluster
 from trivium.run_folder import lock
 from trivium.search import space as spaces
 from trivium.search.settings import SCHEDULED, Search
-from trivium.search.space import Interval, Values
+from trivium.search.space import Interval, Space, Values
 from trivium.search.trial import end_records, name_of, read_records, run_trial
 from trivium.training import signals
 
@@ -158,13 +158,15 @@ def _fit(
     parameters: dict[str, Any] = {} if sampler else {"values": tune.grid_search(planned)}
     callback = _progress(search, dir, number, asked, say)
     trainable = functools.partial(_trial, search=search.as_dict(), dir=str(dir), here=os.getcwd())
-    say(f"{number} trials of {search.name} in {dir}, by {settings.algorithm}: {settings.metric}, {settings.mode}")
+    objectives = "; ".join(f"{metric}, {mode}" for metric, mode in zip(settings.metrics, settings.modes, strict=True))
+    say(f"{number} trials of {search.name} in {dir}, by {settings.algorithm}: {objectives}")
+    one = len(settings.metrics) == 1
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
         param_space=parameters,
         tune_config=tune.TuneConfig(
-            metric="score",
-            mode=settings.mode,
+            metric="score" if one else None,
+            mode=settings.modes[0] if one else None,
             search_alg=sampler,
             scheduler=_scheduler(search),
             num_samples=number if sampler else 1,
@@ -193,27 +195,39 @@ def _settings_to_try(search: Search, known: list[Values]) -> tuple[list[Values],
         drawn = spaces.samples(space, settings.num_trials, settings.seed)
         return list({name_of(values): values for values in drawn}.values()), None  # equal settings once
     import optuna
-    from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    domains: dict[str, Any] = {}
-    for key, dimension in space.items():
-        if not isinstance(dimension, Interval):
-            domains[key] = tune.choice(list(dimension.values))
-        elif dimension.whole:  # Tune's upper ends are not included
-            draw = tune.lograndint if dimension.log else tune.randint
-            domains[key] = draw(int(dimension.low), int(dimension.high) + 1)
-        else:
-            domains[key] = (tune.loguniform if dimension.log else tune.uniform)(dimension.low, dimension.high)
+    names = [score_name(i) for i in range(len(settings.metrics))]
     sampler = OptunaSearch(
-        domains,
-        metric="score",
-        mode=settings.mode,
+        functools.partial(_suggest, space=space),
+        metric=names if len(names) > 1 else names[0],
+        mode=settings.modes if len(names) > 1 else settings.modes[0],
         sampler=optuna.samplers.TPESampler(seed=settings.seed, n_startup_trials=min(10, settings.num_trials // 2)),
         points_to_evaluate=[spaces.as_numbers(space, values) for values in known] or None,
     )
     return [], sampler
+
+
+def score_name(index: int) -> str:
+    """What Tune calls an objective."""
+    return f"score_{index}" if index else "score"
+
+
+def _suggest(trial: Any, *, space: Space) -> None:
+    """Ask Optuna's trial for a value of each key that is searched beside the values so far."""
+    for key in space:
+        if spaces.searched(space, key, spaces.as_texts(space, trial.params)):
+            _ask(trial, key, space[key])
+
+
+def _ask(trial: Any, key: str, dimension: spaces.Dimension) -> None:
+    if not isinstance(dimension, Interval):
+        trial.suggest_categorical(key, list(dimension.values))
+    elif dimension.whole:
+        trial.suggest_int(key, int(dimension.low), int(dimension.high), log=dimension.log)
+    else:
+        trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
 
 
 def _scheduler(search: Search) -> Any:
@@ -245,24 +259,22 @@ def _trial(config: dict[str, Any], *, search: dict[str, Any], dir: str, here: st
     whole = Search.from_dict(search)
     if whole.trusted:
         look_in(here)
-    values = config.get("values") or {
-        key: dimension.text(config[key]) if isinstance(dimension, Interval) else config[key]
-        for key, dimension in whole.space.items()
-    }
+    values = config.get("values") or spaces.as_texts(whole.space, config)
     folder = Path(dir) / "trials" / name_of(values)
-    better = max if whole.settings.mode == "max" else min
+    better = max if whole.settings.modes[0] == "max" else min
     scheduled = whole.settings.algorithm in SCHEDULED
     best: float | None = None
     count, stopped = 0, False
 
-    def report(score: float, final: bool) -> bool:
+    def report(scores: Sequence[float], final: bool) -> bool:
         nonlocal best, count, stopped
-        best = score if best is None or final else better(best, score)
+        best = scores[0] if best is None or final else better(best, scores[0])
         count += not final
         if not (final or scheduled):
             return False
+        named = {score_name(i): score for i, score in enumerate(scores)} | {"score": best}
         try:
-            tune.report({"score": best, "evaluations": max(count, 1), "folder": folder.name})
+            tune.report({**named, "evaluations": max(count, 1), "folder": folder.name})
         except SystemExit:  # Tune stops this trial
             stopped = True
         return stopped
@@ -314,7 +326,7 @@ def _resume_arguments(search: Search, dir: Path) -> list[str]:
 def line(record: dict[str, Any], index: int, number: int) -> str:
     """`trial 3/20  agent.lr=0.0012  0.981  12 s  finished` and why it failed, if it did."""
     values = "  ".join(f"{key}={short(value)}" for key, value in record["values"].items())
-    score = "" if record["score"] is None else f"{record['score']:.4g}"
+    score = "  ".join(f"{score:.4g}" for score in record["scores"])
     took = f"{record['ended'] - record['began']:.0f} s" if record["ended"] else ""
     parts = (f"trial {index}/{number}", values, score, took, record["state"], record["reason"])
     return "  ".join(filter(None, parts))

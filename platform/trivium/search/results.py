@@ -13,15 +13,35 @@ from trivium.boundary import strict_json, untrusted
 from trivium.config.library import GROUPS, Library
 from trivium.search.driver import short
 from trivium.search.settings import Search
-from trivium.search.space import Choice, as_numbers
+from trivium.search.space import Choice, Dimension, as_numbers
 
 RESULTS, BEST = "results.json", "best.yaml"
 
 
-def ranked(records: Sequence[dict[str, Any]], mode: str) -> list[dict[str, Any]]:
-    """The trials that have a score, the best first."""
-    scored = [record for record in records if record["score"] is not None]
-    return sorted(scored, key=lambda record: -record["score"] if mode == "max" else record["score"])
+def front(records: Sequence[dict[str, Any]], modes: Sequence[str]) -> list[dict[str, Any]]:
+    """The trials of the Pareto front: those that no other one is at least as good as in all objectives and better than
+    in one. Of one objective the best."""
+    scored = [record for record in records if record["scores"]]
+    losses = {record["name"]: _losses(record, modes) for record in scored}
+
+    def beaten(mine: list[float]) -> bool:
+        return any(
+            theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True)) for theirs in losses.values()
+        )
+
+    return [record for record in scored if not beaten(losses[record["name"]])]
+
+
+def ranked(records: Sequence[dict[str, Any]], modes: Sequence[str]) -> list[dict[str, Any]]:
+    """The trials that have scores: those of the Pareto front before the others, each by the first objective."""
+    best = {record["name"] for record in front(records, modes)} if len(modes) > 1 else set()
+    scored = [record for record in records if record["scores"]]
+    return sorted(scored, key=lambda record: (record["name"] not in best, _losses(record, modes)))
+
+
+def _losses(record: dict[str, Any], modes: Sequence[str]) -> list[float]:
+    """The scores as what is to be small."""
+    return [-score if mode == "max" else score for score, mode in zip(record["scores"], modes, strict=True)]
 
 
 def overrides_of(search: Search, values: Mapping[str, str]) -> list[str]:
@@ -68,73 +88,76 @@ def _chooses(entry: Any, group: str) -> bool:
 
 
 def importance(search: Search, records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """How much of the score's variance each key explains (Optuna's fANOVA, Hutter et al. 2014), summing to 1; empty for
-    fewer than 4 scored trials, or where all scores are equal."""
+    """How much of the variance of the first objective each key explains that all trials have (Optuna's fANOVA, Hutter
+    et al. 2014), summing to 1; empty for fewer than 4 scored trials, or where all scores are equal."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = search.space
-    scored = ranked(records, "max")
-    if len(scored) < 4 or len({record["score"] for record in scored}) < 2:
+    scored = [record for record in records if record["scores"]]
+    if len(scored) < 4 or len({record["scores"][0] for record in scored}) < 2:
         return {}
-    distributions: dict[str, Any] = {}
-    for key, dimension in space.items():
-        if isinstance(dimension, Choice):
-            distributions[key] = optuna.distributions.CategoricalDistribution(dimension.values)
-        elif dimension.whole:
-            low, high = int(dimension.low), int(dimension.high)
-            distributions[key] = optuna.distributions.IntDistribution(low, high, log=dimension.log)
-        else:
-            distributions[key] = optuna.distributions.FloatDistribution(
-                dimension.low, dimension.high, log=dimension.log
-            )
     study = optuna.create_study(direction="maximize")
     for record in scored:
         params = as_numbers(space, record["values"])
-        study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=distributions, value=float(record["score"]))
-        )
+        distributions = {key: _distribution(space[key]) for key in params}
+        score = float(record["scores"][0])
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=score))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {key: float(value) for key, value in found.items()}
+
+
+def _distribution(dimension: Dimension) -> Any:
+    from optuna import distributions
+
+    if isinstance(dimension, Choice):
+        return distributions.CategoricalDistribution(dimension.values)
+    if dimension.whole:
+        return distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
 def write(search: Search, dir: Path, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Write results.json and best.yaml.
 
     Returns:
-        What results.json holds: metric, mode, trials (the best first, then those without a score), best, command and
-        importance.
+        What results.json holds: metrics, modes, trials (the best first, then those without scores), best, front (the
+        names of the Pareto front's), command and importance.
     """
     settings = search.settings
-    order = ranked(records, str(settings.mode))
-    trials = [*order, *(record for record in records if record["score"] is None)]
+    order = ranked(records, settings.modes)
+    trials = [*order, *(record for record in records if not record["scores"])]
     best = order[0] if order else None
     result = {
         "dir": str(dir),
-        "metric": settings.metric,
-        "mode": settings.mode,
+        "metrics": settings.metrics,
+        "modes": settings.modes,
         "trials": trials,
         "best": best,
+        "front": [record["name"] for record in front(records, settings.modes)],
         "command": None if best is None else command(search, best["values"]),
         "importance": importance(search, records),
     }
     (dir / RESULTS).write_text(strict_json.dumps(result))
     if best is not None:
-        title = f"The best of {len(order)} trials of {search.name}: {settings.metric} {best['score']:.6g}"
+        shown = ", ".join(f"{name} {score:.6g}" for name, score in zip(settings.metrics, best["scores"], strict=True))
+        title = f"The best of {len(order)} trials of {search.name}: {shown}"
         (dir / BEST).write_text(as_experiment(search, best["values"], title))
     return result
 
 
 def table(result: Mapping[str, Any], most: int = 10) -> list[str]:
-    """The ranked trials, a line each, under a line of headings."""
-    trials = [record for record in result["trials"] if record["score"] is not None][:most]
+    """The ranked trials, a line each, under a line of headings; of several objectives a star marks the Pareto front."""
+    trials = [record for record in result["trials"] if record["scores"]][:most]
     if not trials:
         return []
-    keys = list(trials[0]["values"])
-    rows = [["", *keys, str(result["metric"]), "state", "run"]]
+    keys = list(dict.fromkeys(key for record in trials for key in record["values"]))
+    starred = set(result["front"]) if len(result["metrics"]) > 1 else set()
+    rows = [["", *keys, *result["metrics"], "state", "run"]]
     for rank, record in enumerate(trials, 1):
         values = [short(record["values"].get(key, "")) for key in keys]
-        rows.append([str(rank), *values, f"{record['score']:.5g}", record["state"], record["name"]])
+        scores = [f"{score:.5g}" for score in record["scores"]]
+        rows.append([f"{rank}{'*' * (record['name'] in starred)}", *values, *scores, record["state"], record["name"]])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -35,7 +35,9 @@ class Settings:
         concurrent: trials at once; None for as many as there are CPUs for.
         cpus_per_trial, gpus_per_trial: what Ray reserves for a trial; fractions are possible.
         metric: what is optimised, such as `eval/accuracy`; None for `monitor.metric`, else the learner's first metric.
-        mode: whether larger or smaller values are better; None for what the learner states.
+            Several as a list: no setting is then best, but those of the Pareto front are not worse in all.
+        mode: whether larger or smaller values are better, `min` or `max`; None for what the learner states. A list for
+            several metrics.
         seeds: each trial is trained with this many seeds, >= 1, beginning with the config's; its score is the mean.
         seed: of the sampler, >= 0.
         points: values of each interval in a grid, >= 2.
@@ -50,14 +52,24 @@ class Settings:
     concurrent: int | None = None
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
-    metric: str | None = None
-    mode: Literal["min", "max"] | None = None
+    metric: str | list[str] | None = None
+    mode: str | list[str] | None = None
     seeds: int = 1
     seed: int = 0
     points: int = 3
     grace: int = 1
     reduction: int = 3
     max_failures: int = 1
+
+    @property
+    def metrics(self) -> list[str]:
+        """The objectives of a search that has been checked."""
+        return self.metric if isinstance(self.metric, list) else [str(self.metric)]
+
+    @property
+    def modes(self) -> list[str]:
+        """Of each objective, `min` or `max`."""
+        return self.mode if isinstance(self.mode, list) else [str(self.mode)]
 
 
 _LEAST = {
@@ -98,7 +110,7 @@ class Search:
 
     @property
     def space(self) -> Space:
-        return {key: spaces.parse(key, text) for key, text in self.expressions.items()}
+        return spaces.parse_all(self.expressions, [])
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -113,13 +125,17 @@ class Search:
         try:
             settings = Settings(**data["settings"])
             search = cls(**{**data, "settings": settings})
-            if problems := list(_problems(asdict(settings))):
+            problems = list(_problems(asdict(settings)))
+            if problems:
                 raise ValueError(problems[0])
             if not isinstance(search.overrides, list) or not isinstance(search.expressions, dict):
                 raise ValueError("a list of overrides and a space by key are expected")
             lists = (search.overrides, search.trusted, list(search.expressions), list(search.expressions.values()))
             if not all(isinstance(item, str) for items in lists for item in items):
                 raise ValueError("text is expected")
+            spaces.parse_all(search.expressions, problems)
+            if problems:
+                raise ValueError(problems[0])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a search's settings: {error}") from error
         return search
@@ -141,20 +157,17 @@ def check(overrides: Sequence[str], config_dir: Path | str | None = None) -> tup
     """
     errors: list[str] = []
     given, rest = _settings_in(overrides, errors)
-    shared, expressions = [], {}
-    space: dict[str, spaces.Dimension] = {}
+    shared: list[str] = []
+    expressions: dict[str, str] = {}
     for text in rest:
         key, equals, value = text.partition("=")
         if not (equals and spaces.is_expression(value)):
             shared.append(text)
-            continue
-        try:
-            if key in space:
-                raise ValueError(f"{key} is searched twice")
-            space[key] = spaces.parse(key, value)
+        elif key in expressions:
+            errors.append(f"{text}: {key} is searched twice")
+        else:
             expressions[key] = value
-        except ValueError as error:
-            errors.append(str(error))
+    space = spaces.parse_all(expressions, errors)
     if not space and not errors:
         forms = ", ".join(spaces.FORMS.values())
         errors.append(
@@ -207,10 +220,14 @@ def _problems(given: Mapping[str, Any]) -> Iterable[str]:
             near = difflib.get_close_matches(str(value), get_args(Algorithm), 1)
             hint = f"did you mean search={near[0]}?" if near else f"valid: {', '.join(get_args(Algorithm))}"
             yield f"{shown}: there is no such algorithm; {hint}"
-        if name == "mode" and value not in ("min", "max", None):
+        several = value if isinstance(value, list) and value else [value]
+        if name == "mode" and not all(each in ("min", "max") for each in several if value is not None):
             yield f"{shown}; valid: min, max"
-        if name == "metric" and not (value is None or (isinstance(value, str) and value.startswith("eval/"))):
-            yield f"{shown}; valid: a metric of evaluations, such as eval/loss"
+        if name == "metric" and value is not None:
+            if not all(isinstance(each, str) and each.startswith("eval/") for each in several):
+                yield f"{shown}; valid: a metric of evaluations, such as eval/loss, or a list of them"
+            elif len(set(several)) < len(several):
+                yield f"{shown}: the same metric is given twice"
         optional = name in ("minutes", "concurrent") and value is None
         if name in _LEAST and not optional:
             number = untrusted.finite(value) and value >= _LEAST[name]
@@ -239,22 +256,39 @@ def _with_objective(settings: Settings, config: Config) -> Settings:
     stated = stated_by_learner(config, "evaluates")
     names = [f"eval/{name}" for name in stated or ()]
     directed = [name for name in names if direction(stated, name)]
-    metric = settings.metric or config["monitor"]["metric"] or (directed[0] if directed else None)
-    if metric is None:
+    chosen = settings.metric or config["monitor"]["metric"] or (directed[0] if directed else None)
+    if chosen is None:
         raise ConfigError(
             ["search.metric: the learner states no metric; valid: search.metric=eval/NAME search.mode=min or max"]
         )
-    if names and metric not in names:
-        near = difflib.get_close_matches(metric, names, 1)
-        hint = f"did you mean {near[0]}?" if near else f"valid: {', '.join(names)}"
-        raise ConfigError([f"search.metric={metric}: no evaluation returns it; {hint}"])
-    mode = settings.mode or (config["monitor"]["mode"] if metric == config["monitor"]["metric"] else None)
-    mode = mode or direction(stated, metric)
-    if mode is None:
-        raise ConfigError(
-            [f"search.mode: the learner does not say which values of {metric} are better; valid: min, max"]
+    metrics = chosen if isinstance(chosen, list) else [chosen]
+    errors = []
+    for metric in metrics:
+        if names and metric not in names:
+            near = difflib.get_close_matches(metric, names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"valid: {', '.join(names)}"
+            errors.append(f"search.metric={metric}: no evaluation returns it; {hint}")
+    given = settings.mode if isinstance(settings.mode, list) else [settings.mode] * len(metrics)
+    if len(given) != len(metrics):
+        errors.append(f"search.mode={settings.mode}: needs one for each of the {len(metrics)} metrics")
+    _refuse(errors)
+    monitored = config["monitor"]
+    modes = [
+        mode or (monitored["mode"] if metric == monitored["metric"] else None) or direction(stated, metric)
+        for metric, mode in zip(metrics, given, strict=True)
+    ]
+    if None in modes:
+        unknown = metrics[modes.index(None)]
+        errors.append(f"search.mode: the learner does not say which values of {unknown} are better; valid: min, max")
+    if len(metrics) > 1 and settings.algorithm in SCHEDULED:
+        errors.append(
+            f"search={settings.algorithm}: stops trials by one metric; valid for several: random, grid, bayes"
         )
-    return Settings(**{**asdict(settings), "metric": metric, "mode": mode})
+    _refuse(errors)
+    one = not isinstance(chosen, list)
+    return Settings(
+        **{**asdict(settings), "metric": metrics[0] if one else metrics, "mode": modes[0] if one else modes}
+    )
 
 
 def _refuse(errors: Collection[str]) -> None:

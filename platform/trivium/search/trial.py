@@ -13,7 +13,7 @@ import math
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from trivium.config.import_places import beside, look_in
 from trivium.run_folder import lock
 from trivium.run_folder.state import state_of
 from trivium.search import space as spaces
-from trivium.search.settings import Search
+from trivium.search.settings import Search, Settings
 from trivium.search.space import Values
 from trivium.tracking.progress import Display, Status
 from trivium.training import signals
@@ -37,12 +37,12 @@ AGAIN_S = 0.5  # how often it is asked whether another process has ended with th
 RECORD: dict[str, untrusted.Shape] = {
     "values": untrusted.by_name(untrusted.text),
     "state": untrusted.text,
-    "score": untrusted.optional(untrusted.finite),
+    "scores": untrusted.list_of(untrusted.finite),
     "reason": untrusted.optional(untrusted.text),
     "began": untrusted.finite,
     "ended": untrusted.optional(untrusted.finite),
 }
-"""What the record of a trial holds, `trials/<name>.json`."""
+"""What the record of a trial holds, `trials/<name>.json`; `scores` are empty before there are any."""
 
 
 def name_of(values: Values) -> str:
@@ -68,10 +68,15 @@ def evaluations(run: Path, metric: str) -> list[float]:
     return found
 
 
-def best_of(values: list[float], mode: str) -> float | None:
-    """The best of a run's evaluations, which is its score; None if no finite one was made."""
-    finite = [value for value in values if math.isfinite(value)]
-    return None if not finite else max(finite) if mode == "max" else min(finite)
+def scores_of(run: Path, settings: Settings) -> list[float]:
+    """What a run has reached: the best of its evaluations, of several objectives those of the last evaluation; empty if
+    no finite one was made."""
+    found = [[v for v in evaluations(run, metric) if math.isfinite(v)] for metric in settings.metrics]
+    if not all(found):
+        return []
+    if len(found) > 1:
+        return [values[-1] for values in found]
+    return [max(found[0]) if settings.modes[0] == "max" else min(found[0])]
 
 
 class Reporter(Display):
@@ -108,26 +113,27 @@ def run_trial(
     *,
     search: Search,
     folder: Path,
-    report: Callable[[float, bool], bool],
+    report: Callable[[Sequence[float], bool], bool],
     stopping: Callable[[], bool] = lambda: False,
-) -> float | None:
+) -> list[float]:
     """Train a trial, or continue it, or report what it did. Another process with the same settings is waited for.
 
     Args:
         values: the trial's settings.
         folder: the trial's folder; its record lies next to it, as `<folder>.json`.
-        report: called with the score so far and whether it is final; returns True to stop the trial early.
+        report: called with the scores so far and whether they are final; returns True to stop the trial early.
         stopping: whether the whole search is stopping: the trial then ends as soon as it can, with a checkpoint.
 
     Returns:
-        The trial's score, the mean over seeds of each run's best evaluation; None if it was stopped before any.
+        The trial's scores, the means over seeds of what its runs have reached, see `scores_of`; empty if it was stopped
+        before any.
 
     Raises:
         Exception: what a run raises; its line is in the trial's record too.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder, stopping) as held:
-        return _run_trial(values, search, folder, report, stopping) if held else None
+        return _run_trial(values, search, folder, report, stopping) if held else []
 
 
 @contextlib.contextmanager
@@ -149,37 +155,41 @@ def _run_trial(
     values: Values,
     search: Search,
     folder: Path,
-    report: Callable[[float, bool], bool],
+    report: Callable[[Sequence[float], bool], bool],
     stopping: Callable[[], bool],
-) -> float | None:
+) -> list[float]:
     settings = search.settings
-    metric, mode = str(settings.metric), str(settings.mode)
     began = (_read(folder.with_suffix(".json")) or {}).get("began", time.time())
-    record = {"values": values, "state": "running", "score": None, "reason": None, "began": began, "ended": None}
+    record = {"values": values, "state": "running", "scores": [], "reason": None, "began": began, "ended": None}
     _write(folder, record)
-    early = settings.seeds == 1
-    scores: list[float] = []
+    early = settings.seeds == 1 and len(settings.metrics) == 1
+    reached: list[list[float]] = []
     stopped = False
     try:
         for i, run in enumerate(seed_folders(folder, settings.seeds)):
-            reporter = Reporter(metric, lambda value: early and report(value, False), stopping)
+            reporter = Reporter(settings.metrics[0], lambda value: early and report([value], False), stopping)
             _train(values, search, run, i, reporter)
             stopped = reporter.stopped
-            score = best_of(evaluations(run, metric), mode)
-            if score is None and not stopped:
-                raise ConfigError([f"{metric}: no evaluation of {run.name} returned a finite value"])
-            scores += [] if score is None else [score]
+            scores = scores_of(run, settings)
+            if not (scores or stopped):
+                metrics = ", ".join(settings.metrics)
+                raise ConfigError([f"{metrics}: no evaluation of {run.name} returned a finite value"])
+            reached += [scores] if scores else []
             if stopped:
                 break
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         _write(folder, {**record, "state": "failed", "reason": lines[0], "ended": time.time()})
         raise
-    mean = statistics.fmean(scores) if scores else None
-    _write(folder, {**record, "state": "stopped" if stopped else "finished", "score": mean, "ended": time.time()})
-    if not stopped and mean is not None:
-        report(mean, True)
-    return mean
+    means = _means(reached)
+    _write(folder, {**record, "state": "stopped" if stopped else "finished", "scores": means, "ended": time.time()})
+    if not stopped and means:
+        report(means, True)
+    return means
+
+
+def _means(reached: Sequence[Sequence[float]]) -> list[float]:
+    return [statistics.fmean(values) for values in zip(*reached, strict=True)]
 
 
 def _train(values: Values, search: Search, run: Path, number: int, reporter: Reporter) -> None:
@@ -222,16 +232,15 @@ def _read(path: Path) -> dict[str, Any] | None:
 def end_records(search: Search, trials: Path) -> None:
     """Complete the records of trials whose process has ended before they could: one that has evaluated was stopped, as
     Tune stops the last ones together with their processes; another one has failed."""
-    metric, mode = str(search.settings.metric), str(search.settings.mode)
     for record in read_records(search, trials):
         if record["state"] != "running":
             continue
         folder = Path(record["dir"])
-        found = [best_of(evaluations(run, metric), mode) for run in seed_folders(folder, search.settings.seeds)]
-        scores = [score for score in found if score is not None]
+        found = [scores_of(run, search.settings) for run in seed_folders(folder, search.settings.seeds)]
+        scores = _means([each for each in found if each])
         end: dict[str, Any] = {"state": "failed", "reason": "its process was lost before its first evaluation"}
         if scores:
-            end = {"state": "stopped", "score": statistics.fmean(scores)}
+            end = {"state": "stopped", "scores": scores}
         _write(folder, {**{key: record[key] for key in RECORD}, **end})
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from trivium.config.errors import ConfigError
 from trivium.run_folder import lock
 from trivium.search import driver, results
 from trivium.search.settings import Search, check
-from trivium.search.trial import best_of, end_records, evaluations, name_of, read_records, run_trial
+from trivium.search.trial import end_records, evaluations, name_of, read_records, run_trial, scores_of
 
 SHORT = ["experiment=mlp_digits", "budget.epochs=2", "evaluation.every_updates=20", "tracking.wandb=false"]
 
@@ -28,9 +30,9 @@ def search() -> Search:
 VALUES = {"learner.lr": "0.01", "model.hidden": "[16]"}
 
 
-def record(score: float | None, lr: str = "0.01", **other: Any) -> dict[str, Any]:
+def record(*scores: float, lr: str = "0.01", **other: Any) -> dict[str, Any]:
     values = {**VALUES, "learner.lr": lr}
-    return {"values": values, "score": score, "state": "finished", "name": lr, "reason": None, **other}
+    return {"values": values, "scores": list(scores), "state": "finished", "name": lr, "reason": None, **other}
 
 
 def write_run(folder: Path, *losses: float, name: str = "eval/loss") -> None:
@@ -44,10 +46,21 @@ def test_equal_settings_have_one_name_whatever_their_order() -> None:
     assert name_of(VALUES) != name_of({**VALUES, "learner.lr": "0.02"})
 
 
-def test_the_best_evaluation_is_a_runs_score() -> None:
-    assert best_of([3.0, 1.0, 2.0], "min") == 1.0
-    assert best_of([3.0, float("nan"), float("inf")], "max") == 3.0
-    assert best_of([float("nan")], "max") is None
+def test_the_best_evaluation_is_a_runs_score(search: Search, tmp_path: Path) -> None:
+    for name, losses in {"a": (3.0, 1.0, 2.0), "b": (3.0, math.nan, math.inf), "c": (math.nan,)}.items():
+        write_run(tmp_path / name, *losses)
+    smaller = replace(search.settings, metric="eval/loss", mode="min")
+    larger = replace(smaller, mode="max")
+    assert scores_of(tmp_path / "a", smaller) == [1.0]
+    assert scores_of(tmp_path / "b", larger) == [3.0]
+    assert scores_of(tmp_path / "c", smaller) == scores_of(tmp_path / "none", smaller) == []
+
+
+def test_of_several_objectives_the_last_evaluation_counts(search: Search, tmp_path: Path) -> None:
+    rows = [{"eval/loss": 1.0, "eval/accuracy": 0.5}, {"eval/loss": 2.0, "eval/accuracy": 0.75}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    both = replace(search.settings, metric=["eval/loss", "eval/accuracy"], mode=["min", "max"])
+    assert scores_of(tmp_path, both) == [2.0, 0.75]
 
 
 def test_evaluations_are_read_from_the_metrics_and_damaged_rows_left_out(tmp_path: Path) -> None:
@@ -61,32 +74,32 @@ def test_evaluations_are_read_from_the_metrics_and_damaged_rows_left_out(tmp_pat
 def test_a_trial_trains_reports_and_is_not_trained_again(search: Search, tmp_path: Path) -> None:
     folder, reported = tmp_path / "trials" / "a", []
 
-    def report(score: float, final: bool) -> bool:
-        reported.append((score, final))
+    def report(scores: Sequence[float], final: bool) -> bool:
+        reported.append((*scores, final))
         return False
 
     (tmp_path / "trials").mkdir()
-    score = run_trial(VALUES, search=search, folder=folder, report=report)
+    scores = run_trial(VALUES, search=search, folder=folder, report=report)
     found = evaluations(folder, "eval/loss")
-    assert score == min(found)
-    assert reported == [*((value, False) for value in found), (score, True)]
+    assert scores == [min(found)]
+    assert reported == [*((value, False) for value in found), (*scores, True)]
     (only,) = read_records(search, tmp_path / "trials")
-    assert (only["state"], only["score"], only["values"]) == ("finished", score, VALUES)
+    assert (only["state"], only["scores"], only["values"]) == ("finished", scores, VALUES)
 
     before, reported[:] = (folder / "metrics.jsonl").stat().st_mtime_ns, []
-    assert run_trial(VALUES, search=search, folder=folder, report=report) == score
-    assert reported == [*((value, False) for value in found), (score, True)]
+    assert run_trial(VALUES, search=search, folder=folder, report=report) == scores
+    assert reported == [*((value, False) for value in found), (*scores, True)]
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
 
 
 def test_a_trial_that_is_stopped_early_has_a_checkpoint_and_can_be_continued(search: Search, tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
     folder = tmp_path / "trials" / "a"
-    run_trial(VALUES, search=search, folder=folder, report=lambda score, final: True)
+    run_trial(VALUES, search=search, folder=folder, report=lambda scores, final: True)
     (only,) = read_records(search, tmp_path / "trials")
     assert only["state"] == "stopped"
     assert len(evaluations(folder, "eval/loss")) == 1
-    run_trial(VALUES, search=search, folder=folder, report=lambda score, final: False)
+    run_trial(VALUES, search=search, folder=folder, report=lambda scores, final: False)
     (only,) = read_records(search, tmp_path / "trials")
     assert only["state"] == "finished"
     assert len(evaluations(folder, "eval/loss")) > 1
@@ -96,7 +109,7 @@ def test_a_trial_of_two_seeds_has_the_mean_as_its_score(search: Search, tmp_path
     two = replace(search, settings=replace(search.settings, seeds=2))
     (tmp_path / "trials").mkdir()
     folder = tmp_path / "trials" / "a"
-    score = run_trial(VALUES, search=two, folder=folder, report=lambda score, final: False)
+    (score,) = run_trial(VALUES, search=two, folder=folder, report=lambda scores, final: False)
     scores = [min(evaluations(folder / f"seed-{i}", "eval/loss")) for i in range(2)]
     assert scores[0] != scores[1]
     assert score == pytest.approx(sum(scores) / 2)
@@ -106,7 +119,7 @@ def test_a_trial_that_fails_says_why(search: Search, tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
     large = replace(search, overrides=[*search.overrides, "learner.batch_size=100000"])
     with pytest.raises(ConfigError):
-        run_trial(VALUES, search=large, folder=tmp_path / "trials" / "a", report=lambda score, final: False)
+        run_trial(VALUES, search=large, folder=tmp_path / "trials" / "a", report=lambda scores, final: False)
     (only,) = read_records(search, tmp_path / "trials")
     assert only["state"] == "failed"
     assert "batch_size=100000" in only["reason"]
@@ -115,22 +128,23 @@ def test_a_trial_that_fails_says_why(search: Search, tmp_path: Path) -> None:
 def test_records_of_lost_processes_are_completed_from_their_runs(search: Search, tmp_path: Path) -> None:
     trials = tmp_path / "trials"
     write_run(trials / "a", 3.0, 2.0)
-    running = {"values": VALUES, "state": "running", "score": None, "reason": None, "began": 1.0, "ended": None}
+    running = {"values": VALUES, "state": "running", "scores": [], "reason": None, "began": 1.0, "ended": None}
     for name in ("a", "b"):
         (trials / f"{name}.json").write_text(strict_json.dumps(running))
     end_records(search, trials)
     first, second = read_records(search, trials)
-    assert (first["state"], first["score"]) == ("stopped", 2.0)
-    assert (second["state"], second["score"]) == ("failed", None)
+    assert (first["state"], first["scores"]) == ("stopped", [2.0])
+    assert (second["state"], second["scores"]) == ("failed", [])
 
 
 def test_damaged_records_and_those_of_other_settings_are_left_out(search: Search, tmp_path: Path) -> None:
-    good = {"values": VALUES, "state": "running", "score": None, "reason": None, "began": 1.0, "ended": None}
+    good = {"values": VALUES, "state": "running", "scores": [], "reason": None, "began": 1.0, "ended": None}
     wrong: dict[str, Any] = {
         "a list": [],
         "no values": {**good, "values": 1},
         "a time of text": {**good, "began": "x"},
-        "a score of text": {**good, "score": "x"},
+        "scores of text": {**good, "scores": ["x"]},
+        "one score": {**good, "scores": 1.0},
         "no state": {key: good[key] for key in good if key != "state"},
         "another key": {**good, "values": {**VALUES, "seed": "1"}},
         "a choice that is none": {**good, "values": {**VALUES, "model.hidden": "[99]"}},
@@ -154,7 +168,7 @@ def test_another_process_with_the_same_settings_is_waited_for(search: Search, tm
         return asked > 2
 
     with lock.alone_in(tmp_path / "trials", ".a.lock"):
-        assert run_trial(VALUES, search=search, folder=folder, report=lambda *_: False, stopping=stopping) is None
+        assert run_trial(VALUES, search=search, folder=folder, report=lambda *_: False, stopping=stopping) == []
     assert asked == 3
     assert read_records(search, tmp_path / "trials") == []
 
@@ -169,10 +183,10 @@ def test_a_search_that_stops_ends_a_trial_between_evaluations(search: Search, tm
         return asked > 3
 
     folder = tmp_path / "trials" / "a"
-    assert run_trial(VALUES, search=rare, folder=folder, report=lambda *_: False, stopping=stopping) is None
+    assert run_trial(VALUES, search=rare, folder=folder, report=lambda *_: False, stopping=stopping) == []
     assert list((folder / "checkpoints").glob("step-*"))
     (only,) = read_records(search, tmp_path / "trials")
-    assert (only["state"], only["score"]) == ("stopped", None)
+    assert (only["state"], only["scores"]) == ("stopped", [])
 
 
 def test_seeds_are_counted_from_the_configs(search: Search, tmp_path: Path) -> None:
@@ -221,9 +235,50 @@ def test_a_search_folder_that_leads_elsewhere_is_refused(search: Search, tmp_pat
 
 
 def test_the_ranking_has_the_best_first_and_leaves_out_what_has_no_score() -> None:
-    records = [record(2.0, "a"), record(None, "b"), record(1.0, "c")]
-    assert [each["name"] for each in results.ranked(records, "min")] == ["c", "a"]
-    assert [each["name"] for each in results.ranked(records, "max")] == ["a", "c"]
+    records = [record(2.0, lr="a"), record(lr="b"), record(1.0, lr="c")]
+    assert [each["name"] for each in results.ranked(records, ["min"])] == ["c", "a"]
+    assert [each["name"] for each in results.ranked(records, ["max"])] == ["a", "c"]
+
+
+def test_the_pareto_front_by_hand() -> None:
+    points = {"a": (1.0, 0.5), "b": (2.0, 0.9), "c": (1.5, 0.4), "d": (1.0, 0.5), "e": (3.0, 0.9), "f": ()}
+    records = [record(*scores, lr=name) for name, scores in points.items()]
+    modes = ["min", "max"]
+    # c is worse than a in both; e is beaten by b; a and d are equal, and neither is better.
+    assert [each["name"] for each in results.front(records, modes)] == ["a", "b", "d"]
+    assert [each["name"] for each in results.ranked(records, modes)] == ["a", "d", "b", "c", "e"]
+    one = [{**each, "scores": each["scores"][:1]} for each in records]
+    assert [each["name"] for each in results.front(one, ["max"])] == ["e"]
+
+
+def test_of_several_objectives_the_front_is_starred(search: Search, tmp_path: Path) -> None:
+    both = replace(search, settings=replace(search.settings, metric=["eval/loss", "eval/f1"], mode=["min", "max"]))
+    records = [record(2.0, 0.9, lr="0.01"), record(1.0, 0.5, lr="0.02"), record(3.0, 0.1, lr="0.03")]
+    result = results.write(both, tmp_path, records)
+    assert result["front"] == ["0.01", "0.02"]
+    headings, *rows = results.table(result)
+    assert headings.split() == ["learner.lr", "model.hidden", "eval/loss", "eval/f1", "state", "run"]
+    assert [row.split()[0] for row in rows] == ["1*", "2*", "3"]
+    assert "eval/loss 1, eval/f1 0.5" in (tmp_path / "best.yaml").read_text()
+
+
+def test_importance_is_of_the_keys_that_all_trials_have(search: Search) -> None:
+    conditional = replace(
+        search,
+        expressions={
+            "learner.lr": "uniform(0,1)",
+            "model": "choice(mlp,lenet)",
+            "model.dropout": "uniform(0,1) if model == mlp",
+        },
+    )
+    records = []
+    for i in range(12):
+        values = {"learner.lr": repr(i / 12), "model": "mlp" if i % 2 else "lenet"}
+        values |= {"model.dropout": "0.5"} if i % 2 else {}
+        records.append({"values": values, "scores": [float(i % 2)], "name": str(i)})
+    found = results.importance(conditional, records)
+    assert set(found) == {"learner.lr", "model"}
+    assert found["model"] > 0.9
 
 
 def test_the_best_settings_are_an_experiment_that_composes_to_the_same_config(search: Search, tmp_path: Path) -> None:
@@ -256,9 +311,9 @@ def test_importance_finds_the_key_that_matters(search: Search) -> None:
 
 
 def test_results_are_written_and_shown(search: Search, tmp_path: Path) -> None:
-    result = results.write(search, tmp_path, [record(2.0, "0.01"), record(1.0, "0.02"), record(None, "0.03")])
+    result = results.write(search, tmp_path, [record(2.0, lr="0.01"), record(1.0, lr="0.02"), record(lr="0.03")])
     assert json.loads((tmp_path / "results.json").read_text()) == result
-    assert result["best"]["score"] == 1.0
+    assert result["best"]["scores"] == [1.0]
     assert "learner.lr=0.02" in result["command"]
     headings, first, *_ = results.table(result)
     assert headings.split() == ["learner.lr", "model.hidden", "eval/loss", "state", "run"]

@@ -36,6 +36,21 @@ def test_architectures_are_searched_like_numbers() -> None:
     assert list(search.expressions) == ["model", "learner.lr"]
 
 
+def test_a_key_may_be_searched_for_one_architecture_only() -> None:
+    search, _ = check(
+        ["experiment=mlp_digits", "model.hidden=choice([32],[64]) if model == mlp", "model=choice(lenet,mlp)"]
+    )
+    assert list(search.space) == ["model", "model.hidden"]
+    assert Search.from_dict(search.as_dict()).space == search.space
+
+
+def test_several_metrics_have_a_direction_each() -> None:
+    search, _ = check([LR, "search.metric=[eval/loss,eval/accuracy]"])
+    assert (search.settings.metrics, search.settings.modes) == (["eval/loss", "eval/accuracy"], ["min", "max"])
+    search, _ = check([LR, "search.metric=[eval/loss,eval/accuracy]", "search.mode=[max,min]"])
+    assert search.settings.modes == ["max", "min"]
+
+
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
@@ -50,6 +65,12 @@ def test_architectures_are_searched_like_numbers() -> None:
         ([LR, "search.metric=train/loss"], ["search.metric=train/loss; valid: a metric of evaluations"]),
         (["learner.lr=loguniform(0,1)", "model.hidden=choice()"], ["must begin above 0", "nothing to choose from"]),
         ([LR, LR], ["learner.lr is searched twice"]),
+        ([LR, "search.metric=[eval/loss,eval/loss]"], ["the same metric is given twice"]),
+        ([LR, "search.metric=[eval/loss,eval/acuracy]"], ["did you mean eval/accuracy?"]),
+        ([LR, "search.metric=[eval/loss,eval/accuracy]", "search.mode=[min]"], ["one for each of the 2 metrics"]),
+        ([LR, "search.metric=[eval/loss,eval/accuracy]", "search=asha"], ["valid for several: random, grid, bayes"]),
+        (["model=choice(mlp,lenet)", "model.hidden=choice([32],[64])"], ["hidden"]),
+        (["model.hidden=choice([8],[9]) if model == mlp"], ["model is not among the searched choices"]),
         (["learner.lrr=uniform(0,1)"], ["did you mean 'learner.lr'?"]),
         (["model.dropout=uniform(0.5,1.5)"], ["model.dropout=1.5"]),
         (["model=choice(mlp,lenett)"], ["lenett"]),
@@ -75,6 +96,7 @@ def test_everything_wrong_is_reported_before_anything_starts(typed: list[str], e
         {"settings": {"num_trials": -1}},
         {"settings": {"algorithm": "other"}},
         {"unknown": 1},
+        {"expressions": {"learner.lr": "uniform(2,1)"}},
     ],
 )
 def test_a_damaged_file_is_refused(change: dict[str, object]) -> None:

@@ -7,7 +7,20 @@ import random
 
 import pytest
 
-from trivium.search.space import Choice, Interval, as_numbers, grid, holds, is_expression, parse, probes, samples
+from trivium.search.space import (
+    Choice,
+    Condition,
+    Interval,
+    as_numbers,
+    as_texts,
+    grid,
+    holds,
+    is_expression,
+    parse,
+    parse_all,
+    probes,
+    samples,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +32,12 @@ from trivium.search.space import Choice, Interval, as_numbers, grid, holds, is_e
         ("loguniform(1e-5,1e-2)", Interval(1e-5, 1e-2, log=True)),
         ("integers(1, 8)", Interval(1, 8, whole=True)),
         ("logintegers(16,256)", Interval(16, 256, log=True, whole=True)),
+        ("uniform(0, 1) if model == mlp", Interval(0, 1, when=Condition("model", ("mlp",)))),
+        (
+            "choice(a,b) if agent.memory in (lstm, gru)",
+            Choice(("a", "b"), when=Condition("agent.memory", ("lstm", "gru"))),
+        ),
+        ("choice(a,b) if model.hidden == [8, 8]", Choice(("a", "b"), when=Condition("model.hidden", ("[8, 8]",)))),
     ],
 )
 def test_expressions(text: str, dimension: Choice | Interval) -> None:
@@ -48,6 +67,9 @@ def test_plain_values_are_no_expressions(text: str) -> None:
         ("uniform(low=1, high=2)", "not an expression"),
         ("uniform(1,)(2)", "not an expression"),
         ("uniform(1, (2)", "not an expression"),
+        ("uniform(1, 2) if model", "EXPRESSION if KEY == VALUE"),
+        ("uniform(1, 2) if model != mlp", "EXPRESSION if KEY == VALUE"),
+        ("uniform(2, 1) if model == mlp", "2 must be below 1"),
     ],
 )
 def test_mistakes_name_the_key_and_what_is_valid(text: str, expected: str) -> None:
@@ -118,3 +140,63 @@ def test_a_choice_is_drawn_uniformly() -> None:
 )
 def test_whether_settings_are_in_a_space(values: dict[str, str], expected: bool) -> None:
     assert holds({"a": Interval(0, 1), "n": Interval(1, 3, whole=True), "m": Choice(("x",))}, values) is expected
+
+
+NESTED = {
+    "width": "integers(1, 2) if model == mlp",
+    "model": "choice(mlp, lenet, rnn)",
+    "cell": "choice(lstm, gru) if model == rnn",
+    "gate": "uniform(0, 1) if cell == lstm",
+}
+
+
+def test_conditions_decide_which_keys_have_a_value() -> None:
+    errors: list[str] = []
+    space = parse_all(NESTED, errors)
+    assert errors == []
+    assert list(space) == ["model", "width", "cell", "gate"]  # each after what it depends on
+    assert grid(space, 2) == [
+        {"model": "mlp", "width": "1"},
+        {"model": "mlp", "width": "2"},
+        {"model": "lenet"},
+        {"model": "rnn", "cell": "lstm", "gate": "0.0"},
+        {"model": "rnn", "cell": "lstm", "gate": "1.0"},
+        {"model": "rnn", "cell": "gru"},
+    ]
+    drawn = samples(space, 200, seed=0)
+    assert {tuple(values) for values in drawn} == {
+        ("model", "width"), ("model",), ("model", "cell", "gate"), ("model", "cell"),
+    }  # fmt: skip
+    assert all(holds(space, values) for values in drawn)
+    assert all(as_texts(space, as_numbers(space, values)) == values for values in drawn)
+    assert not holds(space, {"model": "lenet", "width": "1"})
+    assert not holds(space, {"model": "mlp"})
+
+
+def test_every_edge_of_a_conditional_key_is_probed_where_it_counts() -> None:
+    space = parse_all(NESTED, [])
+    probed = list(probes(space))
+    for key, edges in {
+        "model": ["mlp", "lenet", "rnn"],
+        "width": ["1", "2"],
+        "cell": ["lstm", "gru"],
+        "gate": ["0.0", "1.0"],
+    }.items():
+        assert {values[key] for values in probed if key in values} == set(edges)
+    assert all(holds(space, values) for values in probed)
+
+
+@pytest.mark.parametrize(
+    ("expressions", "expected"),
+    [
+        ({"a": "uniform(0,1) if b == x"}, "b is not among the searched choices"),
+        ({"a": "uniform(0,1) if b == x", "b": "uniform(0,1)"}, "b is not among the searched choices"),
+        ({"a": "uniform(0,1) if b == x", "b": "choice(y,z)"}, "b is never x; it is one of y, z"),
+        ({"a": "choice(x,y) if b == x", "b": "choice(x,y) if a == x"}, "a, b: each is searched only if another"),
+    ],
+)
+def test_conditions_that_can_not_be_met(expressions: dict[str, str], expected: str) -> None:
+    errors: list[str] = []
+    parse_all(expressions, errors)
+    assert len(errors) == 1
+    assert expected in errors[0]

@@ -49,7 +49,7 @@ def test_a_search_that_is_killed_continues_where_it_was(tmp_path: Path) -> None:
     assert len(after) == 5
     assert {each["state"] for each in after.values()} <= {"finished", "stopped"}
     assert rows == {name: (tmp_path / f"search/trials/{name}/metrics.jsonl").read_text() for name in before}
-    assert result["best"]["score"] == min(each["score"] for each in after.values())
+    assert result["best"]["scores"] == min(each["scores"] for each in after.values())
     assert (tmp_path / "search/best.yaml").is_file()
 
 
