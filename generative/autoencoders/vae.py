@@ -247,8 +247,17 @@ class VAE:
         Args:
             label_N: int64 [num], of a conditional VAE; None: the classes in turn.
         """
-        z_ND = torch.randn(num, self.latent_dim, generator=generator).to(self.run.device)
-        label_N = labels_for(num, self.num_classes, label_N, self.run.device)
+        return self.decode(torch.randn(num, *self.latent_shape, generator=generator), label_N=label_N)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    @torch.no_grad()
+    def decode(self, z_ND: Tensor, *, label_N: Tensor | None = None) -> Tensor:
+        """The pixels' probabilities, float32 [N, X...]; see `trivium.learner.Decodes`."""
+        z_ND = z_ND.to(self.run.device)
+        label_N = labels_for(len(z_ND), self.num_classes, label_N, self.run.device)
         with evaluating(self.network), self.run.autocast():
             logits_NX = torch.cat([self.network.decode(z, y) for z, y in _split(z_ND, label_N)])
         return logits_NX.float().sigmoid()

@@ -190,7 +190,25 @@ class Diffusion:
             label_N: int64 [num], of a conditional network; None: the classes in turn.
             steps, guidance: see the constructor; None: as there.
         """
-        noise_NX = torch.randn(num, *self.input_shape, generator=generator).to(self.run.device)
+        noise_NX = torch.randn(num, *self.input_shape, generator=generator)
+        return self.decode(noise_NX, label_N=label_N, steps=steps, guidance=guidance)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return tuple(self.input_shape)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        noise_NX: Tensor,
+        *,
+        label_N: Tensor | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """The pictures that DDIM makes of noise, float32 [N, C, H, W] in [0, 1]; see `trivium.learner.Decodes`, and
+        `sample` for the other arguments."""
+        num, noise_NX = len(noise_NX), noise_NX.to(self.run.device)
         label_N = labels_for(num, self.num_classes, label_N, self.run.device)
         weight = self.guidance if guidance is None else guidance
         parts = []

@@ -241,10 +241,17 @@ class GAN:
             generator: of the latents, on the CPU; the same one gives the same images whatever else is sampled.
             label_N: int64 [num], of a conditional GAN; None: the classes in turn.
         """
-        z_ND = torch.randn(num, self.latent_dim, generator=generator).to(self.run.device)
-        return self._decode(z_ND, labels_for(num, self.num_classes, label_N, self.run.device))
+        return self.decode(torch.randn(num, *self.latent_shape, generator=generator), label_N=label_N)
 
-    def _decode(self, z_ND: Tensor, label_N: Tensor | None) -> Tensor:
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    @torch.no_grad()
+    def decode(self, z_ND: Tensor, *, label_N: Tensor | None = None) -> Tensor:
+        """Images of latents, float32 [N, C, H, W] in [0, 1]; see `trivium.learner.Decodes`."""
+        z_ND = z_ND.to(self.run.device)
+        label_N = labels_for(len(z_ND), self.num_classes, label_N, self.run.device)
         parts = []
         with evaluating(self.generator), averaged(self.average), self.run.autocast():
             for i in range(0, len(z_ND), EVALUATION_BATCH):

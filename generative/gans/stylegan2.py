@@ -278,6 +278,19 @@ class StyleGAN2:
         with evaluating(self.generator), averaged(self.average):
             return self._decode(z_ND, label_N, noise_NN, truncation)
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    @torch.no_grad()
+    def decode(self, z_ND: Tensor, *, label_N: Tensor | None = None, truncation: float | None = None) -> Tensor:
+        """Images of latents, all with the same noise; see `trivium.learner.Decodes`, and `sample` for `truncation`."""
+        z_ND = z_ND.to(self.run.device)
+        noise_1N = torch.randn(1, self.generator.noise_dim, generator=self.run.generator("stylegan2 one noise"))
+        label_N = labels_for(len(z_ND), self.num_classes, label_N, self.run.device)
+        with evaluating(self.generator), averaged(self.average):
+            return self._decode(z_ND, label_N, noise_1N.to(self.run.device).expand(len(z_ND), -1), truncation)
+
     def _decode(
         self, z_ND: Tensor, label_N: Tensor | None, noise_NN: Tensor, truncation: float | None = None
     ) -> Tensor:

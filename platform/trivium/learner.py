@@ -369,6 +369,24 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class Decodes(Protocol):
+    """A learner whose samples are a function of latents that are standard normal."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one latent."""
+        ...
+
+    def decode(self, z_NZ: Tensor, *, label_N: Tensor | None = None) -> Tensor:
+        """float32 [N, Z...], latents on the CPU -> samples [N, ...] as the data are.
+
+        Args:
+            label_N: int64 [N], of a conditional model; None: the classes in turn.
+        """
+        ...
+
+
+@runtime_checkable
 class Continues(Protocol):
     """A learner whose model continues texts."""
 

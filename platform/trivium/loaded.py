@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from trivium.config.rules.source import Unusable
 from trivium.data.inputs.prepared import prepared
 from trivium.data.source import Signature
 from trivium.data.texts.vocabulary import decoded, encoded
+from trivium.latents.paths import along, between
 from trivium.learner import (
     Acts,
     Continues,
+    Decodes,
     Encodes,
     Learner,
     Policy,
@@ -59,6 +61,7 @@ class Trained:
         of = {
             "predict": Predicts,
             "sample": Samples,
+            "interpolate": Decodes,
             "reconstruct": Reconstructs,
             "encode": Encodes,
             "translate": Translates,
@@ -113,20 +116,82 @@ class Trained:
         """
         if not isinstance(self.learner, Samples):
             raise self._cannot("sample")
-        accepted = list(inspect.signature(self.learner.sample).parameters)
-        for name in how:
-            if name not in accepted:
-                valid = ", ".join(each for each in accepted if each not in ("num", "generator", "label_N"))
-                kind = type(self.learner).__name__
-                raise ValueError(f"{name}: samples of a {kind} accept no such keyword; valid: {valid or 'none'}")
+        self._require_keywords(self.learner.sample, how)
         given: dict[str, Any] = dict(how)
         if label is not None:
-            classes = int(getattr(self.learner, "num_classes", 0))
-            if not 0 <= label < classes:
-                what = f"must be in [0, {classes})" if classes else "the model was trained without classes"
-                raise ValueError(f"label={label}: {what}")
-            given["label_N"] = torch.full((num,), label, dtype=torch.int64)
+            given["label_N"] = self._classes(num, label)
         return self.learner.sample(num, generator=torch.Generator().manual_seed(seed), **given).cpu().numpy()
+
+    def interpolate(
+        self, num: int, *, steps: int = 8, seed: int = 0, label: int | None = None, **how: float
+    ) -> np.ndarray:
+        """Samples on `num` ways from one latent to another, [num, steps, ...], ends included; see `latents.paths`.
+
+        Args:
+            num: ways.
+            steps: samples on each, at least 2.
+            seed, label, how: see `sample`; of a conditional model all samples of a way are of one class.
+
+        Raises:
+            TypeError: the model has no latents of this kind.
+            ValueError: see `sample`.
+        """
+        if not isinstance(self.learner, Decodes):
+            raise self._cannot("interpolate")
+        generator = torch.Generator().manual_seed(seed)
+        begin_NZ, end_NZ = (torch.randn(num, *self.learner.latent_shape, generator=generator) for _ in range(2))
+        return self._decoded(between(begin_NZ, end_NZ, steps), label, how)
+
+    def traverse(
+        self, num: int, *, steps: int = 8, label: int | None = None, **how: float
+    ) -> tuple[np.ndarray, list[int]]:
+        """Samples along `num` latent dimensions, from -3 to 3 standard deviations, all others 0: [num, steps, ...], and
+        which dimensions these are: those that change the sample most, the first one most of all.
+
+        Raises:
+            TypeError: the model has no latents that are vectors.
+            ValueError: see `sample`.
+        """
+        if not isinstance(self.learner, Decodes) or len(self.learner.latent_shape) != 1:
+            raise self._cannot("traverse")
+        label = 0 if label is None and getattr(self.learner, "num_classes", 0) else label
+        sample_DT = self._decoded(along(self.learner.latent_shape[0], steps), label, how)
+        change_D = sample_DT.std(1).reshape(len(sample_DT), -1).mean(1)
+        chosen = np.argsort(-change_D, kind="stable")[:num]
+        return sample_DT[chosen], chosen.tolist()
+
+    def _decoded(self, z_NTZ: Tensor, label: int | None, how: Mapping[str, float]) -> np.ndarray:
+        """Samples [N, T, ...] of latents [N, T, Z...]; without a class each of the N is of another one."""
+        assert isinstance(self.learner, Decodes)
+        self._require_keywords(self.learner.decode, how)
+        given: dict[str, Any] = dict(how)
+        num, steps = z_NTZ.shape[:2]
+        classes = int(getattr(self.learner, "num_classes", 0))
+        if label is not None:
+            given["label_N"] = self._classes(num * steps, label)
+        elif classes:
+            given["label_N"] = (torch.arange(num) % classes).repeat_interleave(steps)
+        return self.learner.decode(z_NTZ.flatten(0, 1), **given).unflatten(0, (num, steps)).cpu().numpy()
+
+    def _require_keywords(self, method: Callable[..., Any], how: Mapping[str, float]) -> None:
+        accepted = list(inspect.signature(method).parameters)
+        for name in how:
+            if name not in accepted:
+                valid = ", ".join(each for each in accepted[1:] if each not in ("generator", "label_N"))
+                kind = type(self.learner).__name__
+                raise ValueError(f"{name}: samples of a {kind} accept no such keyword; valid: {valid or 'none'}")
+
+    def _classes(self, num: int, label: int) -> Tensor:
+        """One class, int64 [num].
+
+        Raises:
+            ValueError: the model has no such class.
+        """
+        classes = int(getattr(self.learner, "num_classes", 0))
+        if not 0 <= label < classes:
+            what = f"must be in [0, {classes})" if classes else "the model was trained without classes"
+            raise ValueError(f"label={label}: {what}")
+        return torch.full((num,), label, dtype=torch.int64)
 
     def continue_text(
         self, prompt: str = "", *, length: int = 200, seed: int = 0, temperature: float = 1.0, top_k: int | None = None

@@ -30,7 +30,7 @@ from trivium.generative.networks.dcgan import DCGAN
 from trivium.generative.networks.srresnet import SRResNet
 from trivium.generative.networks.stylegan2 import StyleGAN2Networks
 from trivium.generative.networks.unet import UNet
-from trivium.learner import Learner, Run
+from trivium.learner import Decodes, Learner, Run
 
 ADAMW = functools.partial(torch.optim.AdamW, weight_decay=0.0, fused=True)
 SMALL_GAN = functools.partial(DCGAN, width=4, discriminator_width=6)
@@ -196,6 +196,23 @@ def test_the_same_seed_gives_the_same_pictures_whatever_their_number(data: Split
     assert few.shape == (4, 1, 8, 8)
     assert few.min() >= 0
     assert few.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "name", ["conditional vae", "conditional gan", "stylegan2", "stylegan2 with everything", "conditional ddpm", "flow"]
+)
+def test_samples_are_decoded_latents(data: Splits, name: str) -> None:
+    learner = build(name, data)
+    learner.step()
+    assert isinstance(learner, Decodes)
+    latent = torch.randn(5, *learner.latent_shape, generator=torch.Generator().manual_seed(3))
+    image, first = learner.decode(latent), learner.decode(latent[:2])
+    assert image.shape == (5, 1, 8, 8)
+    assert image.min() >= 0
+    assert image.max() <= 1
+    torch.testing.assert_close(first, image[:2], rtol=1e-4, atol=1e-5)
+    if "stylegan2" not in name:  # whose samples have noise of their own
+        assert torch.equal(learner.sample(5, generator=torch.Generator().manual_seed(3)), image)
 
 
 def test_a_gan_learns_the_coarse_look_of_digits(data: Splits) -> None:

@@ -57,6 +57,34 @@ def test_the_same_seed_gives_the_same_samples_and_a_class_is_chosen(run: Path) -
     assert not np.array_equal(a[0], d[0])
 
 
+def test_ways_between_latents(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample(run, "--interpolate", "5", "--num", "3", "--out", "ways.npy", "--class", "2") == 0
+    ways = np.load("ways.npy").reshape(3, 5, 8, 8)
+    assert sample(run, "--interpolate", "3", "--num", "3", "--out", "again.npy", "--class", "2") == 0
+    again = np.load("again.npy").reshape(3, 3, 8, 8)
+    assert np.allclose(again[:, [0, 2]], ways[:, [0, 4]], atol=1e-5)  # the same ends
+    assert np.allclose(again[:, 1], ways[:, 2], atol=1e-5)  # the same middle
+    small, large = (np.abs(ways[:, i] - ways[:, 0]).mean() for i in (1, 4))
+    assert 0 < small < large
+    capsys.readouterr()
+    assert sample(run, "--interpolate", "--num", "3", "--out", "ways.gif", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["files"] == ["ways.gif"]
+    with Image.open("ways.gif") as film:
+        assert 2 <= film.n_frames <= 2 * 8 - 2  # there and back; equal frames are one
+
+
+def test_along_the_dimensions_that_change_most(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample(run, "--traverse", "4", "--num", "6", "--out", "along.npy", "--json") == 0
+    dimensions = json.loads(capsys.readouterr().out)["dimensions"]
+    along = np.load("along.npy").reshape(6, 4, -1)
+    assert len(set(dimensions)) == 6
+    change = along.std(1).mean(1)
+    assert (np.diff(change) <= 0).all()
+    assert sample(run, "--traverse", "4", "--num", "6", "--out", "grid.png") == 0
+    height, width = pixels_of("grid.png").shape[:2]
+    assert height > width  # 6 rows of 4
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -64,6 +92,9 @@ def test_the_same_seed_gives_the_same_samples_and_a_class_is_chosen(run: Path) -
         (["--steps", "5"], "steps"),
         (["--truncation", "0.5"], "truncation"),
         (["--out", "a.jpg"], "a.jpg"),
+        (["--interpolate", "1"], "--interpolate: 1"),
+        (["--interpolate", "--traverse"], "--traverse"),
+        (["--traverse", "--guidance", "2"], "guidance"),
         (["--checkpoint", "step-000000000001"], "step-000000000001"),
     ],
 )

@@ -27,7 +27,7 @@ ROWS = (
     ("tracking",),
     ("checkpoints",),
     ("declared", "python"),
-    ("data", "ema", "quality", "untouched"),
+    ("data", "ema", "latents", "quality", "untouched"),
     ("learner",),
     ("config", "borrowed", "parallel", "saved", "schedules"),
     ("boundary",),

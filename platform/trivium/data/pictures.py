@@ -45,7 +45,14 @@ def image_grid(image_NCHW: Tensor, *, columns: int, width: int = 480) -> np.ndar
     return grid
 
 
-def write(image_NCHW: np.ndarray, place: Path, *, folder: bool = False, above: np.ndarray | None = None) -> list[str]:
+def write(
+    image_NCHW: np.ndarray,
+    place: Path,
+    *,
+    folder: bool = False,
+    above: np.ndarray | None = None,
+    columns: int | None = None,
+) -> list[str]:
     """Write images as one grid, as an array, or one by one.
 
     Args:
@@ -53,6 +60,7 @@ def write(image_NCHW: np.ndarray, place: Path, *, folder: bool = False, above: n
         place: a `.png` file for a grid, a `.npy` file for the array, or a folder for single images `000.png`, ...
         folder: whether the place is a folder, if it does not exist yet.
         above: images of the same shapes, of which a grid shows each row above the row that belongs to it; None: none.
+        columns: of a grid; None: about as many as rows.
 
     Returns:
         The files' paths.
@@ -77,7 +85,7 @@ def write(image_NCHW: np.ndarray, place: Path, *, folder: bool = False, above: n
     if place.suffix != ".png":
         raise ValueError(f"{place}: valid are FILE.png for a grid, FILE.npy for the array, DIR/ for single images")
     place.parent.mkdir(parents=True, exist_ok=True)
-    columns = math.ceil(math.sqrt(len(image)))
+    columns = columns or math.ceil(math.sqrt(len(image)))
     if above is not None:
         pairs = zip(torch.from_numpy(above).split(columns), image.split(columns), strict=True)
         image = torch.cat([row for pair in pairs for row in _filled(pair, columns)])
