@@ -154,7 +154,8 @@ class Trained:
         """
         if not isinstance(self.learner, Decodes) or len(self.learner.latent_shape) != 1:
             raise self._cannot("traverse")
-        label = 0 if label is None and getattr(self.learner, "num_classes", 0) else label
+        if label is None and getattr(self.learner, "num_classes", 0):
+            label = 0
         sample_DT = self._decoded(along(self.learner.latent_shape[0], steps), label, how)
         change_D = sample_DT.std(1).reshape(len(sample_DT), -1).mean(1)
         chosen = np.argsort(-change_D, kind="stable")[:num]
@@ -171,7 +172,10 @@ class Trained:
             given["label_N"] = self._classes(num * steps, label)
         elif classes:
             given["label_N"] = (torch.arange(num) % classes).repeat_interleave(steps)
-        return self.learner.decode(z_NTZ.flatten(0, 1), **given).unflatten(0, (num, steps)).cpu().numpy()
+        sample_NTX: np.ndarray = (
+            self.learner.decode(z_NTZ.flatten(0, 1), **given).unflatten(0, (num, steps)).cpu().numpy()
+        )
+        return sample_NTX
 
     def _require_keywords(self, method: Callable[..., Any], how: Mapping[str, float]) -> None:
         accepted = list(inspect.signature(method).parameters)

@@ -204,7 +204,7 @@ def test_a_trained_classifier_predicts_without_its_data(tmp_path: Path, monkeypa
 def test_a_trained_vae_samples_and_reconstructs(tmp_path: Path) -> None:
     trivium.train("experiment=vae_digits", SHORT, {"model.hidden": [16]}, dir=tmp_path / "run", quiet=True)
     model = trivium.load(tmp_path / "run")
-    assert model.abilities == ("sample", "reconstruct", "encode")
+    assert model.abilities == ("sample", "interpolate", "reconstruct", "encode")
     samples = model.sample(4, seed=3)
     assert samples.shape == (4, 1, 8, 8)
     assert np.array_equal(samples, trivium.load(tmp_path / "run").sample(4, seed=3))

@@ -36,7 +36,8 @@ def between(begin_NZ: Tensor, end_NZ: Tensor, steps: int) -> Tensor:
     angle_N11 = cosine_N.clamp(-1, 1).acos().clamp(1e-6, torch.pi - 1e-6)[:, None, None]
     t_T1 = torch.linspace(0, 1, steps, dtype=torch.float64)[:, None]
     whole = ((1 - t_T1) * angle_N11).sin() * a_ND[:, None] + (t_T1 * angle_N11).sin() * b_ND[:, None]
-    return (whole / angle_N11.sin()).float().view(len(a_ND), steps, *begin_NZ.shape[1:])
+    path_NTD: Tensor = (whole / angle_N11.sin()).float()
+    return path_NTD.view(len(a_ND), steps, *begin_NZ.shape[1:])
 
 
 def along(width: int, steps: int, *, reach: float = 3.0) -> Tensor:
