@@ -154,7 +154,7 @@ class Trained:
         """
         if not isinstance(self.learner, Decodes) or len(self.learner.latent_shape) != 1:
             raise self._cannot("traverse")
-        if label is None and getattr(self.learner, "num_classes", 0):
+        if label is None and getattr(self.learner, "num_classes", None):
             label = 0
         sample_DT = self._decoded(along(self.learner.latent_shape[0], steps), label, how)
         change_D = sample_DT.std(1).reshape(len(sample_DT), -1).mean(1)
