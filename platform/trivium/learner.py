@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trivium.config import valid
+from trivium.config.rules.sizes import not_shared
 from trivium.parallel.averaging import Averaging
 from trivium.parallel.shared_sum import all_reduce
 
@@ -156,7 +156,7 @@ class Run:
         Raises:
             ValueError: `total` is not a positive multiple of the number of workers.
         """
-        if problem := valid.not_shared(name, total, self.world_size):
+        if problem := not_shared(name, total, self.world_size):
             raise ValueError(problem)
         return total // self.world_size
 

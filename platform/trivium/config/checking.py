@@ -6,24 +6,24 @@ Nothing here imports torch, except to count GPUs where there may be one.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trivium.boundary import credentials
 from trivium.boundary.places import VARIABLE, find_data, is_bucket
-from trivium.config import constructors, env_ids, hints, valid
+from trivium.config import constructors, env_ids, hints
 from trivium.config.errors import Found
-from trivium.config.library import GROUPS, LEARNERS, PARTS, Library
+from trivium.config.library import BUILT, LEARNERS
+from trivium.config.rules.defaults import noun, wrong_scalar, wrong_type
+from trivium.config.rules.metrics import direction, no_metric
 from trivium.config.rules.rule import Rule, show
+from trivium.config.rules.settings import TARGET
 from trivium.config.rules.signatures import stated
-from trivium.config.rules.sizes import indivisible
-from trivium.config.tree import get, has, is_free, leaves
+from trivium.config.rules.sizes import indivisible, not_shared
+from trivium.config.tree import get, has, leaves
 
 UNITS = ("samples", "epochs", "env_steps", "updates", "minutes")  # of a budget
 FILE_KEYS = ("path", "file", "folder")  # and what ends in `_path`, ...: must exist
@@ -32,87 +32,6 @@ FILE_KEYS = ("path", "file", "folder")  # and what ends in `_path`, ...: must ex
 def is_path(key: str) -> bool:
     """Whether a key holds the path of a file or folder, by its name."""
     return key == "storage" or key.rpartition(".")[2].rpartition("_")[2] in FILE_KEYS
-
-
-# ----------------------------------------------------------------------------------------------- files
-
-
-def experiment_body(path: Path, library: Library, found: Found) -> dict[str, Any]:
-    """What an experiment's file sets itself, {} if that can't be read; its `defaults` are checked."""
-    file = library.named(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        body = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        found.add(file, not_yaml(error, file))
-        return {}
-    if body is None:
-        body = {}
-    if not isinstance(body, dict):
-        found.add(file, f"{file}: must hold keys and values")
-        return {}
-    if not any(line.replace(" ", "") == "#@package_global_" for line in text.splitlines()):
-        found.add(file, f"{file}: an experiment must begin with the line '# @package _global_'")
-    defaults = body.pop("defaults", [])
-    for entry in defaults if isinstance(defaults, list) else [defaults]:
-        _check_default(entry, file, library, found)
-    return {str(key): value for key, value in body.items()}
-
-
-def bodies(path: Path, library: Library) -> list[dict[str, Any]]:
-    """What the files of an experiment set, those that it is based on first; they are known to be readable."""
-    body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    defaults = body.pop("defaults", [])
-    below = (library.find("experiment", str(d)) for d in defaults if isinstance(d, str) and d != "_self_")
-    return [*(b for file in below if file for b in bodies(file, library)), body]
-
-
-def _check_default(entry: Any, file: str, library: Library, found: Found) -> None:
-    if not isinstance(entry, dict) or len(entry) != 1:
-        if entry != "_self_" and not library.find("experiment", str(entry)):
-            found.add(f"{file} {entry}", hints.no_such_option("experiment", entry, library, file)[0])
-        return
-    key, option = next(iter(entry.items()))
-    words = str(key).split()
-    group = words[-1].lstrip("/")
-    if group not in GROUPS:
-        near = difflib.get_close_matches(group, GROUPS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(GROUPS)}"
-        found.add(f"{file} {key}", f"defaults: {key}: there is no such group; {hint} ({file})")
-    elif words[0] != "override" or not words[-1].startswith("/"):
-        found.add(
-            f"{file} {key}", f"defaults: '{key}: {option}' must be written 'override /{group}: {option}' ({file})"
-        )
-    elif option is not None and not library.find(group, str(option)):
-        found.add(f"{file} {key}", hints.no_such_option(group, option, library, file)[0])
-
-
-def not_yaml(error: Exception, file: str) -> str:
-    """The line for a file that can't be parsed."""
-    mark = getattr(error, "problem_mark", None)
-    what = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{file}{f':{mark.line + 1}' if mark else ''}: is not valid YAML: {what}"
-
-
-def check_body(body: dict[str, Any], reference: dict[str, Any], file: str, found: Found) -> None:
-    """An experiment may set only what the groups that it chooses have, and what a constructor that it names accepts."""
-    written = [key.removesuffix("._target_") for key, _ in leaves(body) if key.endswith("._target_")]
-    for key, _ in leaves(body):
-        group = key.partition(".")[0]
-        if not isinstance(get(reference, group), dict) and group in (*LEARNERS, *PARTS):
-            continue  # a group that is written out here: its constructor decides
-        parent = key
-        while parent and not has(reference, parent):
-            parent = parent.rpartition(".")[0]
-        if parent == key or is_free(reference, key) or constructors.is_keyword(key, reference):
-            continue
-        below = get(reference, parent) if parent else reference
-        if not isinstance(below, dict):
-            continue  # a list or a null that is given content: the values' check decides
-        if any(f"{key}.".startswith(f"{node}.") for node in written):
-            continue
-        depth = parent.count(".") + 2 if parent else 1
-        found.add(key, hints.unknown_key(".".join(key.split(".")[:depth]), reference, file))
 
 
 # ----------------------------------------------------------------------------------------------- values
@@ -144,7 +63,7 @@ def _wrong(
             near = rule.nearest(value)
             yield path, value, rule.words() + (f"; did you mean '{near}'?" if near else "")
         return
-    if isinstance(default, dict) and default and not (value is None and path in (*LEARNERS, *PARTS)):
+    if isinstance(default, dict) and default and not (value is None and path in BUILT):
         if not isinstance(value, dict):
             yield path, value, f"a group with the keys {', '.join(k for k in default if not k.startswith('_'))}"
             return
@@ -153,7 +72,7 @@ def _wrong(
         and not isinstance(default, dict)
         and default is not None  # else a constructor may take a group
     ):
-        yield path, value, valid.noun(default)
+        yield path, value, noun(default)
         return
     if isinstance(value, dict):
         own = str(value.get("_target_", "trivium.")).startswith(("trivium.", "torch.")) if "_target_" in value else own
@@ -162,7 +81,7 @@ def _wrong(
             below = default.get(key) if isinstance(default, dict) else None
             yield from _wrong(item, below, f"{path}.{key}" if path else str(key), rules, own=own)
         return
-    expected = valid.problem(value, default) if own else valid.wrong_scalar(value, default)
+    expected = wrong_type(value, default) if own else wrong_scalar(value, default)
     if expected:
         yield path, value, expected
 
@@ -276,13 +195,13 @@ def check_metrics(config: dict[str, Any], evaluates: Iterable[str] | None, found
         evaluates: see `trivium.learner.Learner`; None: the learner does not say.
     """
     metric = get(config, "monitor.metric")
-    target = valid.TARGET.match(str(get(config, "budget.target")))
+    target = TARGET.match(str(get(config, "budget.target")))
     if evaluates is not None:
         names = [f"eval/{name}" for name in evaluates]
         for key, name in {"monitor.metric": metric, "budget.target": target and target.group(1)}.items():
             if name is not None and name not in names:
-                found.add(key, valid.no_metric(key, name, names))
-    unclear = metric is not None and get(config, "monitor.mode") is None and not valid.direction(evaluates, metric)
+                found.add(key, no_metric(key, name, names))
+    unclear = metric is not None and get(config, "monitor.mode") is None and not direction(evaluates, metric)
     if unclear and found.none_in("monitor"):
         line = f"monitor.mode: the learner does not say which values of {metric} are better"
         found.add("monitor.mode", f"{line}; valid: monitor.mode=min, monitor.mode=max")
@@ -296,7 +215,7 @@ def check_workers(config: dict[str, Any], found: Found) -> None:
     workers, gpus = launch["workers"], launch.get("gpus_per_worker", "auto")
     for key in shared_sizes(config):
         size = get(config, key)
-        if isinstance(size, int) and key not in found.lines and (problem := valid.not_shared(key, size, workers)):
+        if isinstance(size, int) and key not in found.lines and (problem := not_shared(key, size, workers)):
             found.add(key, problem)
     device = str(config.get("device"))
     asks = {"cpu": 0, "cuda": 1}

@@ -42,6 +42,13 @@ class Found:
         return not any(key.partition(".")[0] in groups for key in self.lines)
 
 
+def not_yaml(error: Exception, file: str) -> str:
+    """The line for a file that can't be parsed."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{file}{f':{mark.line + 1}' if mark else ''}: is not valid YAML: {what}"
+
+
 def refuse(found: Found) -> None:
     """
     Raises:

@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from trivium.config import constructors, valid
-from trivium.config.library import GROUPS, LEARNERS, PARTS, Library
+from trivium.config import constructors
+from trivium.config.library import BUILT, GROUPS, Library
+from trivium.config.rules.defaults import wrong_type
 from trivium.config.rules.rule import show
 from trivium.config.rules.signatures import stated_parameters
 from trivium.config.tree import get, has, leaves
@@ -94,7 +95,7 @@ def for_group(path: str, value: Any, group: Mapping[str, Any], skip: Collection[
     rules = constructors.rules_of({path: dict(group)})
     for key, default in group.items():
         rule = rules.get(f"{path}.{key}")
-        if key not in skip and (rule.accepts(value) if rule else valid.problem(value, default) is None):
+        if key not in skip and (rule.accepts(value) if rule else wrong_type(value, default) is None):
             return f"{path}.{key}={show(value)}"
     return None
 
@@ -157,7 +158,7 @@ def _elsewhere(group: str, option: str, library: Library) -> str | None:
     """What is an option of another group, or none and yet a name or a path."""
     if "/" in option or option.endswith(".yaml"):
         return _for_path(option) or (f"{group}={Path(option).stem}" if library.find(group, Path(option).stem) else None)
-    if group in (*LEARNERS, *PARTS) and CONSTRUCTOR.fullmatch(option):
+    if group in BUILT and CONSTRUCTOR.fullmatch(option):
         return f"{group}._target_={option}"
     return for_word(option, library, nearly=False)
 
@@ -175,7 +176,7 @@ def not_overrides(words: Sequence[str], library: Library | None) -> Iterator[tup
     """
     joined = "".join(words) if "=" in "".join(words) else "=".join(words)
     key = joined.partition("=")[0]
-    if library and len(words) > 1 and joined.count("=") == 1 and (key in GROUPS or has(_base(library), key)):
+    if library and len(words) > 1 and joined.count("=") == 1 and (key in GROUPS or has(library.base(), key)):
         text = " ".join(words)
         yield text, f"{text}: is not of the form key=value; did you mean '{joined}'?"
         return
@@ -203,12 +204,6 @@ def _for_path(path: str) -> str | None:
     return None
 
 
-def _base(library: Library) -> dict[str, Any]:
-    """What every config has."""
-    base: dict[str, Any] = yaml.safe_load((library.own / "config.yaml").read_text(encoding="utf-8"))
-    return base
-
-
 def for_word(word: str, library: Library | None = None, *, nearly: bool = True) -> str | None:
     """What was probably meant by a bare word: an option of a group, an algorithm of RLlib's, an environment, a
     constructor, a key.
@@ -231,7 +226,7 @@ def for_word(word: str, library: Library | None = None, *, nearly: bool = True) 
     near = difflib.get_close_matches(word.lower(), named, n=1, cutoff=0.7)
     if near:
         return named[near[0]]
-    return f"{word}=<value>" if word in dict(leaves(_base(library))) else None
+    return f"{word}=<value>" if word in dict(leaves(library.base())) else None
 
 
 def _algorithms(library: Library) -> Sequence[str]:

@@ -9,12 +9,16 @@ import shlex
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from trivium.boundary import untrusted
 
 PARTS = ("model", "data", "task", "env")  # groups that are built and handed to the learner
 LEARNERS = ("learner", "agent")  # two names of one group: exactly one is chosen
-GROUPS = (*LEARNERS, *PARTS, "launch", "experiment")
+BUILT = (*LEARNERS, *PARTS)  # what constructors decide
+GROUPS = (*BUILT, "launch", "experiment")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,23 @@ class Library:
             return None
         paths = (folder / group / f"{option}.yaml" for folder in self._folders())
         return next((path for path in paths if path.is_file()), None)
+
+    def defaults(self) -> dict[str, str]:
+        """The options of groups that are chosen unless others are."""
+        entries = [entry for entry in self._whole()["defaults"] if isinstance(entry, dict)]
+        return {group: option for entry in entries for group, option in entry.items() if option is not None}
+
+    def base(self) -> dict[str, Any]:
+        """What every config has, with the values of Trivium's own YAML."""
+        body = {key: value for key, value in self._whole().items() if key != "defaults"}
+        for group, option in self.defaults().items():
+            text = (self.own / group / f"{option}.yaml").read_text(encoding="utf-8")
+            body[group] = yaml.safe_load(text)
+        return body
+
+    def _whole(self) -> dict[str, Any]:
+        read: dict[str, Any] = yaml.safe_load((self.own / "config.yaml").read_text(encoding="utf-8"))
+        return read
 
     def names_twice(self, group: str, option: str) -> bool:
         """Whether the user's folder holds an option that Trivium has too: which of the two is meant can't be said."""

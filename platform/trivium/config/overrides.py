@@ -1,4 +1,4 @@
-"""What the user typed: `group=option` and `dotted.key=value`, by Hydra's grammar, and what it does to a config."""
+"""What the user typed: `group=option` and `dotted.key=value`, by Hydra's grammar, read and sorted."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import difflib
 import itertools
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, grammar_parser
+from omegaconf import grammar_parser
 from omegaconf.errors import GrammarParseError
 
-from trivium.config import constructors, hints
+from trivium.config import hints
 from trivium.config.checking import is_path
 from trivium.config.errors import Found
-from trivium.config.library import GROUPS, LEARNERS, PARTS, Library
-from trivium.config.rules.rule import show
-from trivium.config.tree import get, has, leaves
+from trivium.config.library import GROUPS, LEARNERS, Library
 
-SHORT = {"algorithm": "agent.algorithm"}  # for an agent that is another library's choice of algorithms
+ALGORITHM = "agent.algorithm"
+SHORT = {"algorithm": ALGORITHM}  # for an agent that is another library's choice of algorithms
 OPTIMIZER = "learner.optimizer"
 OPTIMIZERS = {  # short names of torch's; any other class by learner.optimizer._target_
     name.lower(): f"torch.optim.{name}"
@@ -33,7 +33,6 @@ OPTIMIZERS = {  # short names of torch's; any other class by learner.optimizer._
     )
 }  # fmt: skip
 ALONE = threading.RLock()  # what Hydra has composed, and the caches of its parsers, exist once in a process
-BUILT = (*LEARNERS, *PARTS)
 SEVERAL = ": one value at a time"
 
 
@@ -71,14 +70,6 @@ def parse_overrides(overrides: Sequence[str], found: Found, library: Library | N
         else:
             parsed.append(override)
     return parsed
-
-
-def hint_at_lists(found: Found, reference: dict[str, Any]) -> None:
-    """Add to what was said of several values the list that was probably meant, where the key holds a list."""
-    for text, line in found.lines.items():
-        key, _, value = text.partition("=")
-        if line.endswith(SEVERAL) and isinstance(get(reference, key), list):
-            found.lines[text] = f"{line}; did you mean '{key}=[{value}]'?"
 
 
 def _override(parser: OverridesParser, text: str) -> Override | None:
@@ -121,15 +112,33 @@ def _bad_reference(value: Any) -> str | None:
     return None
 
 
-def sort_overrides(
-    parsed: list[Override], library: Library, found: Found, default_experiment: str
-) -> tuple[dict[str, str], list[Override], bool]:
-    """Groups with a valid option (a wrong one is replaced by its nearest, so that the rest can be checked), the rest,
-    and whether it is unclear what is trained: a wrong option has no nearest."""
+@dataclass(frozen=True)
+class Typed:
+    """What the user typed.
+
+    Attributes:
+        groups: the option of each group that was typed, `null` for none; each exists.
+        values: the overrides of keys.
+        guessed: the groups whose option is the nearest one, because the one that was typed does not exist.
+        unclear: whether an option does not exist and has no nearest one.
+    """
+
+    groups: Mapping[str, str]
+    values: tuple[Override, ...]
+    guessed: tuple[str, ...] = ()
+    unclear: bool = False
+
+
+def read_typed(
+    overrides: Sequence[str], library: Library, found: Found, default_experiment: str, hints_for: Library | None
+) -> Typed:
+    """Parse overrides, and sort them into options of groups and values of keys. An option that does not exist is
+    replaced by its nearest one, so that the rest can be checked."""
     groups: dict[str, str] = {}
     values: list[Override] = []
+    guessed: list[str] = []
     unclear = False
-    for override in parsed:
+    for override in parse_overrides(overrides, found, hints_for):
         key, option = override.key_or_group, override.value()
         if key not in GROUPS or isinstance(option, dict) or override.type == OverrideType.DEL:
             values.append(override)
@@ -140,6 +149,7 @@ def sort_overrides(
         else:
             line, near = hints.no_such_option(key, option, library)
             found.add(key, line)
+            guessed.append(key)
             if near:
                 groups[key] = near
             unclear = unclear or not near
@@ -147,115 +157,4 @@ def sort_overrides(
         groups["experiment"] = default_experiment
     if groups.get("agent", "null") != "null" and "experiment" not in groups:
         groups.setdefault("env", "gymnasium")
-    return groups, values, unclear
-
-
-def is_known(override: Override, base: dict[str, Any], file: str, library: Library, found: Found) -> bool:
-    """Whether the keys of an override exist. In what is built, a constructor's keyword that its YAML leaves out may be
-    given, with `+` also to one that accepts any, and `~` may leave out what the YAML has."""
-    key = override.key_or_group
-    group, built = key.partition(".")[0], key.partition(".")[0] in BUILT
-    added = override.type in (OverrideType.ADD, OverrideType.FORCE_ADD)
-    if key == SHORT["algorithm"] and not has(base, key):
-        meant = f"agent=rllib algorithm={show(override.value())}"
-        found.add(key, f"{key}: only RLlib's agent has algorithms; did you mean '{meant}'?")
-        return False
-    if built and not isinstance(base.get(group), dict):
-        found.add(key, f"{key}: no {group} is chosen; valid: {_choices(group, base, library)}")
-        return False
-    if (override.type == OverrideType.DEL or added) and not (built and "." in key):
-        found.add(key, f"{override.input_line}: + and ~ are for keys of {', '.join(BUILT)}")
-        return False
-    value = override.value()
-    keys = [f"{key}.{k}" if k else key for k, _ in leaves(value)] if isinstance(value, dict) else [key]
-    if added and isinstance(get(base, key.rpartition(".")[0]), dict):
-        keys = []
-    may_be_new = override.type != OverrideType.DEL
-    unknown = [k for k in keys if not (has(base, k) or (may_be_new and constructors.is_keyword(k, base)))]
-    for k in unknown:
-        found.add(k, hints.unknown_key(k, base, file))
-    if unknown:
-        return False
-    now = get(base, key)
-    if override.type == OverrideType.ADD and now is not None and not isinstance(value, dict | list):
-        found.add(key, f"{override.input_line}: {key} is there already; {(override.input_line or '')[1:]} changes it")
-    elif override.type == OverrideType.DEL and value is not None and value != now:
-        found.add(key, f"{override.input_line}: {key} is {show(now)}; ~{key} leaves it out")
-    return key not in found.lines
-
-
-def _choices(group: str, base: dict[str, Any], library: Library) -> str:
-    """What would choose a group, and an env only an agent can use."""
-    if group == "env" and not base.get("agent"):
-        return f"agent=<{', '.join(library.options('agent'))}>, which brings one"
-    return f"{group}=<{', '.join(library.options(group))}>"
-
-
-# ----------------------------------------------------------------------------------------------- applying
-
-
-def apply(override: Override, tree: DictConfig) -> None:
-    """As Hydra would while it composes, which takes a tenth of a second each time."""
-    key, value = override.key_or_group, override.value()
-    if override.type == OverrideType.DEL:
-        parent, _, name = key.rpartition(".")
-        del OmegaConf.select(tree, parent)[name]
-    else:
-        OmegaConf.update(tree, key, value, merge=True)
-
-
-# Where a node of the config names another constructor than it did, it begins again with that one's own defaults:
-# keywords that YAML sets for the former one, such as AdamW's weight decay, are not meant for SGD.
-
-
-def begin_experiments_again(layers: Sequence[dict[str, Any]], tree: DictConfig, reference: dict[str, Any]) -> None:
-    """Of the nodes to which an experiment gives another constructor.
-
-    Args:
-        layers: what the experiments set, the last has the last word.
-        tree, reference: the composed config and Trivium's own values, are changed.
-    """
-    for i, layer in enumerate(layers):
-        for path, target in _targets_in(layer):
-            _begin_again(path, get(reference, f"{path}._target_"), target, layers[i:], tree, reference)
-
-
-def begin_typed_again(values: Sequence[Override], tree: DictConfig, reference: dict[str, Any]) -> set[str]:
-    """Of the nodes to which overrides give another constructor, before any other override is applied.
-
-    Returns:
-        The keys that are gone.
-    """
-    gone: set[str] = set()
-    for override in values:
-        parent, _, last = override.key_or_group.rpartition(".")
-        named = [(parent, override.value())] if last == "_target_" else []
-        for path, target in [*named, *_targets_in(override.value(), override.key_or_group)]:
-            now = get(OmegaConf.to_container(tree), f"{path}._target_")
-            gone |= _begin_again(path, now, target, [], tree, reference)
-    return gone
-
-
-def _begin_again(
-    path: str, now: Any, target: Any, layers: Sequence[dict[str, Any]], tree: DictConfig, reference: dict[str, Any]
-) -> set[str]:
-    if path.partition(".")[0] not in BUILT or now is None or not isinstance(target, str) or target == now:
-        return set()
-    before = get(OmegaConf.to_container(tree), path)
-    kept = {"_target_": target, **({"_partial_": before["_partial_"]} if "_partial_" in before else {})}
-    fresh = OmegaConf.merge(kept, *(node for layer in layers if isinstance(node := get(layer, path), dict)))
-    OmegaConf.update(tree, path, fresh, merge=False)
-    parent, _, name = path.rpartition(".")
-    above = get(reference, parent) if parent else reference
-    if isinstance(above, dict):
-        above[name] = kept
-    return {f"{path}.{key}" for key in before if key not in fresh}
-
-
-def _targets_in(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The nodes of a nested dict that name a constructor, outer ones first: their dotted keys and what they name."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield path, node["_target_"]
-        for key, value in node.items():
-            yield from _targets_in(value, f"{path}.{key}" if path else str(key))
+    return Typed(groups, tuple(values), tuple(guessed), unclear)

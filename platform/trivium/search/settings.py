@@ -16,7 +16,7 @@ from trivium.config import constructors
 from trivium.config.composing import compose
 from trivium.config.constructors import stated_by_learner
 from trivium.config.errors import Config, ConfigError
-from trivium.config.valid import direction
+from trivium.config.rules.metrics import direction
 from trivium.search import space as spaces
 from trivium.search.space import Space
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from trivium.config import valid
 from trivium.config.errors import ConfigError
+from trivium.config.rules.metrics import no_metric
+from trivium.config.rules.settings import TARGET
 
 
 class Budget:
@@ -49,7 +50,7 @@ class Budget:
 
     def met(self, values: Mapping[str, float]) -> bool:
         """Whether an evaluation meets the target."""
-        parsed = valid.TARGET.match(self.target or "")
+        parsed = TARGET.match(self.target or "")
         if not parsed:
             return False
         name, comparison, value = parsed.groups()
@@ -94,5 +95,5 @@ def metric(key: str, name: str, values: Mapping[str, float]) -> float:
         ConfigError: the learner does not report it.
     """
     if name not in values:
-        raise ConfigError([valid.no_metric(key, name, values)])
+        raise ConfigError([no_metric(key, name, values)])
     return values[name]

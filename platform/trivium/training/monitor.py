@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trivium.config import valid
+from trivium.config.rules.metrics import direction
 from trivium.training.budget import Budget, metric
 
 
@@ -22,7 +22,7 @@ class Monitor:
 
     def __init__(self, config: Mapping[str, Any], budget: Budget, evaluates: Iterable[str] | None = None) -> None:
         self._config = config
-        self._mode = config["mode"] or valid.direction(evaluates, config["metric"])
+        self._mode = config["mode"] or direction(evaluates, config["metric"])
         self._budget = budget
         self._best: float | None = None
         self._without_improvement = 0

@@ -60,3 +60,8 @@ def require_divisible(divides: Mapping[str, str], values: Mapping[str, Any], *, 
     """
     for _, error in indivisible(divides, values, group=group, workers=workers):
         raise ValueError(error)
+
+
+def not_shared(key: str, size: int, workers: int) -> str | None:
+    """The error that a size of the whole run can't be divided among its workers, or None."""
+    return f"{key}={size} must be a positive multiple of the {workers} workers" if size < 1 or size % workers else None

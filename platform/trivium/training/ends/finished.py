@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trivium.config import valid
 from trivium.config.errors import Config, ConfigError
+from trivium.config.rules.settings import TARGET
 from trivium.run_folder.folder import Result
 from trivium.training.budget import Budget
 
@@ -57,7 +57,7 @@ def _spent(config: Config, done: Result) -> str | None:
 
 
 def _met(config: Config, done: Result) -> bool:
-    target = valid.TARGET.match(config["budget"]["target"] or "")
+    target = TARGET.match(config["budget"]["target"] or "")
     known = target is not None and target[1] in done.metrics  # no result of a stranger's need have it
     return known and Budget(config["budget"], done.counters).met(done.metrics)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trivium.config.rules.signatures import stated
-from trivium.config.rules.sizes import indivisible, require_divisible
+from trivium.config.rules.sizes import indivisible, not_shared, require_divisible
 
 SUPERVISED = "trivium.supervised.learner.Supervised"
 PPO = "trivium.agents.ppo.PPO"
@@ -74,3 +74,9 @@ def test_the_keywords_that_a_class_names_are_its_own() -> None:
             declared[target] = [size for size in sizes if "." not in size and size not in takes.names]
     assert len(declared) > 8
     assert not any(declared.values()), declared
+
+
+def test_sizes_are_shared_by_the_workers() -> None:
+    assert not_shared("env.num_envs", 6, 3) is None
+    assert not_shared("env.num_envs", 7, 3) == "env.num_envs=7 must be a positive multiple of the 3 workers"
+    assert not_shared("env.num_envs", 0, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trivium.config import valid
+from trivium.config.rules.defaults import wrong_scalar, wrong_type
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from trivium.config import valid
     ],
 )
 def test_without_a_rule_the_default_gives_the_type(value: Any, default: Any, expected: str | None) -> None:
-    assert valid.problem(value, default) == expected
+    assert wrong_type(value, default) == expected
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,4 @@ def test_without_a_rule_the_default_gives_the_type(value: Any, default: Any, exp
 def test_a_users_own_constructor_is_told_only_numbers_from_texts(
     value: Any, default: Any, expected: str | None
 ) -> None:
-    assert valid.wrong_scalar(value, default) == expected
-
-
-def test_sizes_are_shared_by_the_workers() -> None:
-    assert valid.not_shared("env.num_envs", 6, 3) is None
-    assert valid.not_shared("env.num_envs", 7, 3) == "env.num_envs=7 must be a positive multiple of the 3 workers"
-    assert valid.not_shared("env.num_envs", 0, 1)
+    assert wrong_scalar(value, default) == expected
