@@ -259,8 +259,7 @@ def begin_typed_again(values: Sequence[Override], tree: DictConfig, reference: C
 
 def _begin_again(path: str, target: Any, tree: DictConfig, reference: Config) -> set[str]:
     before = get(as_it_stands(tree), path) if path.partition(".")[0] in BUILT else None
-    now = before.get("_target_") if isinstance(before, dict) else None
-    if now is None or not isinstance(target, str) or target == now:
+    if not isinstance(before, dict) or not isinstance(target, str) or before.get("_target_") in (None, target):
         return set()
     kept = {"_target_": target, **({"_partial_": before["_partial_"]} if "_partial_" in before else {})}
     OmegaConf.update(tree, path, kept, merge=False)
