@@ -219,6 +219,8 @@ def _load(value: Any, saved: Any, where: str) -> Any:
         require_like(saved, value.state_dict(), where)
         value.load_state_dict(saved)
     elif _has_state(value):
+        if not isinstance(saved, Mapping):
+            require_like(saved, value.state_dict(), where)
         value.load_state_dict(saved)
     elif isinstance(value, torch.Generator):
         require_like(saved, value.get_state(), where)

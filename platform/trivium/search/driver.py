@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trivium.boundary import strict_json, untrusted
 from trivium.config.errors import ConfigError
@@ -28,6 +28,9 @@ from trivium.search.settings import SCHEDULED, Search
 from trivium.search.space import Interval, Space, Values
 from trivium.search.trial import end_records, name_of, read_records, run_trial
 from trivium.training import signals
+
+if TYPE_CHECKING:
+    from trivium.search.population import Population
 
 SEARCH = "search.json"  # in a search's folder: what is searched
 STOP = ".stop"  # there while the search is stopping: trials write a checkpoint and end
@@ -153,7 +156,8 @@ def _fit(
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     settings = search.settings
-    planned, sampler = _settings_to_try(search, known)
+    population = _population(search, dir, say) if settings.algorithm == "pbt" else None
+    planned, sampler = ([], _generations(population)) if population else _settings_to_try(search, known)
     number = len(planned) if sampler is None else max(settings.num_trials, len(known))
     parameters: dict[str, Any] = {} if sampler else {"values": tune.grid_search(planned)}
     callback = _progress(search, dir, number, asked, say)
@@ -169,7 +173,7 @@ def _fit(
             mode=settings.modes[0] if one else None,
             search_alg=sampler,
             scheduler=_scheduler(search),
-            num_samples=number if sampler else 1,
+            num_samples=-1 if population else number if sampler else 1,
             max_concurrent_trials=settings.concurrent,
             time_budget_s=None if settings.minutes is None else settings.minutes * 60,
             reuse_actors=True,
@@ -250,6 +254,42 @@ def _scheduler(search: Search) -> Any:
     return None
 
 
+def _population(search: Search, dir: Path, say: Say) -> Population:
+    from trivium.search import population  # imports torch, which other searches leave to their trials
+
+    if not (dir / population.FILE).exists():
+        population.check(search)
+    return population.Population(search, dir, say=say)
+
+
+def _generations(population: Population) -> Any:
+    """What tells Tune which member trains next, as a sampler."""
+    from ray.tune.search import Searcher
+
+    class Generations(Searcher):
+        def __init__(self) -> None:
+            super().__init__(metric="score", mode=population.search.settings.modes[0])
+            self.members: dict[str, int] = {}
+
+        def suggest(self, trial_id: str) -> Any:
+            chosen = population.next()
+            if chosen is None:
+                return Searcher.FINISHED if population.done else None
+            self.members[trial_id] = chosen[0]
+            return {"member": chosen[0], "generation": chosen[1], "values": population.members[chosen[0]].values}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            population.trained(self.members.pop(trial_id))
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: what there is to know is in the search's folder."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing, see `save`."""
+
+    return Generations()
+
+
 def _trial(config: dict[str, Any], *, search: dict[str, Any], dir: str, here: str) -> None:
     """One trial, in an actor of Tune's."""
     from ray import tune
@@ -259,6 +299,16 @@ def _trial(config: dict[str, Any], *, search: dict[str, Any], dir: str, here: st
     whole = Search.from_dict(search)
     if whole.trusted:
         look_in(here)
+    stop = (Path(dir) / STOP).exists
+    if "member" in config:
+        from trivium.search.population import train_member
+
+        member, generation = config["member"], config["generation"]
+        folder = Path(dir) / "trials" / f"member-{member}"
+        scores = train_member(whole, folder, config["values"], member, generation, stopping=stop)
+        if scores:
+            tune.report({"score": scores[0], "folder": folder.name})
+        return
     values = config.get("values") or spaces.as_texts(whole.space, config)
     folder = Path(dir) / "trials" / name_of(values)
     better = max if whole.settings.modes[0] == "max" else min
@@ -279,7 +329,7 @@ def _trial(config: dict[str, Any], *, search: dict[str, Any], dir: str, here: st
             stopped = True
         return stopped
 
-    run_trial(values, search=whole, folder=folder, report=report, stopping=(Path(dir) / STOP).exists)
+    run_trial(values, search=whole, folder=folder, report=report, stopping=stop)
     if stopped:
         raise SystemExit(0)  # as Tune asked in `report`: it waits for this thread's end
 

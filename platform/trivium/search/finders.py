@@ -58,7 +58,7 @@ class Size(NamedTuple):
 
 
 @contextmanager
-def _learner(config: Config) -> Iterator[Learner]:
+def built(config: Config) -> Iterator[Learner]:
     """The learner of a config, in a process that is as before afterwards."""
     with tempfile.TemporaryDirectory() as folder, borrowed.process(config, device_of(config)):
         run = worker.make_run(config, Path(folder))
@@ -97,7 +97,7 @@ def find_lr(config: Config, *, lowest: float, highest: float, updates: int) -> R
     if not 0 < lowest < highest < math.inf or updates < 10:
         raise ConfigError([f"lowest={lowest:g} must be below highest={highest:g}, and updates={updates} at least 10"])
     rates: list[Rate] = []
-    with _learner(config) as learner:
+    with built(config) as learner:
         lr = lowest
 
         def use_rate(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -155,7 +155,7 @@ def find_batch_size(
     size = smallest
     while size <= largest:
         try:
-            with _learner(make(size)) as learner:
+            with built(make(size)) as learner:
                 sizes.append(Size(size, _throughput(learner), _memory()))
         except ConfigError:
             if not sizes:

@@ -20,8 +20,9 @@ from trivium.config.rules.metrics import direction
 from trivium.search import space as spaces
 from trivium.search.space import Space
 
-Algorithm = Literal["random", "grid", "bayes", "asha", "hyperband", "median"]
+Algorithm = Literal["random", "grid", "bayes", "asha", "hyperband", "median", "pbt"]
 SCHEDULED = ("asha", "hyperband", "median")  # stop trials before their budget is spent
+CHANGEABLE = ("learner", "agent")  # groups whose keys may be changed while a run trains
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Settings:
         points: values of each interval in a grid, >= 2.
         grace: evaluations before a trial may be stopped early, >= 1.
         reduction: about 1 in this many trials survives each round of `asha` and `hyperband`, >= 2.
+        interval: evaluations of a member of `pbt` between two generations, >= 1.
+        quantile: of `pbt`: the share of the members that are replaced, and that of those they continue from, in
+            (0, 0.5].
+        resample: of `pbt`: the probability of drawing a value anew instead of changing it a little, in [0, 1].
         max_failures: how often a trial whose process was lost is continued from its last checkpoint, >= 0.
     """
 
@@ -59,6 +64,9 @@ class Settings:
     points: int = 3
     grace: int = 1
     reduction: int = 3
+    interval: int = 1
+    quantile: float = 0.25
+    resample: float = 0.25
     max_failures: int = 1
 
     @property
@@ -83,9 +91,13 @@ _LEAST = {
     "points": 2,
     "grace": 1,
     "reduction": 2,
+    "interval": 1,
+    "quantile": 1e-6,
+    "resample": 0,
     "max_failures": 0,
 }
-_WHOLE = ("num_trials", "concurrent", "seeds", "seed", "points", "grace", "reduction", "max_failures")
+_MOST = {"quantile": 0.5, "resample": 1.0}
+_WHOLE = ("num_trials", "concurrent", "seeds", "seed", "points", "grace", "reduction", "interval", "max_failures")
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,8 @@ def check(overrides: Sequence[str], config_dir: Path | str | None = None) -> tup
         errors.append(
             f"the search space is empty: give a key a range, such as learner.lr=loguniform(1e-4,1e-1); valid: {forms}"
         )
+    if given.get("algorithm") == "pbt":
+        errors += _unfit_for_population(Settings(**given), space) if not errors else []
     if not any(text.startswith("threads=") for text in shared):
         shared.append("threads=1")
     configs = [] if errors else _check_edges(shared, space, config_dir, errors)
@@ -230,10 +244,24 @@ def _problems(given: Mapping[str, Any]) -> Iterable[str]:
                 yield f"{shown}: the same metric is given twice"
         optional = name in ("minutes", "concurrent") and value is None
         if name in _LEAST and not optional:
-            number = untrusted.finite(value) and value >= _LEAST[name]
+            most = _MOST.get(name)
+            number = untrusted.finite(value) and value >= _LEAST[name] and (most is None or value <= most)
             if not number or (name in _WHOLE and value != int(value)):
                 kind = "a whole number" if name in _WHOLE else "a number"
-                yield f"{shown}; valid: {kind} >= {_LEAST[name]:g}"
+                yield f"{shown}; valid: {kind} >= {_LEAST[name]:g}" + (f" and <= {most:g}" if most else "")
+
+
+def _unfit_for_population(settings: Settings, space: Space) -> Iterable[str]:
+    """What population-based training can't do, a line each."""
+    if settings.num_trials < 2:
+        yield f"search.num_trials={settings.num_trials}: a population needs at least 2 members"
+    if settings.seeds > 1:
+        yield f"search.seeds={settings.seeds}: each member of a population has a seed of its own; valid: 1"
+    for key, dimension in space.items():
+        if key.split(".")[0] not in CHANGEABLE or "." not in key:
+            yield f"{key}: can't be changed while a run trains; search=pbt changes keys of {' or '.join(CHANGEABLE)}"
+        elif dimension.when is not None:
+            yield f"{key}: search=pbt changes all keys of all members; a condition is not possible"
 
 
 def _check_edges(shared: Sequence[str], space: Space, config_dir: Path | str | None, errors: list[str]) -> list[Config]:
@@ -280,10 +308,8 @@ def _with_objective(settings: Settings, config: Config) -> Settings:
     if None in modes:
         unknown = metrics[modes.index(None)]
         errors.append(f"search.mode: the learner does not say which values of {unknown} are better; valid: min, max")
-    if len(metrics) > 1 and settings.algorithm in SCHEDULED:
-        errors.append(
-            f"search={settings.algorithm}: stops trials by one metric; valid for several: random, grid, bayes"
-        )
+    if len(metrics) > 1 and settings.algorithm in (*SCHEDULED, "pbt"):
+        errors.append(f"search={settings.algorithm}: decides by one metric; valid for several: random, grid, bayes")
     _refuse(errors)
     one = not isinstance(chosen, list)
     return Settings(

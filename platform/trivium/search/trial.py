@@ -103,7 +103,8 @@ class Reporter(Display):
         if self.stopped:
             return
         value = status.metrics.get(self.metric) if status.evaluated else None
-        self.stopped = self._stopping() or (value is not None and self.reported(value))
+        asked = value is not None and self._report(value)
+        self.stopped = status.fraction < 1 and (asked or self._stopping())  # else the run ends by itself
         if self.stopped:
             signals.ask(signal.SIGTERM)
 
@@ -115,6 +116,7 @@ def run_trial(
     folder: Path,
     report: Callable[[Sequence[float], bool], bool],
     stopping: Callable[[], bool] = lambda: False,
+    first_seed: int = 0,
 ) -> list[float]:
     """Train a trial, or continue it, or report what it did. Another process with the same settings is waited for.
 
@@ -123,6 +125,7 @@ def run_trial(
         folder: the trial's folder; its record lies next to it, as `<folder>.json`.
         report: called with the scores so far and whether they are final; returns True to stop the trial early.
         stopping: whether the whole search is stopping: the trial then ends as soon as it can, with a checkpoint.
+        first_seed: is added to the config's.
 
     Returns:
         The trial's scores, the means over seeds of what its runs have reached, see `scores_of`; empty if it was stopped
@@ -133,7 +136,7 @@ def run_trial(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder, stopping) as held:
-        return _run_trial(values, search, folder, report, stopping) if held else []
+        return _run_trial(values, search, folder, report, stopping, first_seed) if held else []
 
 
 @contextlib.contextmanager
@@ -157,6 +160,7 @@ def _run_trial(
     folder: Path,
     report: Callable[[Sequence[float], bool], bool],
     stopping: Callable[[], bool],
+    first_seed: int,
 ) -> list[float]:
     settings = search.settings
     began = (_read(folder.with_suffix(".json")) or {}).get("began", time.time())
@@ -168,7 +172,7 @@ def _run_trial(
     try:
         for i, run in enumerate(seed_folders(folder, settings.seeds)):
             reporter = Reporter(settings.metrics[0], lambda value: early and report([value], False), stopping)
-            _train(values, search, run, i, reporter)
+            _train(values, search, run, first_seed + i, reporter)
             stopped = reporter.stopped
             scores = scores_of(run, settings)
             if not (scores or stopped):

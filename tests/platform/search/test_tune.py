@@ -71,6 +71,28 @@ def test_a_sampler_finds_better_settings_and_a_failing_trial_does_not_end_the_se
     assert all("seven is too much" in str(each["reason"]) for each in found if each["state"] == "failed")
 
 
+@pytest.mark.slow
+def test_a_population_that_is_killed_continues(tmp_path: Path) -> None:
+    typed = [*SHORT, "budget.epochs=8", "search=pbt", "search.num_trials=3", "--dir", "search", "--quiet"]
+    kept = tmp_path / "search/population.json"
+    with subprocess.Popen([sys.executable, "-m", "trivium", "tune", *typed], cwd=tmp_path) as killed:
+        until = time.monotonic() + 180
+        while not (kept.exists() and any(each["begun"] >= 2 for each in json.loads(kept.read_text()))):
+            assert killed.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        os.kill(killed.pid, signal.SIGKILL)
+    before = json.loads(kept.read_text())
+    time.sleep(2)
+    again = [sys.executable, "-m", "trivium", "tune", "--resume", "search", "--json"]
+    done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {each["state"] for each in records(tmp_path / "search").values()} == {"finished"}
+    for earlier, later in zip(before, json.loads(kept.read_text()), strict=True):
+        assert later["history"][: len(earlier["history"])] == earlier["history"]
+        assert later["parents"][: len(earlier["parents"])] == earlier["parents"]
+
+
 def test_trials_that_need_more_than_the_machine_has_are_refused(
     joined_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
