@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from trivium.data.batches import Batches
 from trivium.data.digits import digits
@@ -62,8 +61,8 @@ def warnings_of(learner: Any, caplog: pytest.LogCaptureFixture) -> str:
 def test_signs_by_what_is_measured() -> None:
     begun, late = Batches(1000, 10, run=Run()), Batches(1000, 10, run=Run())
     begun.samples, late.samples = LEAST_IMAGES - 1, LEAST_IMAGES
-    assert signs(late, diversity=0.29) == ["mode collapse"]
-    assert signs(late, diversity=0.31, accuracy=0.9) == []
+    assert signs(late, diversity=0.14) == ["mode collapse"]
+    assert signs(late, diversity=0.16, accuracy=0.9) == []
     assert signs(late, diversity=0.1, accuracy=1.0) == ["mode collapse", "overpowering discriminator"]
     assert signs(late, active_share=0.05) == ["posterior collapse"]
     assert signs(late, used_share=0.2) == ["dead codes"]
@@ -74,17 +73,18 @@ def test_accuracy_by_hand() -> None:
     assert accuracy_of(torch.tensor([1.0, -1.0]), torch.tensor([-1.0, -2.0]), 0.0) == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("kind", [StyleGAN2, VAE, VQVAE])  # a GAN needs longer than a test to be healthy
+@pytest.mark.parametrize("kind", [GAN, StyleGAN2, VAE, VQVAE])
 def test_healthy_runs_are_silent(data: Splits, kind: Any, caplog: pytest.LogCaptureFixture) -> None:
-    learner = trained(kind, data, updates=120)
+    learner = trained(kind, data, updates=120, **({"r1": 0.5} if kind is GAN else {}))
     assert warnings_of(learner, caplog) == ""
 
 
-def test_a_generator_that_always_draws_the_same(data: Splits, caplog: pytest.LogCaptureFixture) -> None:
-    learner = trained(GAN, data, ema=0.0)
-    first = learner.generator.layers[0]
-    assert isinstance(first, nn.Linear)
-    nn.init.zeros_(first.weight)
+def test_a_generator_that_learns_much_faster_than_its_discriminator(
+    data: Splits, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It draws one image that the discriminator takes for real."""
+    learner = trained(GAN, data, updates=100, lr=1e-2, discriminator_lr=1e-4)
+    assert learner.evaluate()["diversity"] < 0.12
     text = warnings_of(learner, caplog)
     assert "mode collapse" in text
     assert "learner.r1" in text
