@@ -71,7 +71,9 @@ class Codebook(nn.Module):
         self.total_KD.copy_(self.code_KD)
 
     @torch.no_grad()
-    def update(self, x_ND: Tensor, index_N: Tensor, pick_K: Tensor, *, total: Combine, first: Combine) -> Tensor:
+    def update(
+        self, x_ND: Tensor, index_N: Tensor, pick_K: Tensor, *, total: Combine, first: Combine
+    ) -> tuple[Tensor, Tensor]:
         """Move the averages by one batch and restart codes that are hardly chosen.
 
         Args:
@@ -82,10 +84,11 @@ class Codebook(nn.Module):
             first: the first worker's tensor, on every worker.
 
         Returns:
-            How many codes were restarted, float32, 0-d.
+            How often each code was chosen, float32 [K], and how many codes were restarted, float32, 0-d.
         """
         chosen_NK = F.one_hot(index_N, len(self.code_KD)).to(x_ND.dtype)
-        self.count_K.lerp_(total(chosen_NK.sum(0)), 1 - self.decay)
+        chosen_K = total(chosen_NK.sum(0))
+        self.count_K.lerp_(chosen_K, 1 - self.decay)
         self.total_KD.lerp_(total(chosen_NK.T @ x_ND), 1 - self.decay)
         size = self.count_K.sum()
         smoothed_K = (self.count_K + EPSILON) / (size + len(self.code_KD) * EPSILON) * size
@@ -95,13 +98,13 @@ class Codebook(nn.Module):
         self.code_KD.copy_(torch.where(dead_K[:, None], offered_KD, self.code_KD))
         self.count_K.copy_(torch.where(dead_K, torch.ones_like(self.count_K), self.count_K))
         self.total_KD.copy_(torch.where(dead_K[:, None], offered_KD, self.total_KD))
-        return dead_K.sum().float()
+        return chosen_K, dead_K.sum().float()
 
 
 def nearest(x_ND: Tensor, code_KD: Tensor) -> Tensor:
     """The number of the code with the smallest Euclidean distance to each vector: int64 [N]."""
-    distance_NK = code_KD.square().sum(1) - 2 * x_ND @ code_KD.T  # |x|^2 is the same for all codes
-    return distance_NK.argmin(1)
+    # Autocast leaves `cdist` in float32: by a product in bf16, vectors that differ little would share a code.
+    return torch.cdist(x_ND, code_KD).argmin(1)
 
 
 def perplexity(count_K: Tensor) -> Tensor:

@@ -130,9 +130,10 @@ class VQVAE:
         self.scaler.update()
 
         vector_ND = encoded_BPD.detach().float().flatten(0, 1)
-        restarted = codebook.update(vector_ND, index_BHW.flatten(), pick_K, total=self.run.sum, first=self._first)
+        count_K, restarted = codebook.update(
+            vector_ND, index_BHW.flatten(), pick_K, total=self.run.sum, first=self._first
+        )
         logs = {"loss": loss, "error": error, "commitment": commitment, "prior": prior}
-        count_K = self.run.sum(torch.bincount(index_BHW.flatten(), minlength=len(codebook.code_KD)).float())
         logs |= {"perplexity": perplexity(count_K), "restarted": restarted}
         return {name: value.detach() for name, value in logs.items()}
 

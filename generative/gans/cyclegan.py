@@ -190,7 +190,7 @@ class CycleGAN:
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         self._figures_of = source = self.data.test if final else self.data.val
         size = len(source) if final else min(len(source), EVALUATION_IMAGES)
-        total = torch.zeros(4, dtype=torch.float64, device=self.run.device)
+        total = torch.zeros(4, device=self.run.device)
         for i in range(0, size, EVALUATION_BATCH):
             if i // EVALUATION_BATCH % self.run.world_size != self.run.rank:
                 continue
@@ -203,7 +203,7 @@ class CycleGAN:
             if self.paired:
                 pairs = [(fake_b_BX, b_BX), (a_BX, b_BX), (fake_a_BX, a_BX)]
                 parts += [(one - two).square().flatten(1).mean(1) for one, two in pairs]
-            total[: len(parts)] += torch.stack(parts).double().sum(1)
+            total[: len(parts)] += torch.stack(parts).sum(1)
         names = tuple(self.evaluates) if self.paired else ("cycle_error",)
         return dict(zip(names, (self.run.sum(total) / size).tolist(), strict=False))
 

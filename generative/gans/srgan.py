@@ -192,7 +192,7 @@ class SRGAN:
     def evaluate(self, *, final: bool = False) -> dict[str, float]:
         self._figures_of = source = self.data.test if final else self.data.val
         size = len(source) if final else min(len(source), EVALUATION_IMAGES)
-        total = torch.zeros(6, dtype=torch.float64, device=self.run.device)
+        total = torch.zeros(6, device=self.run.device)
         for i in range(0, size, EVALUATION_BATCH):
             if i // EVALUATION_BATCH % self.run.world_size != self.run.rank:
                 continue
@@ -202,7 +202,7 @@ class SRGAN:
             parts = [psnr(image_BX, true_BX), psnr(bicubic_BX, true_BX), ssim(image_BX, true_BX)]
             parts += [ssim(bicubic_BX, true_BX), steepness(image_BX) / steepness(true_BX).clamp(min=1e-6)]
             parts += [steepness(bicubic_BX) / steepness(true_BX).clamp(min=1e-6)]
-            total += torch.stack(parts).double().sum(1)
+            total += torch.stack(parts).sum(1)
         ours, bicubic, ssim_ours, ssim_bicubic, sharp, sharp_bicubic = (self.run.sum(total) / size).tolist()
         return {
             "psnr": ours,

@@ -92,8 +92,12 @@ def augmented(image_BX: Tensor, uniform_BU: Tensor, p: Tensor) -> Tensor:
     cosine, sine = angle_B.cos() / zoom_B, angle_B.sin() / zoom_B
     height, width = image_BX.shape[2:]
     ratio = height / width  # turns are of pixels, and not of the image's stretched coordinates
-    rows = [cosine, -sine * ratio, shift_B2[:, 0], sine / ratio, cosine, shift_B2[:, 1]]
-    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(image_BX.shape), align_corners=False)
+    # Written out, because `affine_grid` computes its product in bf16 under autocast: positions to 1/256 of the image.
+    x_W, y_H1 = centres(width, image_BX.device), centres(height, image_BX.device)[:, None]
+    cosine, sine, shift_B2 = cosine.view(-1, 1, 1), sine.view(-1, 1, 1), shift_B2.view(-1, 2, 1, 1)
+    across_BHW = cosine * x_W - sine * ratio * y_H1 + shift_B2[:, 0]
+    down_BHW = sine / ratio * x_W + cosine * y_H1 + shift_B2[:, 1]
+    grid = torch.stack([across_BHW, down_BHW], dim=3)
     moved_BX: Tensor = _Sampled.apply(image_BX, grid)
     still_B = (gate[:, :3].sum(1) == 0).view(-1, 1, 1, 1)
     moved_BX = torch.where(still_B, image_BX, moved_BX)
@@ -101,6 +105,11 @@ def augmented(image_BX: Tensor, uniform_BU: Tensor, p: Tensor) -> Tensor:
     brightness_B = BRIGHTNESS * normal[:, 2] * gate[:, 4]
     coloured_BX: Tensor = moved_BX * contrast_B.view(-1, 1, 1, 1) + brightness_B.view(-1, 1, 1, 1)
     return coloured_BX
+
+
+def centres(number: int, device: torch.device) -> Tensor:
+    """Where the pixels of a side are, of which -1 and 1 are the ends: float32 [number]."""
+    return (2 * torch.arange(number, device=device) + 1) / number - 1
 
 
 class _Sampled(torch.autograd.Function):

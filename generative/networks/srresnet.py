@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -99,5 +98,4 @@ def shrunk(image: Tensor, scale: int) -> Tensor:
 
 def enlarged(small: Tensor, scale: int) -> Tensor:
     """The bicubic enlargement, float32 [B, C, scale h, scale w]; it may leave [0, 1] a little at edges."""
-    with torch.autocast(small.device.type, enabled=False):
-        return F.interpolate(small.float(), scale_factor=scale, mode="bicubic", align_corners=False)
+    return F.interpolate(small.float(), scale_factor=scale, mode="bicubic", align_corners=False)

@@ -166,6 +166,11 @@ def _apply(module: nn.Module, move: Callable[[Tensor], Tensor], recurse: bool = 
     return module
 
 
+def _autocast(kind: str, *args: Any, autocast: Any = torch.autocast, **how: Any) -> Any:
+    """`torch.autocast`, which is not there for `meta`; there is none to switch off."""
+    return contextlib.nullcontext() if kind == "meta" and how.get("enabled") is False else autocast(kind, *args, **how)
+
+
 @contextlib.contextmanager
 def device(*, float64: bool = True) -> Iterator[torch.device]:
     """The device, for as long as it is there; without float64 as Apple's."""
@@ -180,6 +185,7 @@ def device(*, float64: bool = True) -> Iterator[torch.device]:
         mock.patch("torch.as_tensor", _on_device(torch.as_tensor)),
         mock.patch("torch.save", lambda value, *args, **how: save(tree_map(_here, value), *args, **how)),
         mock.patch("torch.nn.Module._apply", _apply),
+        mock.patch("torch.autocast", _autocast),
         mock.patch("torch.optim.optimizer._get_fused_kernels_supported_devices", return_value=["meta", "cpu"]),
         _Everywhere(),
     ):

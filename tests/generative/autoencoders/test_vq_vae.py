@@ -42,7 +42,8 @@ def test_codes_follow_the_mean_of_what_chooses_them_by_hand() -> None:
     book.total_KD.copy_(torch.tensor([[0.0], [40.0]]))
     book.count_K.copy_(torch.tensor([4.0, 4.0]))
     x = torch.tensor([[1.0], [3.0], [9.0], [11.0]])
-    restarted = book.update(x, torch.tensor([0, 0, 1, 1]), torch.zeros(2), total=same, first=same)
+    chosen, restarted = book.update(x, torch.tensor([0, 0, 1, 1]), torch.zeros(2), total=same, first=same)
+    assert chosen.tolist() == [2, 2]
     # counts (4 + 2) / 2 = 3; totals (0 + 4) / 2 = 2 and (40 + 20) / 2 = 30
     assert book.count_K.tolist() == [3.0, 3.0]
     assert book.total_KD.flatten().tolist() == [2.0, 30.0]
@@ -55,7 +56,7 @@ def test_a_code_that_nothing_chooses_is_replaced_by_a_vector_of_the_batch() -> N
     book.code_KD.copy_(torch.tensor([[0.0], [100.0]]))
     book.count_K.copy_(torch.tensor([4.0, 1.0]))
     x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    restarted = book.update(x, torch.zeros(4, dtype=torch.int64), torch.tensor([0.0, 0.6]), total=same, first=same)
+    _, restarted = book.update(x, torch.zeros(4, dtype=torch.int64), torch.tensor([0.0, 0.6]), total=same, first=same)
     assert restarted == 1
     assert book.code_KD[1].item() == 3.0
     assert book.count_K[1].item() == 1.0
