@@ -12,7 +12,7 @@ from tiny_learners import TYPED, typed
 
 pytestmark = pytest.mark.kill
 
-CADENCE = ["threads=1", "tracking.wandb=false", "log.every_updates=2", "checkpoint.every_updates=3", "budget.updates=8"]
+CADENCE = ["threads=1", "tracking.wandb=false", "log.every_updates=2", "checkpoint.every_updates=5", "budget.updates=10"]
 PLACES = {
     "autoencoder": ("trivium.generative.autoencoders.autoencoder", "Autoencoder"),
     "gan": ("trivium.generative.gans.gan", "GAN"),
@@ -29,7 +29,7 @@ QUICK = ("vq-vae", "stylegan2")
 def test_killed_in_an_update_it_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     overrides, (module, kind) = [*typed(name), *CADENCE], PLACES[name]
     assert finish(overrides, tmp_path / "whole") == 0
-    in_an_update: KillAt = (module, f"{kind}.step", 6)  # after the checkpoint of the third, before that of the sixth
+    in_an_update: KillAt = (module, f"{kind}.step", 8)  # after the checkpoint of the fifth, before that of the tenth
     assert finish(overrides, tmp_path / "killed", kill_at=in_an_update) == -signal.SIGKILL
     assert finish(overrides, tmp_path / "killed") == 0
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
