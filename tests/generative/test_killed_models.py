@@ -12,7 +12,13 @@ from tiny_learners import TYPED, typed
 
 pytestmark = pytest.mark.kill
 
-CADENCE = ["threads=1", "tracking.wandb=false", "log.every_updates=2", "checkpoint.every_updates=5", "budget.updates=10"]
+CADENCE = [
+    "threads=1",
+    "tracking.wandb=false",
+    "log.every_updates=2",
+    "checkpoint.every_updates=5",
+    "budget.updates=10",
+]
 PLACES = {
     "autoencoder": ("trivium.generative.autoencoders.autoencoder", "Autoencoder"),
     "gan": ("trivium.generative.gans.gan", "GAN"),
