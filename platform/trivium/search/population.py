@@ -28,7 +28,7 @@ from trivium.search import space as spaces
 from trivium.search.finders import built
 from trivium.search.settings import Search
 from trivium.search.space import Choice, Dimension, Space, Values
-from trivium.search.trial import evaluations, run_trial
+from trivium.search.trial import evaluations, in_group, run_trial
 
 FILE = "population.json"  # in the search's folder
 TAKEN = ("environment.json", "signature.json", "metrics.jsonl", "checkpoints")  # from a run that another continues
@@ -194,7 +194,8 @@ class Population:
             elif (theirs / name).exists():
                 shutil.copyfile(theirs / name, staged / name)
         decided = {key: read(theirs)[key] for key in ("threads", "compile")}
-        run_folder.write_config(staged, {**config_of(self.search, self.members[member].values, member), **decided})
+        config = in_group(config_of(self.search, self.members[member].values, member), self.dir)
+        run_folder.write_config(staged, {**config, **decided})
         if (own / "wandb").is_dir() and not (staged / "wandb").exists():
             shutil.copytree(own / "wandb", staged / "wandb")
         if own.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 import yaml
 
 from trivium.boundary import strict_json, untrusted
+from trivium.config.composing import read
 from trivium.config.library import GROUPS, Library
+from trivium.run_folder.state import runs_below
 from trivium.search.driver import short
 from trivium.search.settings import Search
 from trivium.search.space import Choice, Dimension, as_numbers
+from trivium.tracking import wandb_identity
+from trivium.tracking.wandb_sink import WandbSink
 
 RESULTS, BEST = "results.json", "best.yaml"
 
@@ -145,6 +150,34 @@ def write(search: Search, dir: Path, records: Sequence[dict[str, Any]]) -> dict[
         title = f"The best of {len(order)} trials of {search.name}: {shown}"
         (dir / BEST).write_text(as_experiment(search, best["values"], title))
     return result
+
+
+def track(search: Search, dir: Path, result: Mapping[str, Any]) -> None:
+    """Keep the search as a run of its own on W&B, in the group of its trials: its space and settings, the score of each
+    trial in the order in which they began, the best so far and the best one. Nothing where the trials are not there."""
+    best = result["best"]
+    runs = [] if best is None else runs_below(Path(best["dir"]))
+    tracking = read(runs[0])["tracking"] if runs else {"wandb": False}
+    if not tracking["wandb"] or os.environ.get("WANDB_MODE") == "disabled":
+        return
+    known = wandb_identity.identity(dir, name=f"{search.name}/{dir.name}")
+    described = {key: tracking[key] for key in ("entity", "group", "tags") if tracking[key]}
+    sink = WandbSink(
+        dir,
+        run_id=known.id,
+        name=known.name,
+        project=tracking["project"],
+        config={**search.as_dict(), "best": best["values"], "best_run": best["name"]},
+        described={**described, "job_type": "search"},
+    )
+    better = max if search.settings.modes[0] == "max" else min
+    leading: float | None = None
+    scored = sorted((each for each in result["trials"] if each["scores"]), key=lambda each: float(each["began"]))
+    for step, record in enumerate(scored, 1):
+        leading = record["scores"][0] if leading is None else better(leading, record["scores"][0])
+        scores = zip(search.settings.metrics, record["scores"], strict=True)
+        sink.log({"step": step, **{f"search/{name}": score for name, score in scores}, "search/best": leading})
+    sink.finish(failed=False)
 
 
 def table(result: Mapping[str, Any], most: int = 10) -> list[str]:

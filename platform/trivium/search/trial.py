@@ -21,7 +21,7 @@ from trivium import launch
 from trivium.boundary import strict_json, untrusted
 from trivium.checkpoints.kept_files import write_whole
 from trivium.config.composing import compose
-from trivium.config.errors import ConfigError
+from trivium.config.errors import Config, ConfigError
 from trivium.config.import_places import beside, look_in
 from trivium.run_folder import lock
 from trivium.run_folder.state import state_of
@@ -214,10 +214,22 @@ def _train(values: Values, search: Search, run: Path, number: int, reporter: Rep
         config = compose(chosen, config_dir, run, search.trusted)
         if number:
             config = {**config, "seed": config["seed"] + number}
-        launch.train(config, dir=run, config_dir=config_dir, display=reporter)
+        launch.train(in_group(config, folder_of_search(run)), dir=run, config_dir=config_dir, display=reporter)
     except Interrupted:
         if not reporter.stopped:
             raise
+
+
+def folder_of_search(run: Path) -> Path:
+    """The search's folder, of a run folder in its `trials`."""
+    return next(above for above in run.parents if above.name == "trials").parent
+
+
+def in_group(config: Config, search_dir: Path) -> Config:
+    """A trial's config: W&B shows the trials of a search together, unless the user has said how."""
+    tracking = config["tracking"]
+    group = tracking["group"] or "/".join(search_dir.parts[-2:])
+    return {**config, "tracking": {**tracking, "group": group, "job_type": tracking["job_type"] or "trial"}}
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:

@@ -45,14 +45,15 @@ FINISH_S = 30.0  # how long the end of a run waits for uploads; what is not uplo
 def main(lines: Iterable[str] | None = None) -> None:
     """Serve one run: the first message opens it, the others are its rows and pictures.
 
-    Messages: `{"dir", "copies", "id", "name", "project", "config"}`; then `{"row": {...}}`, `{"figures": {name: path},
-    "step"}` with paths of copies in the folder `copies`, and `{"finish": exit code}`. Without the last the run counts
-    as crashed.
+    Messages: `{"dir", "copies"}` and keywords of `wandb.init`, `id`, `name`, `project` and `config` among them; then
+    `{"row": {...}}`, `{"figures": {name: path}, "step"}` with paths of copies in the folder `copies`, `{"artifact":
+    path of a folder, "metadata": {...}}`, and `{"finish": exit code}`. Without the last the run counts as crashed.
     """
     messages = map(json.loads, lines if lines is not None else sys.stdin)
     settings = next(messages)
     dir, copies = Path(settings.pop("dir")), settings.pop("copies", None)
     (dir / "wandb").mkdir(exist_ok=True)
+    os.environ["WANDB_DATA_DIR"] = str(dir / "wandb")  # what W&B stages of artifacts
     for variable in wandb_identity.OWN:  # what W&B might refuse of these must not matter: it is told them otherwise
         os.environ.pop(variable, None)
     try:
@@ -81,6 +82,8 @@ def _serve(dir: Path, settings: dict[str, Any], messages: Iterator[dict[str, Any
         elif "figures" in message and message["step"] > resumed_at:
             last_step += 1  # those of the run's end, whose row has gone
             run.log(_media(message["figures"]), step=last_step, commit=True)
+        elif "artifact" in message:
+            _keep_model(run, Path(message["artifact"]), message["metadata"])
         elif "finish" in message:
             exit_code = message["finish"]
     run.finish(exit_code=exit_code)
@@ -221,6 +224,15 @@ def _send(run: Any, row: dict[str, Any], pictures: dict[str, str], last_step: in
         # A step that is given is held back until the next one unless it is committed: a kill would lose it.
         run.log({k: v for k, v in row.items() if k != "step"} | _media(pictures), step=last_step, commit=True)
     return last_step
+
+
+def _keep_model(run: Any, folder: Path, metadata: dict[str, Any]) -> None:
+    """Log a folder of weights as a model. Its files are not copied: they stay where they are in the run folder."""
+    import wandb
+
+    artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
+    artifact.add_dir(str(folder), policy="immutable")
+    run.log_artifact(artifact, aliases=["best"])
 
 
 def _media(pictures: dict[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,23 @@ class WandbSink:
         run_id: W&B's id of the run, the same for all resumes.
         name, project: as shown by W&B.
         config: logged as the run's config.
+        described: more that `wandb.init` is told: entity, group, job_type, tags, notes.
+        model: returns the folder of the weights to keep as an artifact when the run ends, and what to say of it; None
+            for none.
     """
 
-    def __init__(self, dir: Path, *, run_id: str, name: str, project: str, config: Mapping[str, Any]) -> None:
-        self.dir = dir
+    def __init__(
+        self,
+        dir: Path,
+        *,
+        run_id: str,
+        name: str,
+        project: str,
+        config: Mapping[str, Any],
+        described: Mapping[str, Any] | None = None,
+        model: Callable[[], tuple[Path, dict[str, Any]] | None] = lambda: None,
+    ) -> None:
+        self.dir, self._model = dir, model
         (dir / "wandb").mkdir(exist_ok=True)
         self._copies = Path(tempfile.mkdtemp(prefix=COPIES, dir=dir / "wandb"))
         self._num_copies = 0
@@ -48,7 +61,7 @@ class WandbSink:
             start_new_session=True,  # the terminal's Ctrl-C is not meant for it
         )
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        opening = {"id": run_id, "name": name, "project": project, "config": dict(config)}
+        opening = {"id": run_id, "name": name, "project": project, "config": dict(config), **(described or {})}
         self._put({"dir": str(dir), "copies": self._copies.name, **opening})
         for row in read_rows(dir / "metrics.jsonl"):  # of these W&B may lack what a kill kept from it
             self._put({"row": row})
@@ -68,6 +81,8 @@ class WandbSink:
         self._put({"figures": copies, "step": step})
 
     def finish(self, *, failed: bool) -> None:
+        if not failed and (model := self._model()):
+            self._put({"artifact": str(model[0]), "metadata": model[1]})
         self._put({"finish": int(failed)})
         self._put(None)
         until = time.monotonic() + FINISH_S

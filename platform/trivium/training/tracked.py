@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from trivium.tracking.progress import Status
 from trivium.tracking.tracker import RunTracker, Sink, TensorBoard
 
 log = logging.getLogger("trivium")
+
+DESCRIBED = ("entity", "group", "job_type", "tags", "notes")  # of `tracking`, what `wandb.init` is told
 
 
 def run_tracker(
@@ -60,10 +63,28 @@ def run_tracker(
             known = wandb_identity.identity(task.dir, name=f"{task.config['name']}/{task.dir.name}")
             wandb_identity.say_overridden(known, project=project)
             described = _wandb_config(config(), task.dir)
-            sinks.append(WandbSink(task.dir, run_id=known.id, name=known.name, project=project, config=described))
+            sinks.append(
+                WandbSink(
+                    task.dir,
+                    run_id=known.id,
+                    name=known.name,
+                    project=project,
+                    config=described,
+                    described={key: tracking[key] for key in DESCRIBED if tracking.get(key)},
+                    model=model,
+                )
+            )
         if tracking["tensorboard"]:
             sinks.append(TensorBoard(task.dir, resumed_step=resumed_step))
         return sinks
+
+    def model() -> tuple[Path, dict[str, Any]] | None:
+        """The best checkpoint, and where it comes from."""
+        place = task.dir / "checkpoints"
+        found = next((place / name for name in ("best", "last") if (place / name).is_dir()), None)
+        if not tracking.get("artifacts") or found is None:
+            return None
+        return found.resolve(), {"checkpoint": found.resolve().name, **_origin(task)}
 
     def checkpointed() -> None:
         nonlocal kept
@@ -80,6 +101,18 @@ def run_tracker(
     return RunTracker(
         task.dir, open_sinks=open_sinks, show=show, device=run.device, on_checkpoint=checkpointed, look=look
     )
+
+
+def _origin(task: Task) -> dict[str, Any]:
+    """What a model was made from: its experiment, the run that it began with, and a fingerprint of its data."""
+    path = task.dir / "signature.json"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    begun = next((group["begin_from"] for group in task.config.values() if _begins(group)), None)
+    return {"name": task.config["name"], "seed": task.config["seed"], "parent": begun, "signature_sha256": digest}
+
+
+def _begins(group: Any) -> bool:
+    return isinstance(group, dict) and bool(group.get("begin_from"))
 
 
 def _wandb_config(config: Config, dir: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from trivium.run_folder import lock
 from trivium.search import driver, results
 from trivium.search.settings import Search, check
 from trivium.search.trial import end_records, evaluations, name_of, read_records, run_trial, scores_of
+from trivium.tracking.wandb_process import history, records, wandb_files
 
 SHORT = ["experiment=mlp_digits", "budget.epochs=2", "evaluation.every_updates=20", "tracking.wandb=false"]
 
@@ -331,3 +332,28 @@ def test_a_folder_holds_one_search(search: Search, tmp_path: Path) -> None:
         driver.read(tmp_path / "s")
     with pytest.raises(ConfigError, match="is not the folder of a search"):
         driver.read(tmp_path)
+
+
+@pytest.mark.kill
+def test_a_search_is_a_run_on_wandb_in_the_group_of_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    search = check(["experiment=mlp_digits", "budget.epochs=null", "budget.updates=2", "learner.lr=uniform(0.001,1)"])[0]
+    dir = tmp_path / "mlp_digits-search/one"
+    driver.begin(search, dir)
+    for lr in ("0.01", "0.02"):
+        run_trial({"learner.lr": lr}, search=search, folder=dir / "trials" / lr, report=lambda *_: False)
+    found = read_records(search, dir / "trials")
+    assert {read(dir / "trials" / lr)["tracking"]["group"] for lr in ("0.01", "0.02")} == {"mlp_digits-search/one"}
+    assert read(dir / "trials/0.01")["tracking"]["job_type"] == "trial"
+
+    result = results.write(search, dir, found)
+    results.track(search, dir, result)
+    (file,) = wandb_files(dir, json.loads((dir / "wandb/run.json").read_text())["id"])
+    run = next(record.run for record in records(file) if record.WhichOneof("record_type") == "run")
+    assert (run.run_group, run.job_type) == ("mlp_digits-search/one", "search")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["expressions"] == {"learner.lr": "uniform(0.001,1)"}
+    assert config["best_run"] == result["best"]["name"]
+    rows = history(file)
+    assert [row["search/eval/loss"] for row in rows] == [each["scores"][0] for each in found]
+    assert rows[-1]["search/best"] == min(each["scores"][0] for each in found)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import trivium
 from trivium.tracking import wandb_process
 from trivium.tracking.tracker import RunTracker, TensorBoard, read_rows, save_picture
 from trivium.tracking.wandb_identity import identity
@@ -189,6 +190,27 @@ def test_what_is_logged_stands_in_the_offline_file(tmp_path: Path) -> None:
         for item in record.summary.update
     }
     assert summary["test/accuracy"] == 0.8
+
+
+def test_what_a_run_is_described_by_and_its_model_stand_in_the_offline_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    typed = ["experiment=mlp_digits", "budget.epochs=null", "budget.updates=2", "tracking.group=mine"]
+    typed += ["tracking.tags=[a,b]", "tracking.job_type=try", "tracking.notes=a note", "tracking.entity=team"]
+    dir = trivium.train(*typed, "tracking.artifacts=true", "threads=1", dir=tmp_path / "run", quiet=True).dir
+    (file,) = wandb_files(dir, json.loads((dir / "wandb/run.json").read_text())["id"])
+    found = {record.WhichOneof("record_type"): record for record in records(file)}
+    run, artifact = found["run"].run, found["artifact"].artifact
+    assert (run.run_group, run.job_type, run.notes, run.entity) == ("mine", "try", "a note", "team")
+    assert sorted(run.tags) == ["a", "b"]
+    assert (artifact.type, list(artifact.aliases)) == ("model", ["latest", "best"])
+    said = json.loads(artifact.metadata)
+    assert (said["name"], said["checkpoint"], said["parent"]) == ("mlp_digits", "step-000000000128", None)
+    # The files themselves are not copied.
+    assert {Path(entry.local_path).parent for entry in artifact.manifest.contents} == {
+        dir / "checkpoints" / said["checkpoint"]
+    }
 
 
 def test_a_resumed_run_is_the_same_run_without_duplicated_or_missing_steps(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Literal
 
@@ -32,6 +32,7 @@ Project = Annotated[
         "the name of a W&B project, of at most 128 characters and without / \\ # ? % : (WANDB_ENTITY names a team)",
     ),
 ]
+Shown = Annotated[str, Form(r"[^\x00-\x1f]{1,128}", "a text of one line and at most 128 characters")]
 
 
 class Run:
@@ -74,6 +75,12 @@ class Tracking:
     wandb: bool
     tensorboard: bool
     project: Project
+    entity: Annotated[str, Form(r"[\w.-]{1,128}", "the name of a user or team of W&B")] | None
+    group: Shown | None
+    job_type: Shown | None
+    tags: Sequence[Annotated[str, Form(r"[^\x00-\x1f]{1,64}", "a tag of at most 64 characters")]]
+    notes: str | None
+    artifacts: bool
 
 
 class Launch:

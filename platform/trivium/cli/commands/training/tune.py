@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     silent = options.quiet or options.json
     records = driver.run(search, dir, say=(lambda text: None) if silent else _say)
     result = results.write(search, dir, records)
+    results.track(search, dir, result)
     if not options.json:
         print("\n".join(results.table(result)))
         for key, share in result["importance"].items():
