@@ -337,7 +337,9 @@ def test_a_folder_holds_one_search(search: Search, tmp_path: Path) -> None:
 @pytest.mark.kill
 def test_a_search_is_a_run_on_wandb_in_the_group_of_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    search = check(["experiment=mlp_digits", "budget.epochs=null", "budget.updates=2", "learner.lr=uniform(0.001,1)"])[0]
+    search = check(["experiment=mlp_digits", "budget.epochs=null", "budget.updates=2", "learner.lr=uniform(0.001,1)"])[
+        0
+    ]
     dir = tmp_path / "mlp_digits-search/one"
     driver.begin(search, dir)
     for lr in ("0.01", "0.02"):
