@@ -157,7 +157,7 @@ def track(search: Search, dir: Path, result: Mapping[str, Any]) -> None:
     trial in the order in which they began, the best so far and the best one. Nothing where the trials are not there."""
     best = result["best"]
     runs = [] if best is None else runs_below(Path(best["dir"]))
-    tracking = read(runs[0])["tracking"] if runs else {"wandb": False}
+    tracking: dict[str, Any] = read(runs[0])["tracking"] if runs else {"wandb": False}
     if not tracking["wandb"] or os.environ.get("WANDB_MODE") == "disabled":
         return
     known = wandb_identity.identity(dir, name=f"{search.name}/{dir.name}")
