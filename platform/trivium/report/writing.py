@@ -24,6 +24,7 @@ from trivium.report.curves import Axis, Series, number, panel, value_text
 from trivium.report.page import page
 from trivium.report.record import Record, as_dict, panels_of, repeat_command, series_of, split_command
 from trivium.run_folder.place import resume_arguments
+from trivium.tracking.film import FOLDER
 
 NAME = "report.html"
 MAX_FIGURE_BYTES = 16_000_000  # a larger one is only linked
@@ -177,7 +178,7 @@ def _figures(record: Record) -> str:
     drawn, room = [], MAX_FIGURES_BYTES
     folder = record.dir / "figures"
     for path in untrusted.files_below(folder) if folder.is_dir() and _is_inside(folder, record.dir) else ():
-        if path.suffix not in (".png", ".gif") or path.name.startswith("."):
+        if path.suffix not in (".png", ".gif") or path.name.startswith(".") or path.parent == folder / FOLDER:
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         caption = f"<figcaption><b>{escape(name)}</b>{_link(path, record.dir)}</figcaption>"

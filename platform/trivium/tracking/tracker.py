@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ import torch
 from trivium.boundary import strict_json, untrusted
 from trivium.checkpoints.kept_files import GrowingFile
 from trivium.learner import VIDEO_FPS, Picture
+from trivium.tracking.film import FILMED, Film
 from trivium.tracking.progress import Status
 
 log = logging.getLogger("trivium")
@@ -113,6 +114,8 @@ class RunTracker(Tracker):
         self._process = psutil.Process()
         self._file: GrowingFile | None = None
         self._lost: list[str] = []
+        self._film = Film(dir / "figures")
+        self._figures_at: int | None = None  # the step of the film's newest frame
 
     def log(self, row: Row) -> None:
         self._start()
@@ -136,6 +139,10 @@ class RunTracker(Tracker):
             return
         if paths:
             self._tell(lambda sink: sink.figures(step, paths))
+        if FILMED in paths and paths[FILMED].suffix == ".png":
+            self._figures_at = step
+            with _figures_may_fail():
+                self._film.add(step, paths[FILMED])
 
     def show(self, status: Status) -> None:
         self._show(status)
@@ -164,6 +171,11 @@ class RunTracker(Tracker):
         return [*self._lost, *(self._file.lost if self._file else ())]
 
     def finish(self, *, failed: bool = False) -> None:
+        if self._figures_at is not None:
+            step = self._figures_at
+            with _figures_may_fail():
+                if film := self._film.write():
+                    self._tell(lambda sink: sink.figures(step, {film.stem: film}))
         self._tell(lambda sink: sink.finish(failed=failed))
         self._sinks = []
         if self._file:
@@ -278,6 +290,15 @@ def save_picture(path: Path, picture: Picture) -> Path:
     staged = path.with_name(f".{path.name}")
     Image.fromarray(picture).save(staged, format="png")
     return staged.replace(path)
+
+
+@contextlib.contextmanager
+def _figures_may_fail() -> Iterator[None]:
+    """A run is worth more than its film."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("figures can't be written: %s", error)
 
 
 def _warn_of(error: Exception) -> None:

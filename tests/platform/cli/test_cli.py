@@ -483,7 +483,8 @@ def test_every_experiment_takes_a_step(
     from trivium.training import worker
     from trivium.training.builder import build_learner, check_learner
 
-    config = compose([f"experiment={experiment}", "compile=false"])
+    smaller = ["learner.batch_size=4"] if experiment.endswith("_gpu") else []
+    config = compose([f"experiment={experiment}", "compile=false", *smaller])
     path = Library().find("experiment", experiment)
     assert path is not None
     assert f"# trivium train experiment={experiment}\n" in path.read_text()
