@@ -39,7 +39,7 @@ from trivium.agents.envs.wrapper_state import Kept, State, from_checkpoint, keep
 from trivium.agents.envs.wrappers import as_annotated, wrapped
 from trivium.agents.observations import ACTION_MASK, Layout, with_mask
 from trivium.agents.policies import head_sizes
-from trivium.config.env_ids import REGISTERED_BY, nearest
+from trivium.config.checks.env_ids import REGISTERED_BY, nearest
 from trivium.learner import UserCodeError
 
 OF_KEYWORDS = (

@@ -17,9 +17,11 @@ from trivium import borrowed
 from trivium.boundary.places import is_bucket
 from trivium.callbacks import Callback
 from trivium.checkpoints.storage import Bucket
-from trivium.config.checking import check_run_folder, check_workers
+from trivium.config.checks.places import check_run_folder
+from trivium.config.checks.several import check_workers
 from trivium.config.composing import apply_overrides, read
-from trivium.config.errors import Config, ConfigError, Found, refuse
+from trivium.config.errors import Config, ConfigError, refuse
+from trivium.config.problems import Found
 from trivium.learner import Learner
 from trivium.on_ray import cluster
 from trivium.python import objects
@@ -272,7 +274,7 @@ def _check_workers(config: Config) -> None:
     """As when the config was composed, for a run that is resumed on another machine, before a Ray is started.
 
     Raises:
-        ConfigError: see `trivium.config.checking.check_workers`.
+        ConfigError: see `trivium.config.checks.several.check_workers`.
     """
     found = Found()
     check_workers(config, found)

@@ -157,7 +157,7 @@ class Run:
             ValueError: `total` is not a positive multiple of the number of workers.
         """
         if problem := not_shared(name, total, self.world_size):
-            raise ValueError(problem)
+            raise ValueError(str(problem))
         return total // self.world_size
 
     def own(self, whole_B: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ ROWS = (
 # What imports upward nevertheless, in a function.
 UPWARD = {
     ("trivium.run_folder.folder", "trivium.trained"),  # `Result.learner` is loaded when it is asked for
-    ("trivium.config.checking", "trivium.on_ray.cluster"),
+    ("trivium.config.checks.several", "trivium.on_ray.cluster"),
 }
 FOR_RAY = ("trivium.agents.rollouts.env_runners", "trivium.agents.rllib.learner")
 MOST_FILES = 14  # of Python in a folder, its `__init__` included

@@ -35,15 +35,16 @@ def check_learner(run: Opened, options: argparse.Namespace, *, without_data: boo
     Raises:
         ConfigError: its config can't be built, its data are gone, or it lacks the checkpoint asked for.
     """
-    from trivium.config import checking
-    from trivium.config.errors import Found, refuse
+    from trivium.config.checks.places import check_paths
+    from trivium.config.errors import refuse
+    from trivium.config.problems import Found
     from trivium.run_folder.place import require_checkpoint
     from trivium.training import builder
 
     builder.check_learner(run.config, trusted=options.trust)
     if not without_data:
         found = Found()
-        checking.check_paths({"data": run.config.get("data")}, lambda _: str(run.dir / "config.yaml"), found)
+        check_paths({"data": run.config.get("data")}, lambda _: str(run.dir / "config.yaml"), found)
         refuse(found)
     if hasattr(options, "checkpoint"):
         require_checkpoint(run, options.checkpoint)

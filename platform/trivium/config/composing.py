@@ -14,12 +14,14 @@ from pathlib import Path
 from hydra.core.override_parser.types import OverrideType
 
 from trivium.boundary import untrusted
-from trivium.config import checking, constructors, hints, import_places
-from trivium.config.errors import Config, ConfigError, Found, refuse
+from trivium.config import constructors, hints, import_places
+from trivium.config.checks import places, several, values
+from trivium.config.errors import Config, ConfigError, refuse
 from trivium.config.experiments import choose
 from trivium.config.library import BUILT, Library
-from trivium.config.merging import NOT_COMPOSED, as_it_stands, merge, one_line
+from trivium.config.merging import NOT_COMPOSED, as_it_stands, merge, not_composed
 from trivium.config.overrides import ALONE, parse_overrides, read_typed
+from trivium.config.problems import Found, Kind, Problem
 from trivium.config.resolving import Resolved, converted, resolve, with_direction
 from trivium.config.tree import get, has, leaves, put
 
@@ -51,23 +53,23 @@ def compose(
     """
     found = Found()
     if dir is not None:
-        checking.check_run_folder(dir, found)
+        places.check_run_folder(dir, found)
     library = Library(Path(config_dir).resolve() if config_dir is not None else None)
     if problem := library.folder_problem():  # nothing can be said of the options that it was to hold
-        found.add("--config-dir", problem)
+        found.add(problem)
         refuse(found)
     if config_dir is not None:
         import_places.look_in(*import_places.beside(config_dir))
     config: Config = {}
     with ALONE:
-        typed = read_typed(overrides, library, found, DEFAULT_EXPERIMENT, hints_for=library)
+        typed = read_typed(overrides, library, found, default_experiment=DEFAULT_EXPERIMENT)
         try:
             merged = merge(choose(typed, library, found), library, found)
             resolved = resolve(merged, found)
             check(resolved, found, trusted, holds_runs=dir is None)
             config = resolved.config
         except NOT_COMPOSED as error:
-            found.add("", one_line(error))
+            found.add(not_composed(error))
     refuse(found)
     return config
 
@@ -76,24 +78,24 @@ def check(resolved: Resolved, found: Found, trusted: Collection[str], *, holds_r
     """Check the values. Where it is unclear what is trained, only what every run has is checked.
 
     Args:
-        trusted, holds_runs: see `compose`, `checking.check_storage`.
+        trusted, holds_runs: see `compose`, `places.check_storage`.
     """
     config, where = resolved.config, resolved.origins.where
-    checking.check_values(config, resolved.reference, where, found)
-    checking.check_paths(config, where, found)
+    values.check_values(config, resolved.reference, where, found)
+    places.check_paths(config, where, found)
     if not resolved.unclear:
-        checking.check_whole(config, found)
-        checking.check_env(config, found, trusted)
-        checking.check_constructors(config, where, found, trusted)
+        several.check_whole(config, found)
+        values.check_env(config, found, trusted)
+        values.check_constructors(config, where, found, trusted)
     _forget_guesses(resolved, found)
     if found.none_in("storage"):
-        checking.check_storage(config["storage"], found, holds_runs=holds_runs)
+        places.check_storage(config["storage"], found, holds_runs=holds_runs)
 
 
 def _forget_guesses(resolved: Resolved, found: Found) -> None:
     """Take back what is wrong below options that were guessed, but not with what the user typed there."""
     groups = BUILT if "experiment" in resolved.guessed else resolved.guessed
-    below = [key for key in found.lines if key.startswith(tuple(f"{group}." for group in groups))]
+    below = [key for key in found.problems if key.startswith(tuple(f"{group}." for group in groups))]
     found.forget(key for key in below if not key.startswith(resolved.origins.typed))
 
 
@@ -103,7 +105,7 @@ def keys(overrides: Sequence[str], config_dir: Path | str | None = None) -> Conf
     library = Library(Path(config_dir).resolve() if config_dir is not None else None)
     library = Library() if library.folder_problem() else library
     with ALONE:
-        typed = read_typed(overrides, library, found, DEFAULT_EXPERIMENT, hints_for=None)
+        typed = read_typed(overrides, library, found, default_experiment=DEFAULT_EXPERIMENT)
         chosen = choose(replace(typed, values=()), library, found)
         return as_it_stands(merge(chosen, library, found).tree)
 
@@ -130,13 +132,13 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
         path = override.key_or_group
         group = path.partition(".")[0]
         if group not in config:
-            found.add(path, hints.unknown_key(path, {key: config[key] for key in RESUMABLE}, "config.yaml"))
+            found.add(hints.unknown_key(path, {key: config[key] for key in RESUMABLE}, "config.yaml"))
         elif group not in RESUMABLE:
-            found.add(path, f"{path}: can't change when a run is resumed; valid: {', '.join(RESUMABLE)}")
+            found.add(Problem(Kind.FIXED, path, valid=RESUMABLE))
         elif override.type != OverrideType.CHANGE:
-            found.add(path, f"{override.input_line}: only key=value can be given here")
+            found.add(Problem(Kind.ONLY_VALUES, path, override.input_line))
         elif not has(config, path) or isinstance(override.value(), dict):
-            found.add(path, hints.unknown_key(path, config, "config.yaml"))
+            found.add(hints.unknown_key(path, config, "config.yaml"))
         else:
             put(tree, path, override.value())
     for unit, tied in config.get("tied_to_budget", {}).items():
@@ -145,9 +147,9 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     if {"monitor.metric", "monitor.mode"} & typed == {"monitor.metric"}:  # the mode was another metric's
         put(tree, "monitor.mode", None)
     changed: Config = with_direction(converted(tree, constructors.rules_of(tree)))
-    checking.check_values(changed, config, lambda _: "config.yaml", found)
-    checking.check_paths(changed, lambda _: "config.yaml", found)
-    checking.check_whole(changed, found)
+    values.check_values(changed, config, lambda _: "config.yaml", found)
+    places.check_paths(changed, lambda _: "config.yaml", found)
+    several.check_whole(changed, found)
     refuse(found)
     return changed
 
@@ -175,10 +177,10 @@ def read(folder: Path) -> Config:
     for key, _ in leaves(own):
         group = get(config, key.rpartition(".")[0]) if "." in key else config
         if isinstance(group, dict) and not has(config, key):  # of a group that is none, that is said
-            found.add(key, f"{key}: is missing ({path})")
-    checking.check_tied(config, str(path), found)
+            found.add(Problem(Kind.MISSING, key, file=str(path)))
+    places.check_tied(config, str(path), found)
     if found.none_in("tied_to_budget"):
-        checking.check_values(config, own, lambda _: str(path), found)
-    checking.check_paths(config, lambda _: str(path), found, must_exist=False)
+        values.check_values(config, own, lambda _: str(path), found)
+    places.check_paths(config, lambda _: str(path), found, must_exist=False)
     refuse(found)
     return config

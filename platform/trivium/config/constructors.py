@@ -10,10 +10,12 @@ import contextlib
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from trivium.config.library import LEARNERS, PARTS, Library, listed_targets
+from trivium.config.problems import Kind, Problem
 from trivium.config.rules.foreign import foreign_rules
 from trivium.config.rules.rule import Rule
 from trivium.config.rules.settings import rules_of_settings
@@ -25,8 +27,6 @@ EVERYTHING = ("*",)  # the `trusted` of a config that the user typed
 
 _TORCH_MODULES = ("torch.nn", "torch.optim", "torch.optim.lr_scheduler")
 _SPECIAL = ("_target_", "_partial_")
-
-Problem = tuple[str, str]  # the dotted key, and what is wrong with it
 
 
 def chosen_groups(config: dict[str, Any]) -> dict[str, Any]:
@@ -42,12 +42,15 @@ def problems(config: dict[str, Any], *, trusted: Collection[str] = EVERYTHING) -
     found: list[Problem] = []
     for group, node in groups.items():
         if not isinstance(node, dict) or "_target_" not in node:
-            options = ", ".join(Library().options(group))
-            found.append((group, f"has no _target_; choose {group}=<{options}> or name a constructor"))
+            found.append(Problem(Kind.NO_TARGET, group, details={"options": _options(group)}))
             continue
         given = ("run", *(p for p in PARTS if p in groups)) if group in LEARNERS else ()
         found.extend(_check(node, group, given, trusted))
     return found
+
+
+def _options(group: str) -> str:
+    return ", ".join(Library().options(group))
 
 
 def _check(node: Any, path: str, given: Collection[str], trusted: Collection[str]) -> Iterator[Problem]:
@@ -56,39 +59,44 @@ def _check(node: Any, path: str, given: Collection[str], trusted: Collection[str
         yield from _check(value, f"{path}.{key}", (), trusted)
         named = str(value).partition(":")[0] if str(key).endswith("id") and ":" in str(value) else None
         if named and not is_trusted(named, trusted):
-            yield f"{path}.{key}", f"{value} imports a module that this run folder may not import; --trust {named}"
+            yield Problem(Kind.UNTRUSTED_ENV, f"{path}.{key}", value, details={"module": named})
     if not isinstance(node, dict) or "_target_" not in node:
         return
     try:
         takes = parameters(node["_target_"], trusted)
     except Unusable as error:
-        yield f"{path}._target_", str(error)
+        yield replace(error.problem, key=f"{path}._target_")
         return
     yield from _bind(node, path, given, takes)
 
 
 def _bind(node: dict[str, Any], path: str, given: Collection[str], takes: Parameters) -> Iterator[Problem]:
     target, keys = node["_target_"], [key for key in node if key not in _SPECIAL]
+
+    def problem(kind: Kind, name: str, near: Sequence[str] = (), valid: Sequence[str] = (), **details: str) -> Problem:
+        details = {"target": target, **details}
+        return Problem(kind, f"{path}.{name}", node.get(name), tuple(valid), tuple(near), details=details)
+
     if "run" in given and not takes.takes_any and "run" not in takes.names:
-        yield f"{path}._target_", f"{target} is no learner: it takes no `run`"
+        yield Problem(Kind.NO_LEARNER, f"{path}._target_", target)
         return
     for key in keys:
         if key in given:
-            yield f"{path}.{key}", f"is given to {target} by Trivium and can't be set"
+            yield problem(Kind.GIVEN, key)
         elif not takes.takes_any and key not in takes.names:
             near = difflib.get_close_matches(str(key), takes.names, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(takes.names)}"
-            yield f"{path}.{key}", f"{target} takes no such keyword; {hint}"
+            yield problem(Kind.KEYWORD, key, near, takes.names)
     for name in given:
         if not takes.takes_any and name not in takes.names:
-            yield f"{path}.{name}", f"{target} takes no {name}; choose {name}=null"
+            yield problem(Kind.TAKES_NO, name, part=name)
     if not node.get("_partial_"):
         for name in takes.required:
             if name in PARTS and given and name not in given:
-                yield f"{path}.{name}", f"{target} needs one; choose {name}=<{', '.join(Library().options(name))}>"
+                yield problem(Kind.NEEDS_PART, name, part=name, options=_options(name))
             elif name not in keys and name not in given:
-                hint = "; `_partial_: true` leaves it to the learner" if path.partition(".")[0] in PARTS else ""
-                yield f"{path}.{name}", f"{target} needs a value for it{hint}"
+                part = path.partition(".")[0] in PARTS
+                otherwise = "; `_partial_: true` leaves it to the learner" if part else ""
+                yield problem(Kind.NEEDS_VALUE, name, otherwise=otherwise)
 
 
 # ----------------------------------------------------------------------------------------------- names
@@ -105,27 +113,28 @@ def resolve(name: str, trusted: Collection[str] = EVERYTHING) -> Callable[..., A
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's module may fail in any way
-        raise Unusable(f"{name}: {module_name} can't be imported: {type(error).__name__}: {error}") from error
+        details = {"module": module_name, "reason": f"{type(error).__name__}: {error}"}
+        raise Unusable(Problem(Kind.IMPORT, value=name, details=details)) from error
     found: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(found):
-        raise Unusable(no_such_name(name, [n for n in vars(module) if not n.startswith("_")]))
+        raise no_such_name(name, [n for n in vars(module) if not n.startswith("_")])
     if not (is_trusted(module_name, trusted) or name in listed_targets() or _is_part_of_torch(found)):
-        raise Unusable(_REFUSED.format(name=name, module=module_name))
+        raise _untrusted(name, module_name)
     return found
 
 
-_REFUSED = "{name} is not a name that a run folder may build; --trust {module} allows it"
+def _untrusted(name: str, module: str) -> Unusable:
+    return Unusable(Problem(Kind.UNTRUSTED, value=name, details={"module": module}))
 
 
 def _require_allowed(name: Any, trusted: Collection[str]) -> None:
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
         near = nearest_target(str(name)) if "." not in str(name) else None
-        hint = f"; did you mean '{near}'?" if near else ""
-        raise Unusable(f"{name} is not of the form package.module.Name{hint}")
+        raise Unusable(Problem(Kind.NOT_A_NAME, value=name, nearest=(near,) if near else ()))
     module_name, _, attribute = name.rpartition(".")
     torchs = module_name in _TORCH_MODULES and not attribute.startswith("_")
     if not (is_trusted(module_name, trusted) or torchs or name in listed_targets()):
-        raise Unusable(_REFUSED.format(name=name, module=module_name))
+        raise _untrusted(name, module_name)
 
 
 def to_trust(config: dict[str, Any]) -> list[str]:

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trivium.config import hints
-from trivium.config.errors import Found, not_yaml
 from trivium.config.library import BUILT, GROUPS, Library
 from trivium.config.overrides import Typed
+from trivium.config.problems import Found, Kind, Problem
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Chosen:
 
 def choose(typed: Typed, library: Library, found: Found) -> Chosen:
     """Read the experiment that is chosen, and which options it and the user choose together."""
-    before = len(found.lines)
+    before = len(found)
     name = typed.groups.get("experiment", "null")
     layers, own = _read(name, library, found) if name != "null" else ([], {})
     options = {**library.defaults(), **own, **typed.groups}
@@ -71,12 +71,12 @@ def choose(typed: Typed, library: Library, found: Found) -> Chosen:
         typed.values,
         typed.guessed,
     )
-    if typed.unclear or len(found.lines) > before:
+    if typed.unclear or len(found) > before:
         return nothing(chosen, library)
     for group, option in chosen.options.items():
         if library.names_twice(group, option):
             file = f"{library.config_dir}/{group}/{option}.yaml"
-            found.add(group, f"{group}={option}: Trivium has one of this name too; rename {file}")
+            found.add(Problem(Kind.TWICE, group, option, details={"place": file}))
     return chosen
 
 
@@ -101,12 +101,12 @@ def _read(name: str, library: Library, found: Found, above: Sequence[Path] = ())
             own = [Layer(file, body)]
             below += own
         elif problem := _wrong_default(entry, file, library):
-            found.add(f"{file} {next(iter(entry)) if isinstance(entry, dict) and entry else entry}", problem)
+            found.add(problem, about=f"{file} {entry}")
         elif isinstance(entry, dict):
             ((key, option),) = entry.items()
             options[key.split()[-1].lstrip("/")] = "null" if option is None else str(option)
         elif library.find("experiment", str(entry)) in (path, *above):
-            found.add(f"{file} {entry}", f"defaults: {entry}: the experiment is based on itself ({file})")
+            found.add(Problem(Kind.CIRCLE, str(entry), file=file), about=f"{file} {entry}")
         else:
             layers, chosen = _read(str(entry), library, found, (path, *above))
             below += layers
@@ -121,33 +121,36 @@ def _body(path: Path, file: str, found: Found) -> dict[str, Any]:
         read = OmegaConf.load(path)
         body: Any = OmegaConf.to_container(read)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        found.add(file, not_yaml(error, file))
+        found.add(not_yaml(error, file), about=file)
         return {}
     if not isinstance(read, DictConfig):
-        found.add(file, f"{file}: must hold keys and values")
+        found.add(Problem(Kind.CONTENT, file))
         return {}
     if not any(line.replace(" ", "") == "#@package_global_" for line in text.splitlines()):
-        found.add(file, f"{file}: an experiment must begin with the line '# @package _global_'")
+        found.add(Problem(Kind.PACKAGE, file))
     return {str(key): value for key, value in body.items()}
 
 
-def _wrong_default(entry: Any, file: str, library: Library) -> str | None:
+def not_yaml(error: Exception, file: str) -> Problem:
+    """The problem that a file can't be parsed."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return Problem(Kind.YAML, f"{file}:{mark.line + 1}" if mark else file, details={"reason": what})
+
+
+def _wrong_default(entry: Any, file: str, library: Library) -> Problem | None:
     """What is wrong with an entry of `defaults`."""
     if not isinstance(entry, dict) or len(entry) != 1:
-        return (
-            None
-            if library.find("experiment", str(entry))
-            else hints.no_such_option("experiment", entry, library, file)[0]
-        )
+        there = library.find("experiment", str(entry))
+        return None if there else hints.no_such_option("experiment", entry, library, file)[0]
     key, option = next(iter(entry.items()))
     words = str(key).split()
     group = words[-1].lstrip("/") if words else ""
     if group not in GROUPS:
         near = difflib.get_close_matches(group, GROUPS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(GROUPS)}"
-        return f"defaults: {key}: there is no such group; {hint} ({file})"
+        return Problem(Kind.GROUP, str(key), None, GROUPS, tuple(near), file)
     if words[0] != "override" or not words[-1].startswith("/"):
-        return f"defaults: '{key}: {option}' must be written 'override /{group}: {option}' ({file})"
+        return Problem(Kind.OVERRIDE, str(key), option, file=file, details={"group": group})
     if option is not None and not library.find(group, str(option)):
         return hints.no_such_option(group, option, library, file)[0]
     return None

@@ -18,8 +18,8 @@ import yaml
 
 from trivium.config import constructors
 from trivium.config.library import BUILT, GROUPS, Library
+from trivium.config.problems import Kind, Problem, show
 from trivium.config.rules.defaults import wrong_type
-from trivium.config.rules.rule import show
 from trivium.config.rules.signatures import stated_parameters
 from trivium.config.tree import get, has, leaves
 
@@ -38,12 +38,11 @@ MOST_LOOKED_AT = 200  # entries of a folder
 # ----------------------------------------------------------------------------------------------- keys
 
 
-def unknown_key(path: str, tree: dict[str, Any], file: str) -> str:
-    """The line for a key that does not exist: its nearest, or all beside it."""
+def unknown_key(path: str, tree: dict[str, Any], file: str) -> Problem:
+    """The problem that a key does not exist, with its nearest or all next to it."""
     near = nearest_key(path, tree)
-    names = ", ".join(n for n in _names_beside(path, tree) if not n.startswith("_"))
-    hint = f"did you mean '{near}'?" if near else f"valid: {names or ', '.join(tree)}"
-    return f"{path}: there is no such key; {hint} ({file})"
+    names = tuple(name for name in _names_beside(path, tree) if not name.startswith("_"))
+    return Problem(Kind.KEY, path, None, names or tuple(tree), (near,) if near else (), file)
 
 
 def nearest_key(path: str, tree: dict[str, Any]) -> str | None:
@@ -129,29 +128,26 @@ def for_option(name: str, value: str, tree: dict[str, Any], library: Library, *,
 # ----------------------------------------------------------------------------------------------- options
 
 
-def no_such_option(group: str, option: Any, library: Library, file: str = "") -> tuple[str, str | None]:
-    """The line for an option that a group has not got, and the nearest that it has."""
+def no_such_option(group: str, option: Any, library: Library, file: str = "") -> tuple[Problem, str | None]:
+    """The problem that a group lacks an option, and the nearest that it has."""
     text, options = show(option), list(library.options(group))
     if re.search(r"\s[\w.]+=", text):
-        several = " ".join(f"'{one}'" for one in f"{group}={text}".split())
-        return f"{group}={text}: these are several, write them apart: {several}", None
+        parts = " ".join(f"'{one}'" for one in f"{group}={text}".split())
+        return Problem(Kind.SEVERAL_OVERRIDES, group, option, details={"parts": parts}), None
     begin = [o for o in options if o.startswith(f"{text.lower()}_")]
     elsewhere = None if text.lower() in options or begin else _elsewhere(group, text, library)
     if elsewhere:
         near = "rllib" if group == "agent" and elsewhere.startswith("agent=rllib") else None
-        return f"{group}={option}: there is no such {group}; did you mean '{elsewhere}'?{in_file(file)}", near
+        return Problem(Kind.OPTION, group, option, tuple(options), (elsewhere,), file), near
     close = difflib.get_close_matches(text.lower(), options, n=1, cutoff=0.6)
     nearer = difflib.get_close_matches(text.lower(), options, n=1, cutoff=0.9)  # a letter is missing, not a word
     begin = [] if nearer else begin
     near = next(iter([*begin, *close]), None)
-    if len(begin) > 1:
-        hint = f"did you mean one of {', '.join(begin)}?"
-    else:
-        hint = f"did you mean '{near}'?" if near else f"valid: {', '.join(options)}"
+    nearest = tuple(begin) if len(begin) > 1 else (near,) if near else ()
     found = library.find(group, near) if near else None
     users_own = found is not None and not found.is_relative_to(library.own)
     where = file or (str(found) if users_own else f"configs/{group}/")
-    return f"{group}={option}: there is no such {group}; {hint}{in_file(where)}", near
+    return Problem(Kind.OPTION, group, option, tuple(options), nearest, where), near
 
 
 def _elsewhere(group: str, option: str, library: Library) -> str | None:
@@ -163,34 +159,24 @@ def _elsewhere(group: str, option: str, library: Library) -> str | None:
     return for_word(option, library, nearly=False)
 
 
-def in_file(file: str) -> str:
-    return f" ({file})" if file else ""
-
-
-def not_overrides(words: Sequence[str], library: Library | None) -> Iterator[tuple[str, str]]:
-    """The words that are no `key=value`, of those that follow each other, and the line for each. `seed 1` and
-    `seed = 1` are one.
+def not_overrides(words: Sequence[str], library: Library | None) -> Iterator[Problem]:
+    """The problems with words that are no `key=value` and follow each other; `seed 1` and `seed = 1` are one.
 
     Args:
-        library: what they may have meant, if that is said.
+        library: what they may have meant, if that is to be found out.
     """
     joined = "".join(words) if "=" in "".join(words) else "=".join(words)
     key = joined.partition("=")[0]
     if library and len(words) > 1 and joined.count("=") == 1 and (key in GROUPS or has(library.base(), key)):
-        text = " ".join(words)
-        yield text, f"{text}: is not of the form key=value; did you mean '{joined}'?"
+        yield Problem(Kind.FORM, " ".join(words), nearest=(joined,))
         return
     for word in words:
         run = next((p for p in (Path(word), *Path(word).parents) if (p / "config.yaml").is_file()), None)
         if library and run and "/" in word:
-            place = shlex.quote(str(run))
-            yield (
-                word,
-                f"{word}: is a run's; trivium resume {place} continues it, trivium show {place} prints its config",
-            )
+            yield Problem(Kind.RUN_FOLDER, word, details={"place": shlex.quote(str(run))})
             continue
         meant = for_word(word, library) if library else None
-        yield word, f"{word}: is not of the form key=value" + (f"; did you mean '{meant}'?" if meant else "")
+        yield Problem(Kind.FORM, word, nearest=(meant,) if meant else ())
 
 
 def _for_path(path: str) -> str | None:

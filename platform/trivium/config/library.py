@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from trivium.boundary import untrusted
+from trivium.config.problems import Kind, Problem
 
 PARTS = ("model", "data", "task", "env")  # groups that are built and handed to the learner
 LEARNERS = ("learner", "agent")  # two names of one group: exactly one is chosen
@@ -32,17 +33,18 @@ class Library:
     config_dir: Path | None = None
     own: Path = field(default_factory=lambda: Path(str(files("trivium.configs"))))
 
-    def folder_problem(self) -> str | None:
+    def folder_problem(self) -> Problem | None:
         """What is wrong with `config_dir` itself."""
         if self.config_dir is None:
             return None
         above = next((p for p in self.config_dir.parents if any((p / group).is_dir() for group in GROUPS)), None)
         inside = above is not None and self.config_dir.relative_to(above).parts[0] in GROUPS
-        hint = f"; did you mean {shlex.quote(str(above))}?" if inside else ""
+        near = (shlex.quote(str(above)),) if inside else ()
         if not self.config_dir.is_dir():
-            return f"--config-dir: {self.config_dir} is not a folder{hint}"
+            return Problem(Kind.FOLDER, "--config-dir", self.config_dir, nearest=near)
         if not any((self.config_dir / group).is_dir() for group in GROUPS):
-            return f"--config-dir: {self.config_dir} has no folder named for a group: {', '.join(GROUPS)}{hint}"
+            details = {"groups": ", ".join(GROUPS)}
+            return Problem(Kind.NO_GROUPS, "--config-dir", self.config_dir, nearest=near, details=details)
         return None
 
     def find(self, group: str, option: str) -> Path | None:

@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trivium.config import constructors, hints
-from trivium.config.errors import Config, Found, not_yaml
-from trivium.config.experiments import Chosen, Layer, nothing
+from trivium.config.errors import Config
+from trivium.config.experiments import Chosen, Layer, not_yaml, nothing
 from trivium.config.library import BUILT, Library
-from trivium.config.overrides import ALGORITHM, ALONE, SEVERAL
-from trivium.config.rules.rule import show
+from trivium.config.overrides import ALGORITHM, ALONE
+from trivium.config.problems import Found, Kind, Problem, show
 from trivium.config.tree import get, has, is_free, leaves
 
 NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
@@ -84,7 +84,7 @@ def merge(chosen: Chosen, library: Library, found: Found) -> Merged:
     try:
         tree = OmegaConf.create(library.base()) if chosen.unclear else _composed_by_hydra(chosen.options, library)
     except NOT_COMPOSED as error:
-        found.add("", one_line(error))
+        found.add(not_composed(error))
         chosen = nothing(chosen, library)
         tree = OmegaConf.create(library.base())
     reference = as_it_stands(tree)
@@ -144,11 +144,16 @@ def _hydra() -> Iterator[None]:
             GlobalHydra.instance().hydra = previous
 
 
-def one_line(error: BaseException) -> str:
-    """What Hydra, OmegaConf or YAML says, as one line."""
-    mark = getattr(error, "problem_mark", None)
+def not_composed(error: BaseException) -> Problem:
+    """What Hydra, OmegaConf or YAML says."""
     if isinstance(error, yaml.YAMLError):
+        mark = getattr(error, "problem_mark", None)
         return not_yaml(error, mark.name if mark else "a config file")
+    return Problem(Kind.COMPOSITION, details={"reason": one_line(error)})
+
+
+def one_line(error: BaseException) -> str:
+    """What is of interest in an error of Hydra's or OmegaConf's."""
     return re.sub(r"\s+", " ", re.split(r"\n\n|\n\s*full_key", str(error))[0]).strip()
 
 
@@ -173,7 +178,8 @@ def _check_keys(layer: Layer, reference: Config, found: Found) -> None:
         if any(f"{key}.".startswith(f"{node}.") for node in written):
             continue
         depth = parent.count(".") + 2 if parent else 1
-        found.add(key, hints.unknown_key(".".join(key.split(".")[:depth]), reference, layer.file))
+        problem = hints.unknown_key(".".join(key.split(".")[:depth]), reference, layer.file)
+        found.add(problem, about=key)
 
 
 def is_known(override: Override, base: dict[str, Any], file: str, library: Library, found: Found) -> bool:
@@ -181,33 +187,34 @@ def is_known(override: Override, base: dict[str, Any], file: str, library: Libra
     given, with `+` also to one that accepts any, and `~` may leave out what the YAML has."""
     key = override.key_or_group
     group, built = key.partition(".")[0], key.partition(".")[0] in BUILT
+    value, line = override.value(), override.input_line or ""
     added = override.type in (OverrideType.ADD, OverrideType.FORCE_ADD)
+
+    def refuse(kind: Kind, nearest: tuple[str, ...] = (), valid: tuple[str, ...] = (), **details: str) -> bool:
+        found.add(Problem(kind, key, line, valid, nearest, details=details))
+        return False
+
     if key == ALGORITHM and not has(base, key):
-        meant = f"agent=rllib algorithm={show(override.value())}"
-        found.add(key, f"{key}: only RLlib's agent has algorithms; did you mean '{meant}'?")
-        return False
+        return refuse(Kind.ALGORITHM, (f"agent=rllib algorithm={show(value)}",))
     if built and not isinstance(base.get(group), dict):
-        found.add(key, f"{key}: no {group} is chosen; valid: {_choices(group, base, library)}")
-        return False
+        return refuse(Kind.NOTHING_CHOSEN, valid=(_choices(group, base, library),), group=group)
     if (override.type == OverrideType.DEL or added) and not (built and "." in key):
-        found.add(key, f"{override.input_line}: + and ~ are for keys of {', '.join(BUILT)}")
-        return False
-    value = override.value()
+        return refuse(Kind.PLUS_OR_TILDE, groups=", ".join(BUILT))
     keys = [f"{key}.{k}" if k else key for k, _ in leaves(value)] if isinstance(value, dict) else [key]
     if added and isinstance(get(base, key.rpartition(".")[0]), dict):
         keys = []
     may_be_new = override.type != OverrideType.DEL
     unknown = [k for k in keys if not (has(base, k) or (may_be_new and constructors.is_keyword(k, base)))]
     for k in unknown:
-        found.add(k, hints.unknown_key(k, base, file))
+        found.add(hints.unknown_key(k, base, file))
     if unknown:
         return False
     now = get(base, key)
     if override.type == OverrideType.ADD and now is not None and not isinstance(value, dict | list):
-        found.add(key, f"{override.input_line}: {key} is there already; {(override.input_line or '')[1:]} changes it")
-    elif override.type == OverrideType.DEL and value is not None and value != now:
-        found.add(key, f"{override.input_line}: {key} is {show(now)}; ~{key} leaves it out")
-    return key not in found.lines
+        return refuse(Kind.THERE_ALREADY, change=line[1:])
+    if override.type == OverrideType.DEL and value is not None and value != now:
+        return refuse(Kind.OTHER_VALUE, now=show(now))
+    return key not in found
 
 
 def _choices(group: str, base: dict[str, Any], library: Library) -> str:
@@ -220,12 +227,12 @@ def _choices(group: str, base: dict[str, Any], library: Library) -> str:
 # ----------------------------------------------------------------------------------------------- applying
 
 
-def hint_at_lists(found: Found, reference: dict[str, Any]) -> None:
-    """Add to what was said of several values the list that was probably meant, where the key holds a list."""
-    for text, line in found.lines.items():
+def hint_at_lists(found: Found, reference: Config) -> None:
+    """Add to several values that were typed the list that was probably meant, where the key holds a list."""
+    for text, problem in list(found.problems.items()):
         key, _, value = text.partition("=")
-        if line.endswith(SEVERAL) and isinstance(get(reference, key), list):
-            found.lines[text] = f"{line}; did you mean '{key}=[{value}]'?"
+        if problem.kind is Kind.SEVERAL_VALUES and isinstance(get(reference, key), list):
+            found.hint_at(text, f"{key}=[{value}]")
 
 
 def apply(override: Override, tree: DictConfig) -> None:

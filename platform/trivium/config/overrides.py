@@ -18,9 +18,9 @@ from omegaconf import grammar_parser
 from omegaconf.errors import GrammarParseError
 
 from trivium.config import hints
-from trivium.config.checking import is_path
-from trivium.config.errors import Found
+from trivium.config.checks.places import is_path
 from trivium.config.library import GROUPS, LEARNERS, Library
+from trivium.config.problems import Found, Kind, Problem
 
 ALGORITHM = "agent.algorithm"
 SHORT = {"algorithm": ALGORITHM}  # for an agent that is another library's choice of algorithms
@@ -33,7 +33,6 @@ OPTIMIZERS = {  # short names of torch's; any other class by learner.optimizer._
     )
 }  # fmt: skip
 ALONE = threading.RLock()  # what Hydra has composed, and the caches of its parsers, exist once in a process
-SEVERAL = ": one value at a time"
 
 
 def parse_overrides(overrides: Sequence[str], found: Found, library: Library | None = None) -> list[Override]:
@@ -50,8 +49,8 @@ def parse_overrides(overrides: Sequence[str], found: Found, library: Library | N
         pairs = [(text, _override(parser, text)) for text in overrides]
     for is_none, series in itertools.groupby(pairs, lambda pair: pair[1] is None):
         words = [text for text, _ in series] if is_none else []
-        for word, line in hints.not_overrides(words, library):
-            found.add(word, line)
+        for problem in hints.not_overrides(words, library):
+            found.add(problem)
     parsed = []
     for text, override in pairs:
         if override is None:
@@ -59,14 +58,13 @@ def parse_overrides(overrides: Sequence[str], found: Found, library: Library | N
         if override.key_or_group == OPTIMIZER and isinstance(override.value(), str):
             name = str(override.value())
             near = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1)
-            hint = f"did you mean '{OPTIMIZER}={near[0]}'?" if near else f"valid: {', '.join(OPTIMIZERS)}"
-            found.add(OPTIMIZER, f"{OPTIMIZER}={name}: no such optimizer; {hint}")
+            nearest = tuple(f"{OPTIMIZER}={one}" for one in near)
+            found.add(Problem(Kind.OPTIMIZER, OPTIMIZER, name, tuple(OPTIMIZERS), nearest))
             continue
         if override.is_sweep_override():
-            found.add(text, f"{text}{SEVERAL}")
+            found.add(Problem(Kind.SEVERAL_VALUES, text))
         elif (text_in_it := _bad_reference(override.value())) is not None:
-            key, reason = override.key_or_group, "${ begins a reference to another key, such as ${budget.epochs}"
-            found.add(key, f"{key}={text_in_it}: {reason}; this is none")
+            found.add(Problem(Kind.REFERENCE, override.key_or_group, text_in_it))
         else:
             parsed.append(override)
     return parsed
@@ -129,16 +127,14 @@ class Typed:
     unclear: bool = False
 
 
-def read_typed(
-    overrides: Sequence[str], library: Library, found: Found, default_experiment: str, hints_for: Library | None
-) -> Typed:
+def read_typed(overrides: Sequence[str], library: Library, found: Found, *, default_experiment: str) -> Typed:
     """Parse overrides, and sort them into options of groups and values of keys. An option that does not exist is
     replaced by its nearest one, so that the rest can be checked."""
     groups: dict[str, str] = {}
     values: list[Override] = []
     guessed: list[str] = []
     unclear = False
-    for override in parse_overrides(overrides, found, hints_for):
+    for override in parse_overrides(overrides, found, library):
         key, option = override.key_or_group, override.value()
         if key not in GROUPS or isinstance(option, dict) or override.type == OverrideType.DEL:
             values.append(override)
@@ -147,8 +143,8 @@ def read_typed(
         elif library.find(key, str(option)):
             groups[key] = str(option)
         else:
-            line, near = hints.no_such_option(key, option, library)
-            found.add(key, line)
+            problem, near = hints.no_such_option(key, option, library)
+            found.add(problem)
             guessed.append(key)
             if near:
                 groups[key] = near

@@ -12,11 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trivium.config import constructors
-from trivium.config.checking import is_path
+from trivium.config.checks.places import is_path
 from trivium.config.constructors import stated_by_learner
-from trivium.config.errors import Config, Found
+from trivium.config.errors import Config
 from trivium.config.library import LEARNERS
 from trivium.config.merging import Merged, Origins, as_it_stands, one_line
+from trivium.config.problems import Found, Kind, Problem
 from trivium.config.rules.metrics import direction
 from trivium.config.rules.rule import Rule
 from trivium.config.rules.settings import rules_of_settings
@@ -87,7 +88,7 @@ def _interpolated(tree: DictConfig, found: Found) -> Config:
             key = re.sub(r"\[(\w+)\]", r".\1", str(error.full_key or ""))
             if not has(OmegaConf.to_container(tree), key):
                 raise
-            found.add(key, f"{key}: {one_line(error)}")
+            found.add(Problem(Kind.UNRESOLVED, key, details={"reason": one_line(error)}))
             OmegaConf.update(tree, key, None)
 
 

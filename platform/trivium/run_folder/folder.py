@@ -17,8 +17,9 @@ from trivium.boundary import strict_json, untrusted
 from trivium.boundary.untrusted import by_name, count, finite, text
 from trivium.checkpoints.kept_files import write_whole
 from trivium.checkpoints.storage import Bucket, is_checkpoint_name
-from trivium.config.checking import check_run_folder
-from trivium.config.errors import Config, ConfigError, Found, refuse
+from trivium.config.checks.places import check_run_folder
+from trivium.config.errors import Config, ConfigError, refuse
+from trivium.config.problems import Found
 from trivium.learner import Learner
 from trivium.run_folder import environment, lock
 from trivium.run_folder import log as run_log

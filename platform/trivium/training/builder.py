@@ -8,6 +8,7 @@ and schedules, unless the user names a module to trust.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Collection, Mapping
@@ -17,6 +18,7 @@ from trivium.config import constructors
 from trivium.config.constructors import EVERYTHING
 from trivium.config.errors import Config, ConfigError
 from trivium.config.library import LEARNERS, PARTS
+from trivium.config.problems import Kind, Problem
 from trivium.config.rules.source import Unusable
 
 if TYPE_CHECKING:
@@ -112,10 +114,10 @@ def check_learner(config: Config, *, trusted: Collection[str] = EVERYTHING) -> N
     Raises:
         ConfigError: all names that do not exist or are not trusted, and keywords that are not taken or are missing.
     """
-    errors = [f"{path}: {text}" for path, text in constructors.problems(config, trusted=trusted)]
+    errors = constructors.problems(config, trusted=trusted)
     chosen = [g for g in LEARNERS if config.get(g)]
     if len(chosen) != 1:
-        errors.append(f"{' and '.join(chosen) or 'nothing'} chosen: exactly one of learner=<...> and agent=<...>")
+        errors.append(Problem(Kind.LEARNERS, "learner", details={"chosen": " and ".join(chosen) or "nothing"}))
     if errors:
         raise ConfigError(errors)
 
@@ -131,5 +133,5 @@ def _build(node: Any, trusted: Collection[str], **extra: Any) -> Any:
     try:
         target = constructors.resolve(node["_target_"], trusted)
     except Unusable as error:
-        raise ConfigError([f"_target_: {error}"]) from error
+        raise ConfigError([dataclasses.replace(error.problem, key="_target_")]) from error
     return functools.partial(target, **keywords, **extra) if node.get("_partial_") else target(**keywords, **extra)

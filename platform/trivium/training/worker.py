@@ -20,8 +20,9 @@ from trivium.boundary.untrusted import count, require
 from trivium.callbacks import Callback
 from trivium.checkpoints.folder import Checkpoints
 from trivium.checkpoints.storage import Bucket
-from trivium.config.checking import check_metrics
-from trivium.config.errors import Config, ConfigError, Found, refuse
+from trivium.config.checks.several import check_metrics
+from trivium.config.errors import Config, ConfigError, refuse
+from trivium.config.problems import Found
 from trivium.learner import Learner, Run, close, evaluates_of
 from trivium.run_folder import lock, signature
 from trivium.run_folder.task import Outcome, Task
@@ -73,7 +74,7 @@ def _check_metrics(config: Config, learner: Learner) -> None:
     """As when the config was composed, for what could not be read from the learner's source.
 
     Raises:
-        ConfigError: see `trivium.config.checking.check_metrics`.
+        ConfigError: see `trivium.config.checks.several.check_metrics`.
     """
     found = Found()
     check_metrics(config, evaluates_of(learner), found)

@@ -10,8 +10,8 @@ import gymnasium
 import pytest
 from gymnasium.error import DependencyNotInstalled
 
-from trivium.config import env_ids
-from trivium.config.env_ids import described, needs, problem
+from trivium.config.checks.env_ids import described, needs, problem
+from trivium.config.problems import Kind
 
 
 @pytest.fixture
@@ -67,22 +67,28 @@ def test_without_atari_the_list_says_how_to_get_it(without: Callable[[str], None
 
 
 @pytest.mark.parametrize(
-    ("env_id", "names"),
+    ("env_id", "nearest"),
     [
-        ("CartPole-v1", None),
-        ("ALE/Pong-v5", None),
-        ("Pong-v5", "'ALE/Pong-v5'"),
-        ("Ant-v2", "'Ant-v5'"),
-        ("CartPol-v5", "'CartPole-v1'"),
-        ("nothing-v0", "trivium list envs"),
+        ("Pong-v5", ("ALE/Pong-v5",)),
+        ("Ant-v2", ("Ant-v5",)),
+        ("CartPol-v5", ("CartPole-v1",)),
+        ("nothing-v0", ()),
     ],
 )
-def test_an_id_that_there_is_not_leads_to_one_that_there_is(env_id: str, names: str | None) -> None:
+def test_an_id_that_does_not_exist_leads_to_one_that_does(env_id: str, nearest: tuple[str, ...]) -> None:
     said = problem(env_id)
-    assert (said is None) if names is None else (said is not None and names in said)
+    assert said is not None
+    assert (said.kind, said.nearest) == (Kind.ENV, nearest)
 
 
-def test_what_an_env_needs_is_told_before_the_run(without: Callable[[str], None]) -> None:
+def test_an_id_that_exists_is_no_problem() -> None:
+    assert problem("CartPole-v1") is None
+    assert problem("ALE/Pong-v5") is None
+
+
+def test_what_an_env_needs_is_reported_before_the_run(without: Callable[[str], None]) -> None:
     without("Box2D")
-    assert problem("LunarLander-v3") == "env.id=LunarLander-v3: needs pip install 'trivium[box2d]'"
-    assert env_ids.problem("gymnasium:LunarLander-v3") is not None
+    for env_id in ("LunarLander-v3", "gymnasium:LunarLander-v3"):
+        said = problem(env_id)
+        assert said is not None
+        assert (said.kind, said.details["install"]) == (Kind.ENV_NEEDS, "pip install 'trivium[box2d]'")

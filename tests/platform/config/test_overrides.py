@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 import trivium
 from trivium import cli
 from trivium.config.composing import compose
-from trivium.config.errors import ConfigError, Found
+from trivium.config.errors import ConfigError
 from trivium.config.overrides import OPTIMIZERS, parse_overrides
+from trivium.config.problems import Found
 
 
 def value_of(text: str) -> Any:
     """The value of one override."""
     found = Found()
     (override,) = parse_overrides([text], found)
-    assert not found.lines
+    assert not found.problems
     return override.value()
 
 

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from trivium.config.rules.rule import Rule, refused, rule_of_type
+from trivium.config.rules.rule import Rule, rule_of_type
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ def checks_keywords(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def checked(*args: P.args, **keywords: P.kwargs) -> R:
         stated = rules()
-        lines = [refused(n, v, stated[n]) for n, v in keywords.items() if n in stated and not stated[n].accepts(v)]
+        lines = [str(stated[n].problem(n, v)) for n, v in keywords.items() if n in stated and not stated[n].accepts(v)]
         if lines:
             raise ValueError("\n".join(lines))
         return function(*args, **{n: stated[n].converted(v) if n in stated else v for n, v in keywords.items()})  # type: ignore[arg-type]

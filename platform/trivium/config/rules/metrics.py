@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+from trivium.config.problems import Kind, Problem
 
-def no_metric(key: str, name: str, known: Iterable[str]) -> str:
-    """The error that a learner does not evaluate a metric that a config key names."""
+
+def no_metric(key: str, name: str, known: Iterable[str]) -> Problem:
+    """The problem that a learner does not evaluate a metric that a config key names."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{key}: this learner reports no {name}; {hint}valid: {', '.join(known)}"
+    return Problem(Kind.METRIC, key, name, tuple(known), tuple(near))
 
 
 def direction(evaluates: Iterable[str] | None, name: str | None) -> str | None:

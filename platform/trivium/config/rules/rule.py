@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Protocol
 
+from trivium.config.problems import Kind, Problem, show
 from trivium.config.rules.kinds import Form, Range
 
 ANY = Range()
 _PLURALS = {"an integer": "integers", "a number": "numbers", "a text": "texts"}
 
 
-class Kind(Protocol):
+class Values(Protocol):
     """What a value may be; a rule has one or more."""
 
     def accepts(self, value: Any) -> bool: ...
@@ -120,7 +121,7 @@ class Group:
         return "a group of keys" + (f", each value {self.rule.words()}" if self.rule else "")
 
 
-SCALARS: dict[type, Kind] = {float: Number(), int: Number(whole=True), bool: Truth(), str: Text()}
+SCALARS: dict[type, Values] = {float: Number(), int: Number(whole=True), bool: Truth(), str: Text()}
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Rule:
     """
 
     choices: tuple[Any, ...] = ()
-    kinds: tuple[Kind, ...] = ()
+    kinds: tuple[Values, ...] = ()
     optional: bool = False
 
     def accepts(self, value: Any) -> bool:
@@ -161,21 +162,13 @@ class Rule:
         near = difflib.get_close_matches(show(value).lower(), names, n=1)
         return names[near[0]] if near else None
 
+    def problem(self, key: str, value: Any, *, file: str = "") -> Problem:
+        """What is wrong with a value that is not accepted."""
+        near = self.nearest(value)
+        return Problem(Kind.VALUE, key, value, self.words(), (near,) if near else (), file)
+
     def _chosen(self, value: Any) -> bool:
         return any(value == choice and type(value) is type(choice) for choice in self.choices)
-
-
-def show(value: Any) -> str:
-    """A value as one would type it in YAML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "null" if value is None else str(value)
-
-
-def refused(key: str, value: Any, rule: Rule) -> str:
-    """The line for a value that a rule does not allow."""
-    near = rule.nearest(value)
-    return f"{key}={show(value)}: must be {rule.words()}" + (f"; did you mean '{near}'?" if near else "")
 
 
 def rule_of_type(annotation: Any) -> Rule | None:

@@ -57,7 +57,7 @@ def _read(module_name: str, attribute: str) -> Parameters | None:
     tree = parsed(module_name)
     if tree and not {attribute, "*", "__getattr__", "globals"} & set(mentioned(tree)):
         public = [n for s in tree.body for n in mentioned(s, deep=False) if not n.startswith("_")]
-        raise Unusable(no_such_name(f"{module_name}.{attribute}", public))
+        raise no_such_name(f"{module_name}.{attribute}", public)
     return None
 
 

@@ -18,12 +18,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trivium.config.problems import Kind, Problem
+
 
 def indivisible(
     divides: Mapping[str, str], values: Mapping[str, Any], *, group: str, workers: int = 1
-) -> Iterator[tuple[str, str]]:
-    """The declared divisions that do not come out even: the divisor's key and the error. One that is about a size
-    which is not among the values, null, or 0, which means none, does not hold.
+) -> Iterator[Problem]:
+    """The declared divisions that leave a remainder. A division is skipped if one of its sizes is not among the values,
+    null, or 0, which means none.
 
     Args:
         divides: what a class declares.
@@ -49,7 +51,8 @@ def indivisible(
         if share % divisor:
             of = " * ".join(names) + (" / launch.workers" if each and workers > 1 else "")
             where = f", for {key(condition)}={values[key(condition)]}" if condition else ""
-            yield key(size), f"{key(size)}={divisor} must divide {of} = {share}{where}"
+            details = {"of": of, "share": share, "condition": where}
+            yield Problem(Kind.DIVISION, key(size), divisor, details=details)
 
 
 def require_divisible(divides: Mapping[str, str], values: Mapping[str, Any], *, group: str, workers: int = 1) -> None:
@@ -58,10 +61,11 @@ def require_divisible(divides: Mapping[str, str], values: Mapping[str, Any], *, 
     Raises:
         ValueError: see `indivisible`.
     """
-    for _, error in indivisible(divides, values, group=group, workers=workers):
-        raise ValueError(error)
+    for problem in indivisible(divides, values, group=group, workers=workers):
+        raise ValueError(str(problem))
 
 
-def not_shared(key: str, size: int, workers: int) -> str | None:
-    """The error that a size of the whole run can't be divided among its workers, or None."""
-    return f"{key}={size} must be a positive multiple of the {workers} workers" if size < 1 or size % workers else None
+def not_shared(key: str, size: int, workers: int) -> Problem | None:
+    """The problem that a size of the whole run can't be divided among its workers, or None."""
+    whole = size >= 1 and size % workers == 0
+    return None if whole else Problem(Kind.SHARE, key, size, details={"workers": workers})

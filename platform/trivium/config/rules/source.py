@@ -13,6 +13,7 @@ from importlib.machinery import ModuleSpec
 
 from trivium.config import import_places
 from trivium.config.library import listed_targets
+from trivium.config.problems import Kind, Problem
 from trivium.config.rules.annotations import Defined
 
 _STATE_NO_KINDS = frozenset(sys.stdlib_module_names) | {
@@ -23,7 +24,15 @@ _STATE_NO_KINDS = frozenset(sys.stdlib_module_names) | {
 
 
 class Unusable(Exception):
-    """A `_target_` that can't be built; its text says why."""
+    """A `_target_` that can't be built.
+
+    Args:
+        problem: why, without the key.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
 
 
 def definition(
@@ -92,7 +101,8 @@ def parsed(module_name: str) -> ast.Module | None:
     try:
         return _parsed(source)
     except SyntaxError as error:
-        raise Unusable(f"{module_name} has a syntax error in line {error.lineno}: {error.msg}") from error
+        details = {"line": error.lineno, "reason": error.msg}
+        raise Unusable(Problem(Kind.SYNTAX, value=module_name, details=details)) from error
 
 
 @functools.lru_cache(maxsize=256)
@@ -113,9 +123,15 @@ def mentioned(tree: ast.AST, *, deep: bool = True) -> Iterator[str]:
             yield node.name
 
 
-def no_such_name(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.rpartition(".")[2], list(names), n=1)
-    return f"there is no {name}" + (f"; did you mean '{name.rpartition('.')[0]}.{near[0]}'?" if near else "")
+def no_such_name(name: str, names: Iterable[str]) -> Unusable:
+    """The error for a name that a module lacks.
+
+    Args:
+        names: those that it has.
+    """
+    module, _, last = name.rpartition(".")
+    near = difflib.get_close_matches(last, list(names), n=1)
+    return Unusable(Problem(Kind.NAME, value=name, nearest=tuple(f"{module}.{n}" for n in near)))
 
 
 def _source(module_name: str) -> str | None:
@@ -123,8 +139,8 @@ def _source(module_name: str) -> str | None:
     if spec is None:
         near = difflib.get_close_matches(module_name, {n.rpartition(".")[0] for n in listed_targets()}, n=1, cutoff=0.8)
         looked = ", ".join(import_places.of_the_user())
-        hint = f"did you mean '{near[0]}'?" if near else f"looked in {looked} and the installed packages"
-        raise Unusable(f"there is no module {module_name}; {hint}")
+        where = "" if near else f"; looked in {looked} and the installed packages"
+        raise Unusable(Problem(Kind.MODULE, value=module_name, nearest=tuple(near), details={"where": where}))
     try:
         source: str | None = spec.loader.get_source(module_name)  # type: ignore[union-attr]
         return source

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
+from trivium.config.problems import Kind
 from trivium.config.rules import kinds
 from trivium.config.rules.kinds import Count, Form, Fraction, LearningRate, PositiveOrInfinite, Seed, Widths
-from trivium.config.rules.rule import Rule, refused, rule_of_type
+from trivium.config.rules.rule import Rule, rule_of_type
 
 
 def rule(kind: Any) -> Rule:
@@ -94,6 +95,8 @@ def test_words(kind: Any, words: str) -> None:
 
 def test_the_nearest_named_value_is_offered() -> None:
     named = rule(Literal["PPO", "SAC", True])
-    assert refused("a.b", "sack", named) == "a.b=sack: must be one of PPO, SAC, true; did you mean 'SAC'?"
+    problem = named.problem("a.b", "sack", file="a.yaml")
+    assert (problem.kind, problem.key, problem.value, problem.file) == (Kind.VALUE, "a.b", "sack", "a.yaml")
+    assert (problem.valid, problem.nearest) == ("one of PPO, SAC, true", ("SAC",))
     assert named.nearest("tru") == "true"
     assert named.nearest("xyz") is None

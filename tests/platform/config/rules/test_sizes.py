@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from trivium.config.problems import Kind, Problem
 from trivium.config.rules.signatures import stated
 from trivium.config.rules.sizes import indivisible, not_shared, require_divisible
 
@@ -54,7 +55,7 @@ PPO = "trivium.agents.ppo.PPO"
 def test_sizes_that_must_divide_others(values: dict[str, Any], workers: int, errors: list[str]) -> None:
     group = "learner" if "learner.batch_size" in values else "agent"
     divides = stated(SUPERVISED if group == "learner" else PPO, "divides")
-    assert [error for _, error in indivisible(divides, values, group=group, workers=workers)] == errors
+    assert [str(problem) for problem in indivisible(divides, values, group=group, workers=workers)] == errors
     if errors:
         with pytest.raises(ValueError, match=re.escape(errors[0])):
             require_divisible(divides, values, group=group, workers=workers)
@@ -78,5 +79,5 @@ def test_the_keywords_that_a_class_names_are_its_own() -> None:
 
 def test_sizes_are_shared_by_the_workers() -> None:
     assert not_shared("env.num_envs", 6, 3) is None
-    assert not_shared("env.num_envs", 7, 3) == "env.num_envs=7 must be a positive multiple of the 3 workers"
+    assert not_shared("env.num_envs", 7, 3) == Problem(Kind.SHARE, "env.num_envs", 7, details={"workers": 3})
     assert not_shared("env.num_envs", 0, 1)

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, str]]:
         raise UsageError(_no_such_kind(options.kind))
     library = Library(options.config_dir and options.config_dir.resolve())
     if problem := library.folder_problem():
-        raise UsageError(problem)
+        raise UsageError(str(problem))
     listed: dict[str, dict[str, str]] = {}
     for kind in [options.kind] if options.kind else KINDS:
         listed[kind] = {}
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, str]]:
             for name, what in library.options(group).items():
                 listed[kind][f"{group}={name}"] = "\n".join(filter(None, [what, results.get(name)]))
     if options.kind == "envs":
-        from trivium.config import env_ids
+        from trivium.config.checks import env_ids
 
         listed["envs"] |= {f"env.id={name}": text for name, text in env_ids.described().items()}
     if not options.json:

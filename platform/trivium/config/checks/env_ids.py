@@ -11,6 +11,7 @@ from typing import Any
 
 from trivium.config import import_places
 from trivium.config.constructors import EVERYTHING, is_trusted
+from trivium.config.problems import Kind, Problem
 
 ATARI = "pip install 'trivium[atari]'"
 NEEDS = {  # by the module that an env is in: the package that it imports, and how to get that
@@ -23,38 +24,42 @@ NEEDS = {  # by the module that an env is in: the package that it imports, and h
 REGISTERED_BY = {"ALE": "ale_py", "trivium": "trivium.agents.envs.registration"}  # modules, by the namespace of ids
 
 
-def problem(env_id: str, trusted: Collection[str] = EVERYTHING) -> str | None:
-    """What is wrong with `env.id`, as a line; None if gymnasium knows the id. As gymnasium does when it makes the env,
-    imports the module that the id names as the one that registers it, if that is a trusted one."""
+def problem(env_id: str, trusted: Collection[str] = EVERYTHING) -> Problem | None:
+    """What is wrong with `env.id`; None if gymnasium knows the id. As gymnasium does when it makes the env, imports the
+    module that the id names as the one that registers it, if that is a trusted one."""
     module, colon, name = env_id.rpartition(":")
+
+    def wrong(kind: Kind, near: Iterable[str] = (), **details: str) -> Problem:
+        return Problem(kind, "env.id", env_id, nearest=tuple(near), details={"module": module, **details})
+
     if colon and not (module and name):
-        return f"env.id='{env_id}': must be an id, or module:id to import the module that registers it"
+        return wrong(Kind.ENV_FORM)
     if module and not is_trusted(module, trusted):
-        return f"env.id={env_id} imports a module that this run folder may not import; --trust {module}"
+        return wrong(Kind.ENV_UNTRUSTED)
     namespace = name.partition("/")[0]
     try:
         importlib.import_module(module or REGISTERED_BY.get(namespace, "gymnasium"))
     except (Exception, SystemExit) as error:  # the user's module may fail in any way
         if not module:
-            return f"env.id={env_id}: Atari games need {ATARI}"
+            return wrong(Kind.ENV_NEEDS, what="Atari games need", install=ATARI)
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            looked = ", ".join(import_places.of_the_user())
-            return f"env.id={env_id}: there is no module {module}; looked in {looked} and the installed packages"
-        return f"env.id={env_id}: {module} can't be imported: {_one_line(error)}"
+            return wrong(Kind.ENV_MODULE, places=", ".join(import_places.of_the_user()))
+        return wrong(Kind.ENV_IMPORT, reason=_one_line(error))
     import gymnasium
 
     spec = gymnasium.registry.get(name)
     missing = needs(spec) if spec else None
     if missing:
-        return f"env.id={env_id}: needs {missing}"
+        return wrong(Kind.ENV_NEEDS, what="needs", install=missing)
     if spec and not _is_retired(spec):
         return None
     if module and any(one.startswith(f"{name}-v") for one in gymnasium.registry):
         return None  # without a version gymnasium takes the newest
     known = [one for one, _ in _offered()]
     near = [one for one in known if one.endswith(f"/{name}")][:1] or nearest(name, known)
-    hint = f"did you mean '{module}{colon}{near[0]}'?" if near else "see trivium list envs"
-    return f"env.id={env_id}: {f'{module} registers' if module else 'gymnasium knows'} no such id; {hint}"
+    who = f"{module} registers" if module else "gymnasium knows"
+    see = "" if near else "; see trivium list envs"
+    return wrong(Kind.ENV, [f"{module}{colon}{one}" for one in near], who=who, see=see)
 
 
 def described() -> dict[str, str]:

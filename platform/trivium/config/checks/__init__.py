@@ -1,0 +1,1 @@
+"""What is checked of a resolved config: values, what concerns several keys, constructors, files and folders."""
