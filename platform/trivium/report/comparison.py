@@ -16,6 +16,8 @@ from trivium.report.curves import Axis, Series, panel, value_text
 from trivium.report.groups import Group, curve_of, differences, grouped
 from trivium.report.page import page
 from trivium.report.record import Record
+from trivium.report.searches import STYLE as OF_SEARCHES
+from trivium.report.searches import search_section
 from trivium.report.writing import MAX_FIGURE_BYTES, duration, picture_size
 
 MAX_GROUPS = 40  # of which curves are drawn: of more the first
@@ -62,13 +64,14 @@ if (table) {
 """
 
 
-def write_comparison(runs: Sequence[Path], out: Path) -> Path:
+def write_comparison(runs: Sequence[Path], out: Path, searches: Sequence[Path] = ()) -> Path:
     """Write one self-contained HTML page that compares runs. Runs that differ only in their seed are drawn as one
     curve: their mean, of agents the interquartile mean, and its 95 % bootstrap interval.
 
     Args:
         runs: run folders, at least one; whatever is missing or damaged in them is left out.
         out: the page's file; one that is there is replaced.
+        searches: folders of searches, whose pictures come first.
 
     Raises:
         OSError: it can't be written.
@@ -79,6 +82,7 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     body = "\n".join(
         [
             f"<h1>{title}, {len(groups)} setting{'s' * (len(groups) != 1)}</h1>",
+            *map(search_section, searches),
             _summary(groups),
             _curves(groups[:MAX_GROUPS]),
             _runs(records, out),
@@ -86,7 +90,9 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
         ]
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(f"{title} · Trivium", body, script=SCRIPT, style=STYLE), encoding="utf-8", errors="replace")
+    out.write_text(
+        page(f"{title} · Trivium", body, script=SCRIPT, style=STYLE + OF_SEARCHES), encoding="utf-8", errors="replace"
+    )
     return out
 
 

@@ -233,8 +233,8 @@ def panel(title: str, series: Sequence[Series], x_axis: Axis, x_name: str, best:
         f"<figure class=panel><figcaption><b>{escape(title)}</b>{legend}</figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {said}")}" '
         f'data-x="{escape(x_name)}" data-domain="{domain}" data-series="{escape(json.dumps(data))}">'
-        f"{_y_grid([(to_y(t), text) for t, text in zip(y_ticks, labels, strict=True)], left)}"
-        f"{_x_ticks(x_axis, to_x, x_name, left)}{curves}{ring}"
+        f"{y_grid([(to_y(t), text) for t, text in zip(y_ticks, labels, strict=True)], left)}"
+        f"{x_ticks(x_axis, to_x, x_name, left)}{curves}{ring}"
         f'<path class="cross" d="M0 {TOP}V{HEIGHT - BOTTOM}"/></svg></figure>'
     )
 
@@ -277,13 +277,15 @@ def _legend(title: str, series: Sequence[Series], best: tuple[float, float] | No
     return "".join([*keys, "<span>log scale</span>" if log else ""])
 
 
-def _y_grid(ticks: Sequence[tuple[float, str]], left: float) -> str:
+def y_grid(ticks: Sequence[tuple[float, str]], left: float) -> str:
+    """Lines across a plot at heights, each with its label."""
     lines = "".join(f"M{left:.1f} {y:.1f}H{WIDTH - RIGHT}" for y, _ in ticks)
     texts = "".join(f'<text x="{left - 7:.1f}" y="{y + 3.8:.1f}" text-anchor="end">{t}</text>' for y, t in ticks)
     return f'<path class="grid" d="{lines}"/>{texts}'
 
 
-def _x_ticks(axis: Axis, to_x: Callable[[float], float], name: str, left: float) -> str:
+def x_ticks(axis: Axis, to_x: Callable[[float], float], name: str, left: float) -> str:
+    """The labels of an axis below a plot, as many as have room, and its name."""
     for count in (5, 4, 3, 2, 1):
         ticks = axis.ticks(count)
         step = ticks[1] - ticks[0] if len(ticks) > 1 else axis.high - axis.low

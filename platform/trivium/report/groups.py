@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trivium.report.curves import Point, Series
+from trivium.report.curves import Point, Series, value_text
 from trivium.report.record import Record, series_of
 
 GRID = 150  # points of a mean curve
@@ -47,10 +47,18 @@ def grouped(records: Sequence[Record]) -> list[Group]:
     groups = []
     for own in by_settings.values():
         values = differing.get(str(own[0].dir), {})
-        shown = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items() if key != "name")
+        shown = " ".join(_said(key, value) for key, value in values.items() if key != "name")
         label = f"{own[0].name} {shown}".strip()
         groups.append(Group(label if len(label) <= 80 else f"{label[:77]}...", tuple(own)))
     return groups
+
+
+def _said(key: str, value: Any) -> str:
+    """A setting in a legend: `lr=0.00137`, and a `_target_` by the last part of its name."""
+    above, _, last = key.rpartition(".")
+    if last == "_target_":
+        return f"{above.rpartition('.')[2]}={str(value).rpartition('.')[2]}"
+    return f"{last}={value_text(value) if isinstance(value, float) else value}"
 
 
 def differences(records: Sequence[Record]) -> dict[str, dict[str, Any]]:

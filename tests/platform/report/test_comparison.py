@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from trivium.cli import main
 from trivium.report.comparison import write_comparison
 from trivium.report.groups import curve_of, differences, grouped, interval
 from trivium.report.record import Record
+from trivium.report.searches import _positions, search_section
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -145,3 +147,63 @@ def test_the_table_sorts_and_filters_in_a_browser(runs: list[Path], tmp_path: Pa
     order, shown = json.loads(unescape(title[1]))
     assert [name.rpartition("/")[2] for name in order] == ["0.2-2", "0.2-1", "0.1-2", "0.1-1"]
     assert shown == 2
+
+
+def trial(name: str, lr: str, *scores: float, **values: str) -> dict[str, Any]:
+    return {"values": {"learner.lr": lr, **values}, "scores": list(scores), "began": float(lr), "name": name}
+
+
+def search_folder(dir: Path, **changed: Any) -> Path:
+    dir.mkdir(parents=True)
+    trials = [
+        trial("a", "0.001", 2.0, 0.5, model="mlp"),
+        trial("b", "0.01", 1.0, 0.4, model="<lenet>"),
+        trial("c", "0.1", 3.0, 0.3),
+    ]
+    found = {"metrics": ["eval/loss", "eval/f1"], "modes": ["min", "max"], "trials": trials, "front": ["a", "b"]}
+    found |= {"importance": {"learner.lr": 0.75, "model": 0.25}, **changed}
+    (dir / "results.json").write_text(json.dumps(found))
+    return dir
+
+
+def test_a_search_has_its_pictures(tmp_path: Path) -> None:
+    html = search_section(search_folder(tmp_path / "s/one"))
+    assert "Search: s/one" in html
+    assert "best so far <b>1</b>" in html
+    assert html.count('class="mark eval"') == 2  # the front
+    assert html.count('class="soft-mark train"') == 3 + 1  # each trial in its order, and the one behind the front
+    assert html.count('class="way"') == 3
+    assert "75%" in html
+    assert "&lt;lenet&gt;" in html
+    assert "<lenet>" not in html
+
+
+def test_a_search_of_one_objective_has_no_front(tmp_path: Path) -> None:
+    trials = [trial("a", "0.1", 2.0), trial("b", "0.2", 2.0)]
+    html = search_section(search_folder(tmp_path / "s", metrics=["eval/loss"], modes=["min"], trials=trials))
+    assert "Pareto" not in html
+    assert html.count('class="way"') == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"trials": 1},
+        {"trials": []},
+        {"modes": []},
+        {"importance": [1]},
+        {"trials": [1, {"values": 1}]},
+        {"front": None},
+    ],
+)
+def test_a_damaged_search_has_no_pictures(changed: dict[str, Any], tmp_path: Path) -> None:
+    assert search_section(search_folder(tmp_path / "s", **changed)) == ""
+    assert search_section(tmp_path) == ""
+
+
+def test_settings_lie_on_their_axes() -> None:
+    assert _positions(["1", "3", None, "2"]) == ([0.0, 1.0, None, 0.5], [(0.0, "1"), (0.5, "2"), (1.0, "3")])
+    logarithmic, ticks = _positions(["0.001", "0.1", "0.01"])
+    assert logarithmic == pytest.approx([0, 1, 0.5])
+    assert [text for _, text in ticks] == ["0.001", "0.01", "0.1"]
+    assert _positions(["[8]", "[16]", "[8]"]) == ([0.25, 0.75, 0.25], [(0.25, "[8]"), (0.75, "[16]")])

@@ -25,6 +25,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the file, and how many runs it is about."""
     from trivium.config.errors import ConfigError
     from trivium.report.comparison import write_comparison
+    from trivium.report.searches import RESULTS
     from trivium.report.writing import write_report
     from trivium.run_folder.state import runs_below
 
@@ -35,10 +36,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"report: {place}: there is no run folder")
         runs += [run for run in below if run not in runs]
     try:
-        if len(runs) == 1 and options.out is None:
+        searches = [place for place in options.places if (place / RESULTS).is_file()]
+        if len(runs) == 1 and options.out is None and not searches:
             file = write_report(runs[0])
         else:
-            file = write_comparison(runs, Path(options.out or "comparison.html"))
+            file = write_comparison(runs, Path(options.out or "comparison.html"), searches)
     except OSError as error:
         raise ConfigError([f"{options.out or 'the report'} can't be written: {error.strerror or error}"]) from error
     if not options.json:

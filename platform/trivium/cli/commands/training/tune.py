@@ -53,6 +53,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     records = driver.run(search, dir, say=(lambda text: None) if silent else _say)
     result = results.write(search, dir, records)
     results.track(search, dir, result)
+    report = _report(dir, result)
     if not options.json:
         print("\n".join(results.table(result)))
         for key, share in result["importance"].items():
@@ -60,8 +61,23 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if result["command"]:
             print(f"best: {result['command']}")
         print(f"search {dir}")
+        if report:
+            print(f"report {report}")
     return result
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _report(dir: Path, result: dict[str, Any]) -> Path | None:
+    """Write the page of a search; a search is worth more than its page."""
+    from trivium.report.comparison import write_comparison
+    from trivium.run_folder.state import runs_below
+
+    runs = [run for trial in result["trials"] for run in runs_below(Path(trial["dir"]))]
+    try:
+        return write_comparison(runs, dir / "report.html", [dir]) if runs else None
+    except Exception as error:
+        _say(f"no report was written: {type(error).__name__}: {error}")
+        return None
