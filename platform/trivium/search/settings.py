@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -158,7 +159,8 @@ def check(overrides: Sequence[str], config_dir: Path | str | None = None) -> tup
 
     Args:
         overrides: `search=NAME`, `search.KEY=VALUE`; `KEY=EXPRESSION` for each dimension of the space; all others as
-            `trivium train` accepts them.
+            `trivium train` accepts them. What an experiment says under `search` counts where nothing is typed; a key of
+            its space that is typed as a plain value is not searched.
         config_dir: the user's YAML.
 
     Returns:
@@ -179,6 +181,10 @@ def check(overrides: Sequence[str], config_dir: Path | str | None = None) -> tup
             errors.append(f"{text}: {key} is searched twice")
         else:
             expressions[key] = value
+    stated, in_yaml = _stated(shared, config_dir, errors)
+    given = {**stated, **given}
+    typed = {text.partition("=")[0] for text in shared}
+    expressions = {**{key: text for key, text in in_yaml.items() if key not in typed}, **expressions}
     space = spaces.parse_all(expressions, errors)
     if not space and not errors:
         forms = ", ".join(spaces.FORMS.values())
@@ -196,6 +202,23 @@ def check(overrides: Sequence[str], config_dir: Path | str | None = None) -> tup
     trusted = sorted({module for each in configs for module in constructors.to_trust(each)})
     directory = None if config_dir is None else str(Path(config_dir).resolve())
     return Search(shared, expressions, settings, directory, str(config["name"]), trusted), config
+
+
+def _stated(
+    shared: Sequence[str], config_dir: Path | str | None, errors: list[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the experiment says under `search`: settings, and the space by key; nothing where the config is wrong, which
+    its probes report."""
+    try:
+        section = compose(shared, config_dir)["search"] or {}
+    except ConfigError:
+        return {}, {}
+    space = section.get("space") or {}
+    if not isinstance(space, dict) or not all(isinstance(text, str) for text in space.values()):
+        errors.append("search.space: must be expressions by key, such as learner.lr: loguniform(1e-4,1e-1)")
+        space = {}
+    texts = [f"search.{name}={json.dumps(value)}" for name, value in section.items() if name != "space"]
+    return _settings_in(texts, errors)[0], space
 
 
 def _settings_in(overrides: Iterable[str], errors: list[str]) -> tuple[dict[str, Any], list[str]]:

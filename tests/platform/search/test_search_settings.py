@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from trivium.config.errors import ConfigError
@@ -42,6 +44,45 @@ def test_a_key_may_be_searched_for_one_architecture_only() -> None:
     )
     assert list(search.space) == ["model", "model.hidden"]
     assert Search.from_dict(search.as_dict()).space == search.space
+
+
+def experiment(folder: Path, *lines: str) -> Path:
+    (folder / "experiment").mkdir(parents=True)
+    head = "# @package _global_\n# Digits.\ndefaults:\n  - mlp_digits\nsearch:\n"
+    (folder / "experiment/mine.yaml").write_text(head + "".join(f"  {line}\n" for line in lines))
+    return folder
+
+
+def test_an_experiment_may_say_what_is_searched_and_how(tmp_path: Path) -> None:
+    space = ["space:", "  learner.lr: loguniform(1e-4, 1e-1)", "  model.hidden: choice([32], [64])"]
+    conf = experiment(tmp_path / "conf", "algorithm: asha", "num_trials: 7", "metric: [eval/accuracy]", *space)
+    search, _ = check(["experiment=mine"], conf)
+    assert search.settings == Settings(algorithm="asha", num_trials=7, metric=["eval/accuracy"], mode=["max"])
+    assert list(search.space) == ["learner.lr", "model.hidden"]
+
+    typed = ["experiment=mine", "search=bayes", "search.metric=eval/loss", "learner.lr=uniform(0.1,0.2)"]
+    search, config = check([*typed, "model.hidden=[8]"], conf)
+    assert (search.settings.algorithm, search.settings.num_trials) == ("bayes", 7)
+    assert search.expressions == {"learner.lr": "uniform(0.1,0.2)"}
+    assert config["model"]["hidden"] == [8]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["num_trails: 3", "space: {learner.lr: 'uniform(0.1,1)'}"], "did you mean search.num_trials?"),
+        (["num_trials: -3", "space: {learner.lr: 'uniform(0.1,1)'}"], "search.num_trials=-3"),
+        (["space: {learner.lr: 3}"], "search.space: must be expressions by key"),
+        (["space: [learner.lr]"], "search.space: must be expressions by key"),
+        (["space: {learner.lr: 'uniform(1,0.5)'}"], "1 must be below 0.5"),
+        (["space: {learner.lrr: 'uniform(0.1,1)'}"], "learner.lrr"),
+    ],
+)
+def test_what_is_wrong_in_an_experiments_search(lines: list[str], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check(["experiment=mine"], experiment(tmp_path / "conf", *lines))
+    assert len(raised.value.errors) == 1, raised.value.errors
+    assert expected in raised.value.errors[0]
 
 
 def test_several_metrics_have_a_direction_each() -> None:

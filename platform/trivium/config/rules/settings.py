@@ -44,6 +44,7 @@ class Run:
     compile: bool | Literal["auto"]
     deterministic: bool
     threads: Literal["auto"] | Annotated[int, Range(ge=1, le=999)]
+    search: Mapping[str, object] | None  # checked by `trivium.search.settings`
 
 
 class Budget:
