@@ -355,6 +355,11 @@ class Base:
         ),
         ("from stated_base import Base\nclass A(Base):\n    if True:\n        evaluates = ('x',)", None),
         ("class A:\n    evaluates = ('x',)\n    def f(self):\n        self.evaluates = ()", None),
+        ("class A:\n    evaluates = ('x',)\n    def f(self):\n        return self.evaluates", ("x",)),
+        (
+            "class A:\n    evaluates = ('x',)\n    def f(self):\n        evaluates = ()",
+            ("x",),
+        ),  # a name of the method's
         ("@decorated\nclass A:\n    evaluates = ('x',)", None),
         ("def A(): ...", None),
         ("class A(:", None),

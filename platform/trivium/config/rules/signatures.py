@@ -73,7 +73,7 @@ def _stated(module_name: str, name: str, attribute: str) -> Any:
     module_name, node = (definition(module_name, name) if module_name else None) or ("", None)
     if not isinstance(node, ast.ClassDef) or node.decorator_list or node.keywords:
         return None
-    if any(_sets(inner, attribute) for inner in ast.walk(node)):
+    if attribute in _set_by_instances(node):
         return None  # each instance may have its own
     bound = [statement for statement in node.body if binds(statement, attribute)]
     if bound:
@@ -111,5 +111,8 @@ def _is_check(decorator: ast.expr) -> bool:
     return (decorator.attr if isinstance(decorator, ast.Attribute) else getattr(decorator, "id", "")) == CHECKED
 
 
-def _sets(node: ast.AST, attribute: str) -> bool:
-    return isinstance(node, ast.Attribute) and node.attr == attribute and not isinstance(node.ctx, ast.Load)
+@functools.lru_cache(maxsize=64)
+def _set_by_instances(node: ast.ClassDef) -> frozenset[str]:
+    """The attributes that the source of a class assigns to anything, such as `self.evaluates = ...`."""
+    every = (inner for inner in ast.walk(node) if isinstance(inner, ast.Attribute))
+    return frozenset(inner.attr for inner in every if not isinstance(inner.ctx, ast.Load))

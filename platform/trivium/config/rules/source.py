@@ -76,7 +76,9 @@ def assigned(module_name: str, name: str) -> Defined | None:
 
 
 def binds(statement: ast.stmt, name: str) -> bool:
-    """Whether a statement gives a name a meaning, at whatever depth."""
+    """Whether a statement of a class or module gives a name a meaning there; what a function does inside does not."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return statement.name == name
     return any(
         (isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store))
         or (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)

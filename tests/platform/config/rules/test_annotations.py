@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 
 import pytest
+import yaml
 
 from trivium.config.composing import compose
 from trivium.config.errors import ConfigError
@@ -18,6 +19,7 @@ from trivium.config.rules.kinds import Form, Range
 from trivium.config.rules.rule import ANY, Group, Items, Number, Rule, Text, Truth
 from trivium.config.rules.signatures import stated_parameters
 from trivium.config.rules.source import assigned, definition
+from trivium.python.values import as_texts
 
 ALIASES = {"Stem": 'Literal["imagenet", "small"]', "Depth": "Literal[18, 34]", "Deep": "Depth", "Loop": "Loop"}
 NUMBER, WHOLE = Number(), Number(whole=True)
@@ -166,6 +168,23 @@ def test_values_have_the_type_of_the_signature(typed: str, key: str, value: obje
     found = compose([PPO, typed])["agent"][key]
     assert found == value
     assert repr(found) == repr(value)
+
+
+def test_a_whole_number_is_a_float_wherever_it_is_set(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(
+        "# @package _global_\n# Mine.\ndefaults: [ppo_cartpole]\nagent: {lr: 1}\n"
+    )
+    composed = {
+        "typed": compose([PPO, "agent.lr=1"]),
+        "a group": compose([PPO, "agent={lr: 1}"]),
+        "YAML": compose(["experiment=mine"], tmp_path),
+        "a dict in Python": compose([PPO, *as_texts([{"agent.lr": 1}])]),
+        "a reference": compose([PPO, "agent.lr=${agent.num_epochs}", "agent.num_epochs=1"]),
+    }
+    assert {name: repr(config["agent"]["lr"]) for name, config in composed.items()} == dict.fromkeys(composed, "1.0")
+    assert "lr: 1.0" in yaml.safe_dump(composed["typed"])
+    assert repr(composed["a reference"]["agent"]["num_epochs"]) == "1"
 
 
 def test_a_users_own_literals_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
