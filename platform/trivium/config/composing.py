@@ -1,7 +1,8 @@
 """From what the user typed to one checked, resolved config: a plain dict that nothing changes afterwards.
 
-Hydra composes; every error of names, values and files is collected and said at once, each in one line with the
-nearest valid name and the file. Composing and checking need no torch, so that a mistake is told in a moment.
+Each stage is a function; what it returns is what the next one gets: `Typed`, `Chosen`, `Merged`, `Resolved`. All
+problems are collected and reported together, each in one line with the nearest valid name and the file. Composing and
+checking import no torch, so that a mistake is reported within a second.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def compose(
     Args:
         overrides: `group=option` and `dotted.key=value`, as typed on the command line. Without an experiment, learner
             or agent among them, the default experiment is trained.
-        config_dir: a folder with groups of YAML files of the user's own; modules beside it and in it can be imported
+        config_dir: a folder with groups of YAML files of the user's own; modules next to it and in it can be imported
             from now on.
         dir: where the run is going to be, if that is known.
         trusted: the modules that may be imported to check it, see `trivium.training.builder`; by default all.
@@ -55,7 +56,7 @@ def compose(
     if dir is not None:
         places.check_run_folder(dir, found)
     library = Library(Path(config_dir).resolve() if config_dir is not None else None)
-    if problem := library.folder_problem():  # nothing can be said of the options that it was to hold
+    if problem := library.folder_problem():  # its options are unknown
         found.add(problem)
         refuse(found)
     if config_dir is not None:
@@ -93,7 +94,7 @@ def check(resolved: Resolved, found: Found, trusted: Collection[str], *, holds_r
 
 
 def _forget_guesses(resolved: Resolved, found: Found) -> None:
-    """Take back what is wrong below options that were guessed, but not with what the user typed there."""
+    """Drop the problems of keys below options that were guessed, except for keys that the user typed."""
     groups = BUILT if "experiment" in resolved.guessed else resolved.guessed
     below = [key for key in found.problems if key.startswith(tuple(f"{group}." for group in groups))]
     found.forget(key for key in below if not key.startswith(resolved.origins.typed))
@@ -176,7 +177,7 @@ def read(folder: Path) -> Config:
     found = Found()
     for key, _ in leaves(own):
         group = get(config, key.rpartition(".")[0]) if "." in key else config
-        if isinstance(group, dict) and not has(config, key):  # of a group that is none, that is said
+        if isinstance(group, dict) and not has(config, key):  # what is no group is reported as such
             found.add(Problem(Kind.MISSING, key, file=str(path)))
     places.check_tied(config, str(path), found)
     if found.none_in("tied_to_budget"):

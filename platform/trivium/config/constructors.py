@@ -1,7 +1,7 @@
-"""What a `_target_` stands for: whether it may be built, and which keywords it takes.
+"""What a `_target_` names: whether it may be built, and which keywords it accepts.
 
-Signatures are read from the source where that is possible: a mistake is then told without importing torch, and a
-config that comes from a stranger is judged without importing anything.
+Signatures are read from the source where that is possible: mistakes are then found without importing torch, and a
+config that comes from a stranger is checked without importing anything.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def chosen_groups(config: dict[str, Any]) -> dict[str, Any]:
 
 def problems(config: dict[str, Any], *, trusted: Collection[str] = EVERYTHING) -> list[Problem]:
     """What keeps the objects of a config from being built: names that do not exist or are not trusted, keywords that
-    are not taken or are missing. Calls no constructor; imports only trusted modules, and those only if their source
-    does not tell."""
+    are not accepted or are missing. Calls no constructor; imports a module only if it is trusted and its source does
+    not show the signature."""
     groups = chosen_groups(config)
     found: list[Problem] = []
     for group, node in groups.items():
@@ -103,7 +103,7 @@ def _bind(node: dict[str, Any], path: str, given: Collection[str], takes: Parame
 
 
 def resolve(name: str, trusted: Collection[str] = EVERYTHING) -> Callable[..., Any]:
-    """The class or function that a dotted name stands for.
+    """The class or function that a dotted name names.
 
     Raises:
         Unusable: there is none, or it is not trusted; in the latter case nothing of a stranger's was imported.
@@ -197,7 +197,7 @@ def parameters(name: str, trusted: Collection[str] = EVERYTHING) -> Parameters:
         return written
     try:
         signature = inspect.signature(resolve(name, trusted))
-    except (ValueError, TypeError):  # built in: it does not tell
+    except (ValueError, TypeError):  # a builtin shows no signature
         return Parameters((), (), takes_any=True)
     every = signature.parameters.values()
     keywords = [p for p in every if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

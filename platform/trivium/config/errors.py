@@ -1,4 +1,4 @@
-"""The error that says what is wrong with a config: everything that was found, at once."""
+"""The error that holds everything that is wrong with a config."""
 
 from __future__ import annotations
 

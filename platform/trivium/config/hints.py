@@ -71,7 +71,7 @@ def _names_beside(path: str, tree: dict[str, Any]) -> list[str]:
 
 
 def _nearest_group(path: str, tree: dict[str, Any]) -> list[str]:
-    """Of a key below a group that does not exist, the group that was probably meant."""
+    """The group that was probably meant by a key below a group that does not exist."""
     parent, wrong = "", path.rpartition(".")[0]
     while wrong and not has(tree, wrong):
         parent, wrong = wrong, wrong.rpartition(".")[0]
@@ -80,7 +80,7 @@ def _nearest_group(path: str, tree: dict[str, Any]) -> list[str]:
 
 
 def for_group(path: str, value: Any, group: Mapping[str, Any], skip: Collection[str] = ()) -> str | None:
-    """Of a value that a whole group was given, the override of a key in it that was probably meant.
+    """The override of a key in a group that was probably meant by a value given to the whole group.
 
     Args:
         group: its keys with Trivium's own values.
@@ -105,7 +105,7 @@ def for_option(name: str, value: str, tree: dict[str, Any], library: Library, *,
     Args:
         value: empty if none was typed.
         tree: the keys there are, with Trivium's own values.
-        exactly: only a key of exactly this name is meant, for an option is near too.
+        exactly: a key must have exactly this name, because an option is near too.
     """
     key = name.lstrip("-").replace("-", "_")
     off = key.startswith("no_") and not value
@@ -242,7 +242,7 @@ def no_run_folder(place: Path) -> str:
 
 
 def newest_run() -> str:
-    """Where the newest run is, for whoever named none."""
+    """The end of the message to a user who named no run: where the newest one is."""
     newest = _newest(Path("runs"))
     return f", a run folder; the newest here is {shlex.quote(str(newest))}" if newest else ", a run folder"
 

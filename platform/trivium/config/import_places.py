@@ -1,4 +1,4 @@
-"""Where modules of the user's own are found: in the working directory, and beside their YAML."""
+"""Where modules of the user's own are found: in the working directory, and next to their YAML."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Library:
         return read
 
     def names_twice(self, group: str, option: str) -> bool:
-        """Whether the user's folder holds an option that Trivium has too: which of the two is meant can't be said."""
+        """Whether the user's folder holds an option that Trivium has too, so that its name is ambiguous."""
         return sum((folder / group / f"{option}.yaml").is_file() for folder in self._folders()) > 1
 
     def options(self, group: str) -> dict[str, str]:
@@ -82,7 +82,7 @@ class Library:
         return {name: next(iter(comments), "") for name, comments in self._comments(group).items()}
 
     def results(self, group: str) -> dict[str, str]:
-        """Of the group's options those whose file says what was measured, after `Result:` in a comment, with that."""
+        """The measured results of the group's options, from the text after `Result:` in the first comment of a file."""
         texts = {name: " ".join(comments).partition("Result: ")[2] for name, comments in self._comments(group).items()}
         return {name: text for name, text in texts.items() if text}
 

@@ -145,7 +145,7 @@ def _hydra() -> Iterator[None]:
 
 
 def not_composed(error: BaseException) -> Problem:
-    """What Hydra, OmegaConf or YAML says."""
+    """The problem that Hydra, OmegaConf or YAML raised."""
     if isinstance(error, yaml.YAMLError):
         mark = getattr(error, "problem_mark", None)
         return not_yaml(error, mark.name if mark else "a config file")
@@ -153,7 +153,7 @@ def not_composed(error: BaseException) -> Problem:
 
 
 def one_line(error: BaseException) -> str:
-    """What is of interest in an error of Hydra's or OmegaConf's."""
+    """The first paragraph of an error of Hydra's or OmegaConf's, without line breaks."""
     return re.sub(r"\s+", " ", re.split(r"\n\n|\n\s*full_key", str(error))[0]).strip()
 
 
@@ -245,8 +245,8 @@ def apply(override: Override, tree: DictConfig) -> None:
         OmegaConf.update(tree, key, value, merge=True)
 
 
-# Where a node of the config names another constructor than it did, it begins again with that one's own defaults:
-# keywords that YAML sets for the former one, such as AdamW's weight decay, are not meant for SGD.
+# A node of the config that is given another constructor begins again with the defaults of that constructor: keywords
+# that YAML sets for the former one, such as AdamW's weight decay, are not meant for SGD.
 
 
 def begin_typed_again(values: Sequence[Override], tree: DictConfig, reference: Config) -> set[str]:

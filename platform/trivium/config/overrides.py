@@ -38,11 +38,11 @@ ALONE = threading.RLock()  # what Hydra has composed, and the caches of its pars
 def parse_overrides(overrides: Sequence[str], found: Found, library: Library | None = None) -> list[Override]:
     """The overrides that can be read.
 
-    A value is what Hydra's grammar makes of it, and a text as it stands where the grammar has no place for it
-    (`budget.target=eval/accuracy>=0.97`), or where a path is expected, which may hold any character.
+    Hydra's grammar parses a value. It is an unchanged text where the grammar can't parse it
+    (`budget.target=eval/accuracy>=0.97`) and where a path is expected, because a path may contain any character.
 
     Args:
-        library: what a word that is none may have meant.
+        library: to find what was probably meant by a word that is no override; None: it is not looked for.
     """
     with ALONE:
         parser = OverridesParser.create()
@@ -71,7 +71,7 @@ def parse_overrides(overrides: Sequence[str], found: Found, library: Library | N
 
 
 def _override(parser: OverridesParser, text: str) -> Override | None:
-    """One override; None if it is none."""
+    """One override; None if the text is no override."""
 
     def read(text: str) -> Override | None:
         with contextlib.suppress(HydraException):

@@ -77,10 +77,10 @@ class Kind(enum.Enum):
     IMPORT = "{key}: {value}: {module} can't be imported: {reason}"
     UNTRUSTED = "{key}: {value} is not a name that a run folder may build; --trust {module} allows it"
     UNTRUSTED_ENV = "{key}: {value} imports a module that this run folder may not import; --trust {module}"
-    NO_LEARNER = "{key}: {value} is no learner: it takes no `run`"
+    NO_LEARNER = "{key}: {value} is no learner: it does not accept `run`"
     GIVEN = "{key}: is given to {target} by Trivium and can't be set"
-    KEYWORD = "{key}: {target} takes no such keyword"
-    TAKES_NO = "{key}: {target} takes no {part}; choose {part}=null"
+    KEYWORD = "{key}: {target} does not accept this keyword"
+    TAKES_NO = "{key}: {target} does not accept {part}; choose {part}=null"
     NEEDS_PART = "{key}: {target} needs one; choose {part}=<{options}>"
     NEEDS_VALUE = "{key}: {target} needs a value for it{otherwise}"
     # environments
@@ -101,7 +101,7 @@ class Problem:
         key: what it is about: a dotted key, a group, an option such as `--dir`, a file.
         value: what was found there.
         valid: what a valid value is, in words; or the valid names.
-        nearest: what was probably meant, as it can be typed; more than one if that can't be said.
+        nearest: what was probably meant, as it can be typed; more than one if several are as likely.
         file: the file or variable that sets it; "" for what was typed.
         details: what else the sentence names.
     """

@@ -1,4 +1,4 @@
-"""Which environments gymnasium knows, told without making one."""
+"""Which environments gymnasium knows, found without making one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def problem(env_id: str, trusted: Collection[str] = EVERYTHING) -> Problem | Non
 
 def described() -> dict[str, str]:
     """Every env that gymnasium can make, by id, sorted: its class, its limit of steps, and what it needs that is not
-    installed. Of the Atari games their newest ids only."""
+    installed. Atari games are listed with their newest ids only."""
     found = {"ALE/<game>-v5": f"Atari games, need {ATARI}"} if not importlib.util.find_spec("ale_py") else {}
     for env_id, spec in _offered():
         steps, missing = spec.max_episode_steps, needs(spec)

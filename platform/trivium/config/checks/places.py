@@ -60,7 +60,7 @@ def check_run_folder(place: Path | str, found: Found) -> None:
 
 
 def check_storage(storage: str, found: Found, *, holds_runs: bool) -> None:
-    """It may hold no credentials. If runs are to be folders below it, no file may be in the way."""
+    """The storage must contain no credentials and, if runs are to be folders below it, must not lie below a file."""
     if problem := credentials.problem(storage) if is_bucket(storage) else None:
         found.add(Problem(Kind.SECRET, "storage", credentials.mask(storage), details={"reason": problem}))
     if not holds_runs:
@@ -80,7 +80,7 @@ def _nearest_above(path: Path) -> Path:
 
 
 def check_tied(config: dict[str, Any], file: str, found: Found) -> None:
-    """What a run folder says of its keys that follow the budget: lists of keys that are there, by unit."""
+    """`tied_to_budget` of a run folder must be lists of existing keys, by unit of the budget."""
     tied = config.get("tied_to_budget", {})
     keys = list(tied.values()) if isinstance(tied, dict) else [None]
     if not all(isinstance(k, list) and all(isinstance(key, str) and has(config, key) for key in k) for k in keys):

@@ -47,10 +47,10 @@ def check_whole(config: dict[str, Any], found: Found) -> None:
 
 
 def check_metrics(config: dict[str, Any], evaluates: Iterable[str] | None, found: Found) -> None:
-    """A run may follow only what its learner says that it evaluates, and must know which way that is better.
+    """A run may follow only a metric that its learner evaluates, and must know which values of it are better.
 
     Args:
-        evaluates: see `trivium.learner.Learner`; None: the learner does not say.
+        evaluates: see `trivium.learner.Learner`; None: the learner does not state them.
     """
     metric = get(config, "monitor.metric")
     target = TARGET.match(str(get(config, "budget.target")))

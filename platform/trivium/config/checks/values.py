@@ -14,13 +14,15 @@ from trivium.config.rules.defaults import noun, wrong_scalar, wrong_type
 from trivium.config.rules.rule import Rule
 from trivium.config.tree import get
 
+UNITS = ("samples", "epochs", "env_steps", "updates", "minutes")  # of a budget
+
 
 def check_values(config: dict[str, Any], reference: dict[str, Any], where: Callable[[str], str], found: Found) -> None:
-    """The type and the range of every value. What is wrong with the budget is not said again of keys tied to it.
+    """The type and the range of every value. A problem of the budget is not repeated for keys tied to it.
 
     Args:
         reference: the same keys with Trivium's own values, from which types are known.
-        where: names the file that a key stands in, "" for what was typed.
+        where: from a key to the file that sets it, "" for what was typed.
     """
     rules = constructors.rules_of(config)
     for problem in _wrong(config, reference, "", rules, own=True):
@@ -34,7 +36,7 @@ def check_values(config: dict[str, Any], reference: dict[str, Any], where: Calla
 
 
 def _wrong(value: Any, default: Any, path: str, rules: Mapping[str, Rule], *, own: bool) -> Iterator[Problem]:
-    """Each wrong value. `own`: Trivium says what the key means, not a user's constructor."""
+    """Each wrong value. `own`: Trivium defines what the key means, not a user's constructor."""
     if (rule := rules.get(path)) is not None:
         if not rule.accepts(value):
             yield rule.problem(path, value)
@@ -61,9 +63,6 @@ def _wrong(value: Any, default: Any, path: str, rules: Mapping[str, Rule], *, ow
     expected = wrong_type(value, default) if own else wrong_scalar(value, default)
     if expected:
         yield Problem(Kind.VALUE, path, value, expected)
-
-
-UNITS = ("samples", "epochs", "env_steps", "updates", "minutes")  # of a budget
 
 
 def not_counted(config: dict[str, Any]) -> tuple[str, ...]:

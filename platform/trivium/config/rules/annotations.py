@@ -20,7 +20,7 @@ from trivium.config.rules.rule import Rule, rule_of_type
 
 
 class Defined(NamedTuple):
-    """What a name stands for: the module in which an expression is assigned to it, its own name there, and that."""
+    """An assignment to a name: the module that contains it, the name there, and the expression."""
 
     module: str
     name: str
@@ -28,7 +28,7 @@ class Defined(NamedTuple):
 
 
 Resolve = Callable[[str, str], Defined | None]
-"""From a module and a name in it to what the name stands for; None if nothing is assigned to it."""
+"""From a module and a name in it to the assignment of the name; None if there is none."""
 
 _TYPES: Mapping[str, Any] = {
     **{kind.__name__: kind for kind in (float, int, bool, str, list, dict, tuple)},
@@ -60,7 +60,7 @@ def rule_of(annotation: ast.expr | None, default: ast.expr | None, module: str, 
 
     Args:
         annotation: of a parameter.
-        default: its default; one of None allows None, whatever the annotation says.
+        default: its default; one of None allows None, even if the annotation does not.
         module: in which it is written.
         resolve: finds the aliases that it uses.
     """
@@ -74,7 +74,7 @@ def rule_of(annotation: ast.expr | None, default: ast.expr | None, module: str, 
 
 
 def _type(node: ast.expr, module: str, resolve: Resolve, depth: int) -> Any:
-    """The object that a piece of an annotation stands for.
+    """The object that a piece of an annotation denotes.
 
     Raises:
         _Unknown, TypeError, SyntaxError: it is not understood.
@@ -126,7 +126,7 @@ def _optional(read: Callable[[ast.expr], Any]) -> Callable[[ast.expr], Any]:
 
 
 def _named(node: ast.Name | ast.Attribute, module: str, resolve: Resolve, depth: int) -> Any:
-    """What a name stands for: an alias of the module's, a kind, or something of `typing`, `math` and the builtins."""
+    """What a name denotes: an alias of the module's, a kind, or something of `typing`, `math` and the builtins."""
     name = node.id if isinstance(node, ast.Name) else node.attr
     found = resolve(module, name) if isinstance(node, ast.Name) else None
     if found is not None and found.module == kinds.__name__:

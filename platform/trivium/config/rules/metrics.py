@@ -16,7 +16,7 @@ def no_metric(key: str, name: str, known: Iterable[str]) -> Problem:
 
 
 def direction(evaluates: Iterable[str] | None, name: str | None) -> str | None:
-    """Which values of a metric are better, `min` or `max`; None if its learner does not say.
+    """Which values of a metric are better, `min` or `max`; None if its learner does not state it.
 
     Args:
         evaluates: see `trivium.learner.Learner`.

@@ -35,7 +35,8 @@ def stated_parameters(name: Any) -> Parameters | None:
 
 
 def read(module_name: str, attribute: str) -> Parameters | None:
-    """The parameters as the source states them; None where only importing can tell: inherited, decorated, made.
+    """The parameters as the source states them; None where the source does not show them, because the
+    constructor is inherited, decorated or computed.
 
     Raises:
         Unusable: there is no such module, it has a syntax error, or the name occurs nowhere in it.
@@ -82,7 +83,7 @@ def _stated(module_name: str, name: str, attribute: str) -> Any:
             if isinstance(value, ast.Name):
                 value = getattr((definition(module_name, value.id) or ("", None))[1], "value", None)
             return ast.literal_eval(value) if value else None
-        return None  # only running it can tell
+        return None  # known only when it runs
     base = node.bases[0] if len(node.bases) == 1 else None
     return _stated(module_name, base.id, attribute) if isinstance(base, ast.Name) else None
 

@@ -7,9 +7,9 @@
             "num_steps": "minibatch_size / workers if memory",
         }
 
-`shared` names the sizes of the whole run of which each worker holds an equal share. `divides` says what each size must
-divide: a product of sizes; ` / workers`: each worker's share of it; ` if memory`: only where that keyword is not null.
-Names with a dot are keys of another part. Both are literals, which the config check reads from the source.
+`shared` names the sizes of the whole run of which each worker holds an equal share. `divides` maps a size to what it
+must divide: a product of sizes; ` / workers` means each worker's share of it, ` if memory` only where that keyword is
+not null. Names with a dot are keys of another part. Both are literals, which the config check reads from the source.
 """
 
 from __future__ import annotations
