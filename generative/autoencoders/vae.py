@@ -96,7 +96,8 @@ class VAE:
 
     Logs `loss` (the negative ELBO with the KL term as weighted now), `reconstruction` (-log p(x|z)) and `kl`.
     Evaluates to `elbo` (never weighted), `reconstruction`, `kl`, `active_units` (latents whose mean varies over the
-    data; few of them: posterior collapse) and, at the end, `log_likelihood`, the importance-weighted bound. All in
+    data; few of them: posterior collapse), `collapse_signs` (`metrics.collapse`) and, at the end, `log_likelihood`, the
+    importance-weighted bound. All in
     nats per input. The figures are `samples` from the prior and `reconstructions`, each below its original.
 
     Args:
@@ -119,7 +120,13 @@ class VAE:
             range, or the data is not what it must be, see `trivium.data.checks`.
     """
 
-    evaluates: ClassVar = {"elbo": "max", "reconstruction": "min", "kl": None, "active_units": "max"}
+    evaluates: ClassVar = {
+        "elbo": "max",
+        "reconstruction": "min",
+        "kl": None,
+        "active_units": "max",
+        "collapse_signs": "min",
+    }
     state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
     shared: ClassVar = ("batch_size",)
 
@@ -225,8 +232,9 @@ class VAE:
         centre_D = self.run.sum(mean_BD.sum(0)) / num_samples
         variance_D = self.run.sum((mean_BD - centre_D).square().sum(0)) / num_samples
         scores["active_units"] = float((variance_D > ACTIVE_VARIANCE).sum())
-        if self.run.rank == 0:
-            collapse.warn(self.batches, active_share=scores["active_units"] / self.latent_dim)
+        scores["collapse_signs"] = collapse.warn(
+            self.batches, self.run, active_share=scores["active_units"] / self.latent_dim
+        )
         if final:
             log_weight_KB = torch.stack([log_weight_B, *(draw()[1] for _ in range(self.importance_samples - 1))])
             scores["log_likelihood"] = average(importance_weighted_bound(log_weight_KB))

@@ -40,7 +40,8 @@ class VQVAE:
     """Learns a codebook, an encoder and decoder, and a prior to sample from; a `Learner`.
 
     Logs `loss`, `error` (mean squared error per pixel), `commitment`, `prior` (nats per code), `perplexity` and
-    `restarted` codes. Evaluates to `error`, `prior`, `perplexity` and `codes_used` on held-out pictures, and at the end
+    `restarted` codes. Evaluates to `error`, `prior`, `perplexity`, `codes_used` and `collapse_signs`
+    (`metrics.collapse`) on held-out pictures, and at the end
     to `coarse_frechet` between samples of the prior and real pictures. The figures are `samples` and `reconstructions`.
 
     Args:
@@ -64,7 +65,13 @@ class VQVAE:
             range, or the data or the network is not what it must be.
     """
 
-    evaluates: ClassVar = {"error": "min", "prior": "min", "perplexity": "max", "codes_used": "max"}
+    evaluates: ClassVar = {
+        "error": "min",
+        "prior": "min",
+        "perplexity": "max",
+        "codes_used": "max",
+        "collapse_signs": "min",
+    }
     state: ClassVar = ("network", "optimizer", "scaler", "batches", "noise")
     shared: ClassVar = ("batch_size",)
 
@@ -202,8 +209,7 @@ class VQVAE:
             "perplexity": float(perplexity(count_K)),
             "codes_used": float((count_K > 0).sum()),
         }
-        if self.run.rank == 0:
-            collapse.warn(self.batches, used_share=scores["codes_used"] / len(count_K))
+        scores["collapse_signs"] = collapse.warn(self.batches, self.run, used_share=scores["codes_used"] / len(count_K))
         if final:
             count = min(FINAL_IMAGES, size)
             sampled = self.sample(count, generator=self.run.generator("codes test"))

@@ -41,6 +41,13 @@ from trivium.untouched import evaluating
 EVALUATION_BATCH = 500  # images per forward pass without gradients
 EVALUATION_IMAGES, FINAL_IMAGES = 1000, 5000
 SHOWN, COLUMNS = 80, 10  # of the figure
+# Of each loss: the logit above which an image counts as real, and how far beyond it the discriminator is certain.
+MARGINS: dict[Loss, tuple[float, float]] = {
+    "logistic": (0.0, 2.0),  # a probability of 0.88
+    "hinge": (0.0, 1.0),
+    "least_squares": (0.5, 0.4),
+    "wasserstein": (0.0, 0.0),
+}
 
 
 class GAN:
@@ -52,7 +59,8 @@ class GAN:
     distance between generated and real images at 7 x 7 pixels (see `metrics.coarse` for what it can't tell),
     and `diversity`, the standard deviation of generated pixels over images as a share of that of real ones: far below
     1, the generator has collapsed; and `discriminator_accuracy` on held-out and generated images. Signs of collapse are
-    warned of, see `metrics.collapse`. The figure is `samples`: the same latents each time.
+    warned of and counted, `collapse_signs`, see `metrics.collapse`. The figure is `samples`: the same latents each
+    time.
 
     Args:
         run: where it runs.
@@ -79,7 +87,12 @@ class GAN:
             range, or the data or the model is not what it must be.
     """
 
-    evaluates: ClassVar = {"coarse_frechet": "min", "diversity": None, "discriminator_accuracy": None}
+    evaluates: ClassVar = {
+        "coarse_frechet": "min",
+        "diversity": None,
+        "discriminator_accuracy": None,
+        "collapse_signs": "min",
+    }
     state: ClassVar = (
         "networks",
         "average",
@@ -268,16 +281,18 @@ class GAN:
         scores = {
             "coarse_frechet": frechet_distance(coarse_features(fake), coarse_features(real)),
             "diversity": float(fake.std(0).mean() / real.std(0).mean()),
-            "discriminator_accuracy": self._accuracy(real, fake, batch["y"] if self.num_classes else None),
         }
+        real_logits, fake_logits = self._logits(real, fake, batch["y"] if self.num_classes else None)
+        threshold, margin = MARGINS[self.loss]
+        scores["discriminator_accuracy"] = collapse.accuracy_of(real_logits, fake_logits, threshold)
         # A Wasserstein critic's scores have no threshold.
-        accuracy = {} if self.loss == "wasserstein" else {"accuracy": scores["discriminator_accuracy"]}
-        if self.run.rank == 0:
-            collapse.warn(self.batches, diversity=scores["diversity"], **accuracy)
+        certain = collapse.accuracy_of(real_logits, fake_logits, threshold, margin=margin)
+        accuracy = {} if self.loss == "wasserstein" else {"certain": certain}
+        scores["collapse_signs"] = collapse.warn(self.batches, self.run, diversity=scores["diversity"], **accuracy)
         return scores
 
-    def _accuracy(self, real_NX: Tensor, fake_NX: Tensor, label_N: Tensor | None) -> float:
-        """How many held-out and generated images the discriminator tells right."""
+    def _logits(self, real_NX: Tensor, fake_NX: Tensor, label_N: Tensor | None) -> list[Tensor]:
+        """What the discriminator says of held-out and of generated images."""
         fake_label_N = labels_for(len(fake_NX), self.num_classes, None, self.run.device)
         logits = []
         with evaluating(self.discriminator), self.run.autocast():
@@ -287,7 +302,7 @@ class GAN:
                     classes_B = None if classes_N is None else classes_N[i : i + EVALUATION_BATCH]
                     parts.append(self.discriminator(2 * image_NX[i : i + EVALUATION_BATCH] - 1, classes_B))
                 logits.append(torch.cat(parts))
-        return collapse.accuracy_of(logits[0], logits[1], 0.5 if self.loss == "least_squares" else 0.0)
+        return logits
 
     def figures(self) -> dict[str, Picture]:
         image = self.sample(SHOWN, generator=self.run.generator("gan samples"))

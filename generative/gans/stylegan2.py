@@ -43,10 +43,11 @@ class StyleGAN2:
     """Trains a style-based generator against a discriminator on images; a `Learner`.
 
     Images are taken from [0, 1] to [-1, 1]. Logs `discriminator_loss`, `generator_loss`, `real_logit`, `fake_logit`,
-    `r1` and `path_length` in updates that have them, and `augmentation`, its strength. Evaluates to `coarse_frechet`
-    and `diversity`, see `trivium.generative.gans.gan.GAN`. The figures are `samples`; `truncated`, the same latents
-    with the truncation 1, 0.7, 0.5 and 0; `mixing`, where the first row's images lend the coarse half of their styles
-    to the others, the fine half of each row being another image's; and `noise`, the same latents with other noise.
+    `r1` and `path_length` in updates that have them, and `augmentation`, its strength. Evaluates to `coarse_frechet`,
+    `diversity` and `collapse_signs`, see `trivium.generative.gans.gan.GAN`. The figures are `samples`;
+    `truncated`, the same latents with the truncation 1, 0.7, 0.5 and 0; `mixing`, where the first row's images lend the
+    coarse half of their styles to the others, the fine half of each row being another image's; and `noise`, the same
+    latents with other noise.
 
     Args:
         run: where it runs.
@@ -74,7 +75,7 @@ class StyleGAN2:
             range, or the data or the model is not what it must be.
     """
 
-    evaluates: ClassVar = {"coarse_frechet": "min", "diversity": None}
+    evaluates: ClassVar = {"coarse_frechet": "min", "diversity": None, "collapse_signs": "min"}
     state: ClassVar = (
         "networks",
         "average",
@@ -312,11 +313,10 @@ class StyleGAN2:
         real = source.batch(torch.arange(count, device=self.run.device))["x"]
         fake = self.sample(count, generator=self.run.generator("stylegan2 evaluation"))
         diversity = float(fake.std(0).mean() / real.std(0).mean())
-        if self.run.rank == 0:
-            collapse.warn(self.batches, diversity=diversity)
         return {
             "coarse_frechet": frechet_distance(coarse_features(fake), coarse_features(real)),
             "diversity": diversity,
+            "collapse_signs": collapse.warn(self.batches, self.run, diversity=diversity),
         }
 
     @torch.no_grad()

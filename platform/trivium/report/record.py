@@ -14,6 +14,7 @@ from typing import Any
 from trivium.boundary import untrusted
 from trivium.checkpoints.storage import checkpoint_names
 from trivium.report.curves import Point, best_index, number
+from trivium.run_folder import log
 from trivium.run_folder.state import State, progress, state_of
 from trivium.tracking.tracker import Row, read_rows
 
@@ -51,6 +52,14 @@ class Record:
     @cached_property
     def environment(self) -> dict[str, Any]:
         return self._json("environment.json")
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What the run warned of, the first line of each, in order."""
+        with contextlib.suppress(OSError, untrusted.Refused):
+            content = untrusted.read_bytes(self.dir / log.NAME, log.MAX_BYTES).decode("utf-8", errors="replace")
+            return re.findall(rf"^[\d-]{{10}} [\d:]{{8}} {log.WARNED}(.*)$", content, re.MULTILINE)
+        return []
 
     @cached_property
     def rows(self) -> list[Row]:

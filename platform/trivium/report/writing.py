@@ -31,6 +31,7 @@ MAX_FIGURE_BYTES = 16_000_000  # a larger one is only linked
 MAX_FIGURES_BYTES = 100_000_000  # of all together: then the rest is only linked
 MAX_METRICS = 300  # of which curves are drawn
 MAX_FILES = 200  # listed
+MAX_WARNINGS = 20  # shown
 
 
 def write_report(dir: Path, *, trusted: Collection[str] = (), place: str | None = None) -> Path:
@@ -48,7 +49,7 @@ def write_report(dir: Path, *, trusted: Collection[str] = (), place: str | None 
         OSError: the folder can't be read or written.
     """
     record = Record(Path(dir), trusted=trusted, place=place)
-    sections = [_headline, _curves, _figures, _config, _environment, _repeat, _files, _footer]
+    sections = [_headline, _warnings, _curves, _figures, _config, _environment, _repeat, _files, _footer]
     text = page(f"{record.name} · Trivium", "\n".join(section(record) for section in sections))
     staged = record.dir / f".{NAME}"
     staged.unlink(missing_ok=True)
@@ -152,6 +153,13 @@ def _which(record: Record, checkpoint: str) -> str:
     if step and record.best and int(step[1]) == record.best[0]:
         return f", the best by {record.monitored}"
     return ", the last" if step and int(step[1]) == record.last_step else ""
+
+
+def _warnings(record: Record) -> str:
+    """What the run warned of, each text once, the newest last."""
+    texts = list(dict.fromkeys(reversed(record.warnings)))[:MAX_WARNINGS][::-1]
+    lines = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f"<h2>Warnings</h2><ul class=soft>{lines}</ul>" if lines else ""
 
 
 def _curves(record: Record) -> str:

@@ -22,6 +22,7 @@ from trivium.boundary.credentials import mask
 from trivium.boundary.output import Lasting
 
 NAME = "log.txt"
+WARNED = "warning: "  # what a warning's line begins with, after its time
 MAX_BYTES = 16_000_000  # of one process: what an env prints at every step must not fill the disk
 MAX_EARLY = 10_000  # lines before the folder is there
 
@@ -127,7 +128,7 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        self._log.line(text)
+        self._log.line(WARNED + text)
         if self._stream is not None:
             self._stream.write(text + "\n")
 

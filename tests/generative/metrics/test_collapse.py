@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import trivium
 from trivium.data.batches import Batches
 from trivium.data.digits import digits
 from trivium.data.source import Splits
@@ -16,6 +18,7 @@ from trivium.generative.autoencoders.vae import VAE
 from trivium.generative.autoencoders.vq_vae import VQVAE
 from trivium.generative.gans.gan import GAN
 from trivium.generative.gans.stylegan2 import StyleGAN2
+from trivium.generative.metrics import collapse
 from trivium.generative.metrics.collapse import LEAST_IMAGES, accuracy_of, signs
 from trivium.generative.networks.code_map import CodeMapCoder
 from trivium.generative.networks.coders import MLPCoder
@@ -62,15 +65,17 @@ def test_signs_by_what_is_measured() -> None:
     begun, late = Batches(1000, 10, run=Run()), Batches(1000, 10, run=Run())
     begun.samples, late.samples = LEAST_IMAGES - 1, LEAST_IMAGES
     assert signs(late, diversity=0.14) == ["mode collapse"]
-    assert signs(late, diversity=0.16, accuracy=0.9) == []
-    assert signs(late, diversity=0.1, accuracy=1.0) == ["mode collapse", "overpowering discriminator"]
+    assert signs(late, diversity=0.16, certain=0.8) == []
+    assert signs(late, diversity=0.1, certain=1.0) == ["mode collapse", "overpowering discriminator"]
     assert signs(late, active_share=0.05) == ["posterior collapse"]
     assert signs(late, used_share=0.2) == ["dead codes"]
     assert signs(begun, diversity=0.0, active_share=0.0, used_share=0.0) == []
 
 
 def test_accuracy_by_hand() -> None:
-    assert accuracy_of(torch.tensor([1.0, -1.0]), torch.tensor([-1.0, -2.0]), 0.0) == pytest.approx(0.75)
+    real, fake = torch.tensor([1.0, -1.0]), torch.tensor([-1.0, -2.0])
+    assert accuracy_of(real, fake, 0.0) == pytest.approx(0.75)
+    assert accuracy_of(real, fake, 0.0, margin=1.5) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("kind", [GAN, StyleGAN2, VAE, VQVAE])
@@ -107,3 +112,15 @@ def test_a_codebook_of_which_one_code_is_used(data: Splits, caplog: pytest.LogCa
     learner = trained(VQVAE, data)
     learner.network.codebook.code_KD[1:] += 1e3
     assert "dead codes" in warnings_of(learner, caplog)
+
+
+def test_signs_are_counted_and_stand_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collapse, "LEAST_IMAGES", 64)
+    monkeypatch.setattr(collapse, "LEAST_EPOCHS", 0.0)
+    typed = ["experiment=vae_digits", "budget.updates=2", "threads=1", "tracking.wandb=false", "learner.beta=1e6"]
+    result = trivium.train(*typed, dir=tmp_path / "run", quiet=True)
+    assert result.metrics["test/active_units"] == 0
+    assert result.metrics["test/collapse_signs"] == 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<h2>Warnings</h2>" in page
+    assert "there is a sign of posterior collapse (active_share 0): try a smaller learner.beta" in page

@@ -36,7 +36,7 @@ def test_what_is_printed_and_warned_is_kept_and_shown_also_from_before_there_was
         print("whole", file=sys.stderr)
         print("line\nand another")
         print("begun", end="")
-    assert kept(tmp_path) == ["early", "of many", "whole", "one line", "and another", "begun"]
+    assert kept(tmp_path) == ["early", "warning: of many", "whole", "one line", "and another", "begun"]
     shown = capsys.readouterr()
     assert shown.out == "early\none line\nand another\nbegun"
     assert shown.err == "whole\n"
@@ -57,7 +57,7 @@ logging.getLogger("any").warning("after")
 """
     done = forked.run(code, folder=tmp_path / "out")
     assert done.stderr == "careful\n<string>:7: UserWarning: slippery\nafter\n"
-    assert kept(tmp_path) == ["careful", "<string>:7: UserWarning: slippery"]
+    assert kept(tmp_path) == ["warning: careful", "<string>:7: UserWarning: slippery"]
 
 
 def test_of_a_progress_bar_the_last_state_is_a_line() -> None:
