@@ -27,6 +27,7 @@ from trivium.search import space as spaces
 from trivium.search.settings import SCHEDULED, Search
 from trivium.search.space import Interval, Space, Values
 from trivium.search.trial import end_records, name_of, read_records, run_trial
+from trivium.search.watching import Watching
 from trivium.training import signals
 
 if TYPE_CHECKING:
@@ -99,13 +100,13 @@ def read(dir: Path, *, trusted: Sequence[str] = (), config_dir: Path | None = No
     return replace(search, trusted=list(trusted), config_dir=own)
 
 
-def run(search: Search, dir: Path, *, say: Say) -> list[dict[str, Any]]:
+def run(search: Search, dir: Path, *, watching: Watching) -> list[dict[str, Any]]:
     """Search until all trials have ended.
 
     Args:
         search: a checked search.
         dir: its folder, see `begin`.
-        say: shows one line to the user.
+        watching: shows the user how it goes.
 
     Returns:
         The records of all trials, see `trivium.search.trial`.
@@ -134,7 +135,7 @@ def run(search: Search, dir: Path, *, say: Say) -> list[dict[str, Any]]:
             if wanted > have.get(name, 0):
                 key = f"search.{name.lower()}s_per_trial"
                 raise ConfigError([f"{key}={wanted:g}: the machines have {have.get(name, 0):g} {name}s for all trials"])
-        _fit(search, dir, Path(temporary), known, asked, say)
+        _fit(search, dir, Path(temporary), known, asked, watching)
         end_records(search, trials)
     return read_records(search, trials)
 
@@ -149,21 +150,21 @@ def _without_stop(dir: Path) -> Iterator[None]:
 
 
 def _fit(
-    search: Search, dir: Path, temporary: Path, known: list[Values], asked: Callable[[], int | None], say: Say
+    search: Search, dir: Path, temporary: Path, known: list[Values], asked: Callable[[], int | None], watching: Watching
 ) -> None:
     from ray import tune
 
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     settings = search.settings
-    population = _population(search, dir, say) if settings.algorithm == "pbt" else None
+    population = _population(search, dir, watching.say) if settings.algorithm == "pbt" else None
     planned, sampler = ([], _generations(population)) if population else _settings_to_try(search, known)
     number = len(planned) if sampler is None else max(settings.num_trials, len(known))
     parameters: dict[str, Any] = {} if sampler else {"values": tune.grid_search(planned)}
-    callback = _progress(search, dir, number, asked, say)
+    callback = _progress(search, dir, number, asked, watching)
     trainable = functools.partial(_trial, search=search.as_dict(), dir=str(dir), here=os.getcwd())
     objectives = "; ".join(f"{metric}, {mode}" for metric, mode in zip(settings.metrics, settings.modes, strict=True))
-    say(f"{number} trials of {search.name} in {dir}, by {settings.algorithm}: {objectives}")
+    watching.say(f"{number} trials of {search.name} in {dir}, by {settings.algorithm}: {objectives}")
     one = len(settings.metrics) == 1
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
@@ -334,19 +335,16 @@ def _trial(config: dict[str, Any], *, search: dict[str, Any], dir: str, here: st
         raise SystemExit(0)  # as Tune asked in `report`: it waits for this thread's end
 
 
-def _progress(search: Search, dir: Path, number: int, asked: Callable[[], int | None], say: Say) -> Any:
-    """Tune's callback that shows a line for each trial that has ended, and stops the search when a signal has come."""
+def _progress(search: Search, dir: Path, number: int, asked: Callable[[], int | None], watching: Watching) -> Any:
+    """Tune's callback that shows how the trials are, and stops the search when a signal has come."""
     from ray.tune import Callback
 
     class Progress(Callback):
-        def __init__(self) -> None:
-            self.shown: set[str] = set()
-
         def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
             self.show()
             if signal_number := asked():
                 (dir / STOP).touch()
-                say("stopping: the trials write checkpoints")
+                watching.say("stopping: the trials write checkpoints")
                 until = time.monotonic() + STOPPING_S
                 while self.show() and time.monotonic() < until:
                     time.sleep(0.2)
@@ -356,12 +354,9 @@ def _progress(search: Search, dir: Path, number: int, asked: Callable[[], int | 
             self.show()
 
         def show(self) -> bool:
-            """Show the trials that have ended; returns whether any is running."""
+            """Show the trials; returns whether any is running."""
             records = read_records(search, dir / "trials")
-            for record in records:
-                if record["state"] != "running" and record["name"] not in self.shown:
-                    self.shown.add(record["name"])
-                    say(line(record, len(self.shown), number))
+            watching.show(records, number)
             return any(record["state"] == "running" for record in records)
 
     return Progress()
@@ -371,20 +366,3 @@ def _resume_arguments(search: Search, dir: Path) -> list[str]:
     trusted = [word for module in search.trusted for word in ("--trust", module)]
     own = [] if search.config_dir is None else ["--config-dir", search.config_dir]
     return ["tune", "--resume", str(dir), *trusted, *own]
-
-
-def line(record: dict[str, Any], index: int, number: int) -> str:
-    """`trial 3/20  agent.lr=0.0012  0.981  12 s  finished` and why it failed, if it did."""
-    values = "  ".join(f"{key}={short(value)}" for key, value in record["values"].items())
-    score = "  ".join(f"{score:.4g}" for score in record["scores"])
-    took = f"{record['ended'] - record['began']:.0f} s" if record["ended"] else ""
-    parts = (f"trial {index}/{number}", values, score, took, record["state"], record["reason"])
-    return "  ".join(filter(None, parts))
-
-
-def short(text: str) -> str:
-    """A value for a table: numbers with four digits."""
-    try:
-        return text if text.lstrip("-").isdigit() else f"{float(text):.4g}"
-    except ValueError:
-        return text

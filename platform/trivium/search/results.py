@@ -14,7 +14,6 @@ from trivium.boundary import strict_json, untrusted
 from trivium.config.composing import read
 from trivium.config.library import GROUPS, Library
 from trivium.run_folder.state import runs_below
-from trivium.search.driver import short
 from trivium.search.settings import Search
 from trivium.search.space import Choice, Dimension, as_numbers
 from trivium.tracking import wandb_identity
@@ -194,3 +193,11 @@ def table(result: Mapping[str, Any], most: int = 10) -> list[str]:
         rows.append([f"{rank}{'*' * (record['name'] in starred)}", *values, *scores, record["state"], record["name"]])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def short(text: str) -> str:
+    """A value for a table: numbers with four digits."""
+    try:
+        return text if text.lstrip("-").isdigit() else f"{float(text):.4g}"
+    except ValueError:
+        return text

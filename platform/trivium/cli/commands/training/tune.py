@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         dir = Path(options.dir) if options.dir else Path(config["storage"]) / f"{search.name}-search" / name
     from trivium.search import driver, results
+    from trivium.search.watching import Watching
 
     if options.resume is None:
         driver.begin(search, dir)
@@ -49,8 +50,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         search = driver.read(dir, trusted=options.trust, config_dir=options.config_dir)
         if options.trust:
             look_in(os.getcwd())
-    silent = options.quiet or options.json
-    records = driver.run(search, dir, say=(lambda text: None) if silent else _say)
+    watching = Watching(search, quiet=options.quiet or options.json)
+    try:
+        records = driver.run(search, dir, watching=watching)
+    finally:
+        watching.close()
     result = results.write(search, dir, records)
     results.track(search, dir, result)
     report = _report(dir, result)
@@ -66,10 +70,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _report(dir: Path, result: dict[str, Any]) -> Path | None:
     """Write the page of a search; a search is worth more than its page."""
     from trivium.report.comparison import write_comparison
@@ -79,5 +79,5 @@ def _report(dir: Path, result: dict[str, Any]) -> Path | None:
     try:
         return write_comparison(runs, dir / "report.html", [dir]) if runs else None
     except Exception as error:
-        _say(f"no report was written: {type(error).__name__}: {error}")
+        print(f"no report was written: {type(error).__name__}: {error}", file=sys.stderr)
         return None
