@@ -204,7 +204,7 @@ def test_what_a_run_is_described_by_and_its_model_stand_in_the_offline_file(
     run, artifact = found["run"].run, found["artifact"].artifact
     assert (run.run_group, run.job_type, run.notes, run.entity) == ("mine", "try", "a note", "team")
     assert sorted(run.tags) == ["a", "b"]
-    assert (artifact.type, list(artifact.aliases)) == ("model", ["latest", "best"])
+    assert (artifact.type, sorted(artifact.aliases)) == ("model", ["best", "latest"])
     said = json.loads(artifact.metadata)
     assert (said["name"], said["checkpoint"], said["parent"]) == ("mlp_digits", "step-000000000128", None)
     # The files themselves are not copied.
