@@ -50,6 +50,7 @@ CASES = {
         "model=mlp data=digits", {"hidden": [512], "dropout": 0.5}, 64, 4000, lr=3e-3, weight_decay=0.1, smoothing=0.1
     ),
     "mlp": Case("model=mlp data=mnist", {"hidden": [512, 512], "dropout": 0.2}, 128, 1500),
+    "mlp_128": Case("model=mlp data=mnist", {"hidden": [128], "dropout": 0.0}, 128, 4000),
     "lenet": Case("model=lenet data=mnist", {}, 128, 800),
     "resnet18": Case("model=resnet data=mnist", {"depth": 18, "width": 64, "stem": "small"}, 32, 40),
     "lstm": Case("model=recurrent data=mnist", {"hidden_size": 128}, 128, 300),

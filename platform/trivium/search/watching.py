@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from trivium.boundary.output import Lasting
 from trivium.search.results import ranked, short
 from trivium.search.settings import Search
 from trivium.search.trial import evaluations, seed_folders
-from trivium.tracking.progress import Lasting
 
 EVERY_S = 1.0  # how often the table is drawn at most
 
