@@ -95,6 +95,7 @@ def through_trivium(case: Case) -> dict[str, Any]:
         f"learner.optimizer.weight_decay={case.weight_decay}",
         *(["task=classification", f"task.label_smoothing={case.smoothing}"] if case.smoothing else []),
         f"budget.updates={case.updates}",
+        "evaluation.every_updates=null",
         "threads=1",
     )
     rows = [json.loads(line) for line in (result.dir / "metrics.jsonl").read_text().splitlines()]

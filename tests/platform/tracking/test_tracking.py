@@ -192,6 +192,7 @@ def test_what_is_logged_stands_in_the_offline_file(tmp_path: Path) -> None:
     assert summary["test/accuracy"] == 0.8
 
 
+@pytest.mark.kill
 def test_what_a_run_is_described_by_and_its_model_stand_in_the_offline_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
