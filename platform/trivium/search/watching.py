@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sys
 import time
@@ -33,6 +34,10 @@ class Watching:
         self._height = 0  # lines of the table that stands on the terminal
         self._drawn = -EVERY_S
         self._ended: set[str] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune pickles what its callbacks hold; such a copy shows nothing."""
+        return functools.partial(Watching, quiet=True), (self.search,)
 
     def say(self, text: str) -> None:
         """A line of its own, above the table."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,10 @@ def test_elsewhere_each_trial_that_has_ended_has_a_line(search: Search, records:
     quiet = io.StringIO()
     Watching(search, quiet, quiet=True).show(records, 9)
     assert quiet.getvalue() == ""
+
+
+def test_a_pickled_copy_shows_nothing(search: Search, records: list[dict[str, Any]], capsys: Any) -> None:
+    copy = pickle.loads(pickle.dumps(Watching(search, Terminal())))
+    copy.say("a line")
+    copy.show(records, 9)
+    assert capsys.readouterr() == ("", "")
