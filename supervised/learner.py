@@ -126,7 +126,7 @@ class Supervised:
         freeze: Sequence[str] = (),
         lr_scales: Mapping[str, NotNegative] | None = None,
         unfreeze: Mapping[str, float] | None = None,
-        plateau_patience: int = 5,
+        plateau_patience: Count = 5,
         balance: bool = False,
         bucketing: bool = False,
         l1: NotNegative = 0.0,
@@ -134,8 +134,6 @@ class Supervised:
         run.share(batch_size, "learner.batch_size")
         sizes = {"learner.accumulate": accumulate, "learner.batch_size": batch_size}
         require_divisible(self.divides, sizes, group="learner", workers=run.world_size)
-        if l1 < 0 or plateau_patience < 1:
-            raise ValueError(f"l1={l1} must be at least 0 and plateau_patience={plateau_patience} at least 1")
 
         self.run = run
         self.data = checked(data, run.device)

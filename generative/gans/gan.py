@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trivium.config.rules.checked import checks_keywords
-from trivium.config.rules.kinds import Count, FractionBelowOne, LearningRate, NotNegative, Positive
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count, FractionBelowOne, LearningRate, NotNegative, Positive
 from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
@@ -126,15 +126,9 @@ class GAN:
         r1: NotNegative = 0.0,
         gradient_penalty: NotNegative = 0.0,
         ema: FractionBelowOne = 0.998,
-        ada_target: float | None = None,
-        ada_images: int = 500_000,
+        ada_target: BetweenZeroAndOne | None = None,
+        ada_images: Count = 500_000,
     ) -> None:
-        if min(r1, gradient_penalty) < 0 or latent_dim < 1 or critic_steps < 1 or not 0 <= ema < 1:
-            raise ValueError(
-                f"r1={r1} and gradient_penalty={gradient_penalty} must not be negative, latent_dim={latent_dim} and "
-                f"critic_steps={critic_steps} at least 1, ema={ema} in [0, 1)"
-            )
-        discriminator_loss(torch.zeros(1), torch.zeros(1), loss)  # raises now, not later
         self.run = run
         self.data, input_shape = unit_images(data, run)
         self.num_classes = classes_of(self.data, conditional)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trivium.config.rules.checked import checks_keywords
-from trivium.config.rules.kinds import Count, FractionBelowOne, LearningRate, NotNegative
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count, Fraction, FractionBelowOne, LearningRate, NotNegative
 from trivium.data.batches import Batches
 from trivium.data.pictures import image_grid
 from trivium.data.source import Splits
@@ -105,22 +105,15 @@ class StyleGAN2:
         latent_dim: Count = 64,
         conditional: bool = False,
         r1: NotNegative = 0.01,
-        r1_every: int = 16,
-        path_length: float = 0.0,
-        path_length_every: int = 4,
-        mixing: float = 0.0,
-        truncation: float = 1.0,
+        r1_every: Count = 16,
+        path_length: NotNegative = 0.0,
+        path_length_every: Count = 4,
+        mixing: Fraction = 0.0,
+        truncation: Fraction = 1.0,
         ema: FractionBelowOne = 0.998,
-        ada_target: float | None = None,
-        ada_images: int = 500_000,
+        ada_target: BetweenZeroAndOne | None = None,
+        ada_images: Count = 500_000,
     ) -> None:
-        if min(r1, path_length) < 0 or min(r1_every, path_length_every, latent_dim) < 1 or not 0 <= ema < 1:
-            raise ValueError(
-                f"r1={r1} and path_length={path_length} must not be negative, r1_every={r1_every}, "
-                f"path_length_every={path_length_every} and latent_dim={latent_dim} at least 1, ema={ema} in [0, 1)"
-            )
-        if not (0 <= mixing <= 1 and 0 <= truncation <= 1):
-            raise ValueError(f"mixing={mixing} and truncation={truncation} must be in [0, 1]")
         self.run = run
         self.data, self.input_shape = unit_images(data, run)
         self.num_classes = classes_of(self.data, conditional)

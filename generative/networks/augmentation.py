@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from trivium.config.rules.checked import checks_keywords
+from trivium.config.rules.kinds import BetweenZeroAndOne, Count
 from trivium.learner import Run
 from trivium.saved import require_count, require_like
 
@@ -39,9 +41,8 @@ class AdaptiveAugmentation:
         p: float32, 0-d, in [0, 1].
     """
 
-    def __init__(self, *, target: float, images: int, device: torch.device) -> None:
-        if not 0 < target < 1 or images < 1:
-            raise ValueError(f"ada_target={target} must lie between 0 and 1, ada_images={images} be at least 1")
+    @checks_keywords
+    def __init__(self, *, target: BetweenZeroAndOne, images: Count, device: torch.device) -> None:
         self.target, self.images = target, images
         self.p = torch.zeros((), device=device)
         self.sign = torch.zeros((), device=device)  # the sum of the means since p was changed

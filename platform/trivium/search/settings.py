@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -121,7 +122,7 @@ class Search:
     name: str = ""
     trusted: list[str] = field(default_factory=list)
 
-    @property
+    @functools.cached_property
     def space(self) -> Space:
         return spaces.parse_all(self.expressions, [])
 

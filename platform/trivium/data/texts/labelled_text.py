@@ -67,8 +67,6 @@ def labelled_text(
     )  # fmt: skip
     train = index.train
     if train_per_class is not None:
-        if train_per_class < 1:
-            raise ValueError(f"train_per_class={train_per_class} must be at least 1, or null")
         of = np.array(labels)[train]
         train = np.concatenate([train[of == name][:train_per_class] for name in sorted(set(labels))])
     vocabulary = fitted((texts[i] for i in train), tokens, vocab_size=vocab_size, first=("<pad>", UNKNOWN))
